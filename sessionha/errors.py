@@ -1,0 +1,138 @@
+"""The tree of errors.
+
+SessionHAError
+├── InvalidSettings          the operator's mistake; lists every problem at once; at start only
+├── SessionError             what an application may meet
+│   ├── SessionUnavailable     no holder answered in time; nothing was changed
+│   ├── StaleSession           only copies older than the client's last answer are alive
+│   ├── CommitUnconfirmed      written here, not confirmed there; who is missing, how many copies
+│   ├── SessionRevoked         destroyed or revoked while this request ran
+│   ├── SessionTooLarge        size and limit; nothing was changed
+│   ├── ElementNotEncodable    which element, which type; nothing was changed
+│   └── StoreFull              size and limit, and the setting that raises it; nothing was changed
+├── StoreError               the store cannot be used: which file, why, and what to do
+└── PeerError                a remote fault; never reaches an application
+    ├── PeerUnavailable        refused, silent, closed: `refused` tells a proven death
+    ├── BadMessage · AuthenticationFailed · ForeignCluster
+    └── Fenced                 somebody has a newer epoch
+"""
+
+from __future__ import annotations
+
+from sessionha.identity import Epoch
+
+
+class SessionHAError(Exception):
+    """The root: everything that sessionha raises on purpose."""
+
+
+class InvalidSettings(SessionHAError):
+    """Every mistake found in the settings, each naming its setting and the remedy."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(["sessionha cannot start:", *(f"  - {p}" for p in problems)]))
+
+
+class SessionError(SessionHAError):
+    """What an application may meet while it uses a session."""
+
+
+class SessionUnavailable(SessionError):
+    """No holder answered in time; nothing was changed. Answered as 503 with Retry-After."""
+
+    retry_after = 1
+
+
+class StaleSession(SessionUnavailable):
+    """Only copies older than the client's last answer are alive."""
+
+
+class CommitUnconfirmed(SessionUnavailable):
+    """Written here, not confirmed by every backup: the outcome is unknown."""
+
+    def __init__(self, missing: tuple[str, ...], copies: int) -> None:
+        self.missing = missing
+        self.copies = copies
+        names = ", ".join(missing) or "the new primary"
+        super().__init__(
+            f"the change is written but not confirmed by {names} ({copies} copies); it may last"
+        )
+
+
+class SessionRevoked(SessionError):
+    """The session was destroyed or revoked while this request ran; its changes were dropped."""
+
+
+class SessionTooLarge(SessionError):
+    """A session would pass a limit; nothing was changed."""
+
+    def __init__(self, what: str, size: int, limit: int, setting: str) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"the session's {what} would be {size}, the limit is {limit}; nothing was changed"
+            f" (setting `{setting}`)"
+        )
+
+
+class ElementNotEncodable(SessionError, TypeError):
+    """A value has a type that sessions cannot hold; nothing was changed."""
+
+    def __init__(self, element: str, type_name: str, why: str = "") -> None:
+        self.element = element
+        self.type_name = type_name
+        reason = why or "store plain values (str, int, list, dict, datetime, Decimal, UUID, …)"
+        super().__init__(
+            f"session[{element!r}] holds a {type_name}, which cannot be stored; {reason}"
+        )
+
+
+class StoreFull(SessionError):
+    """The node's store is full; nothing was changed."""
+
+    def __init__(self, used: int, limit: int) -> None:
+        self.used = used
+        self.limit = limit
+        super().__init__(
+            f"the session store is full ({used} of {limit} bytes); nothing was changed:"
+            " raise `store_size` (SESSIONHA_STORE_SIZE) or shorten `idle_timeout`"
+        )
+
+
+class StoreError(SessionHAError):
+    """The store cannot be opened or read: which file, why, and what to do."""
+
+
+class PeerError(SessionHAError):
+    """A remote fault; it never reaches an application."""
+
+
+class PeerUnavailable(PeerError):
+    """A peer did not answer. `refused`: its own host refused the connection."""
+
+    def __init__(self, node: str, why: str, *, refused: bool = False, sent: bool = True) -> None:
+        self.node = node
+        self.refused = refused
+        self.sent = sent
+        super().__init__(f"{node}: {why}")
+
+
+class BadMessage(PeerError):
+    """A message that cannot be decoded or passes a limit."""
+
+
+class AuthenticationFailed(PeerError):
+    """A handshake or frame whose MAC is wrong."""
+
+
+class ForeignCluster(PeerError):
+    """A peer of another cluster."""
+
+
+class Fenced(PeerError):
+    """Somebody has a newer epoch."""
+
+    def __init__(self, promise: Epoch) -> None:
+        self.promise = promise
+        super().__init__(f"fenced by epoch {promise}")

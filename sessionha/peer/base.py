@@ -1,0 +1,50 @@
+"""How the managers reach other nodes; implemented by streams, and by the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from sessionha.peer.messages import Message
+
+
+class Sender(NamedTuple):
+    """Who sent a message: proven by the stream's handshake."""
+
+    node: str
+    incarnation: str
+
+
+Handler = Callable[[Sender, Message], "Message | None | Awaitable[Message | None]"]
+"""Answers one message; a plain return value is sent at once, None sends no reply."""
+
+
+class LinkListener(Protocol):
+    """Told about streams that this engine dialled."""
+
+    def link_up(self, node: str, incarnation: str) -> None: ...
+
+    def link_down(self, node: str, *, refused: bool) -> None:
+        """A stream closed and could not be made again; `refused`: its host refused."""
+        ...
+
+
+class Peers(Protocol):
+    """Requests to other nodes. Sending is "perhaps": replication repairs."""
+
+    async def call(self, node: str, message: Message, timeout: float) -> Message:
+        """The reply of any engine of `node`, within `timeout` seconds.
+
+        Raises:
+            PeerUnavailable: refused, closed, silent, unknown node. `sent` tells whether the
+                message may have arrived.
+        """
+        ...
+
+    def cast(self, node: str, message: Message) -> None:
+        """Send if the stream is open and its queue has room; forget otherwise."""
+        ...
+
+    def know(self, directory: Mapping[str, str]) -> None:
+        """Where nodes listen: node ID to `host:port`. Streams to others are closed."""
+        ...

@@ -1,0 +1,305 @@
+"""Every message that travels between nodes, as typed structs, and the one codec for them.
+
+Requests have a reply (or are cast: no reply is awaited). No message carries an instant: deadlines
+travel as remaining milliseconds. A decoder accepts only what is listed here (contract, section 8).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from sessionha.errors import BadMessage
+from sessionha.identity import Epoch, GroupID, Position, SessionKey
+from sessionha.view import Member, View
+
+
+class Wire(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A message."""
+
+
+# --- data: between state managers ---------------------------------------------------------------
+
+
+class SessionRow(msgspec.Struct, frozen=True, array_like=True):
+    """A session's own facts, as they travel: ages and remaining times in milliseconds."""
+
+    key: SessionKey
+    version: int
+    age: int
+    idle_timeout: int
+    idle_left: int
+    life_left: int
+    destroyed: bool = False
+    """A tombstone: `life_left` says how long it must be kept (R11)."""
+
+
+class ElementRow(msgspec.Struct, frozen=True, array_like=True):
+    """An element as it travels; `value` is its encoded form, None a tombstone."""
+
+    session: SessionKey
+    name: str
+    version: int
+    manager: str
+    value: bytes | None
+
+
+class Push(Wire):
+    """What changed in a group since `base` (R8); `full`: everything, drop what is not in it."""
+
+    group: GroupID
+    base: Position
+    full: bool
+    epoch: Epoch
+    version: int
+    acked: int
+    line: tuple[tuple[Epoch, int], ...]
+    """Where the group's epochs began: (epoch, its first version), oldest first."""
+    holders: tuple[str, ...]
+    """C, primary first. A receiver that is not in it gives its copy up."""
+    formed: tuple[int, str]
+    """The view under which C was formed."""
+    seats: tuple[str, ...]
+    trimmed: int
+    """Element tombstones up to this version are gone; an older copy needs everything."""
+    sessions: tuple[SessionRow, ...]
+    elements: tuple[ElementRow, ...]
+
+
+class Pushed(Wire):
+    """The copy is at this version of the pushed epoch, and in sync."""
+
+    version: int
+
+
+class Behind(Wire):
+    """The copy is not at the base; here is where it is."""
+
+    position: Position
+
+
+class Refused(Wire):
+    """The receiver promised a newer epoch; nothing was changed."""
+
+    promise: Epoch
+
+
+class CannotHold(Wire):
+    """The receiver recorded "not in sync" and holds nothing of the group: full, or draining."""
+
+    reason: str
+
+
+class Claim(Wire):
+    """Hand-over: the claimant asks the living primary for the group under a new epoch."""
+
+    group: GroupID
+    epoch: Epoch
+    position: Position
+    """Where the claimant's own copy is; the grant carries what is newer."""
+
+
+class Granted(Wire):
+    """The primary promised the claim's epoch; `content` brings the claimant up to date."""
+
+    content: Push
+
+
+class NotPrimary(Wire):
+    """The asked node is not a synced primary: promote in full."""
+
+
+class Promise(Wire):
+    """Ask a member to refuse every epoch of these groups below `epoch` (R3)."""
+
+    groups: tuple[GroupID, ...]
+    epoch: Epoch
+
+
+class Standing(msgspec.Struct, frozen=True, array_like=True):
+    """What one member said of one group when it was asked to promise."""
+
+    promised: Epoch
+    """The highest promise it has given; the asked epoch when it was granted."""
+    position: Position
+    held: bool
+    in_sync: bool
+    holders: tuple[str, ...]
+    formed: tuple[int, str]
+    seats: tuple[str, ...]
+
+
+class Promised(Wire):
+    """One standing per asked group, in the order of the question."""
+
+    standings: tuple[Standing, ...]
+
+
+class Fetch(Wire):
+    """Ask for what is newer than `position` in a group."""
+
+    group: GroupID
+    position: Position
+
+
+class Fetched(Wire):
+    """The content asked for, or None when the node holds nothing."""
+
+    content: Push | None
+
+
+class Create(msgspec.Struct, frozen=True, array_like=True):
+    """A new session's lifetimes, milliseconds; `lifetime` 0 means none."""
+
+    idle_timeout: int
+    lifetime: int
+
+
+class SessionChange(msgspec.Struct, frozen=True, array_like=True):
+    """What one request did to one session."""
+
+    key: SessionKey
+    create: Create | None = None
+    replaces: SessionKey | None = None
+    """Renewal: everything of that session moves here and it leaves a tombstone."""
+    destroy: bool = False
+    clear: bool = False
+    """Drop every element before `puts`."""
+    puts: tuple[tuple[str, str, bytes], ...] = ()
+    """(element, manager, encoded value)."""
+    deletes: tuple[str, ...] = ()
+
+
+class Batch(msgspec.Struct, frozen=True, array_like=True):
+    """The changes of one request in one group: all of them or none, under one version (G5)."""
+
+    group: GroupID
+    changes: tuple[SessionChange, ...]
+
+
+class Forward(Wire):
+    """Commit this batch as the primary: its sender lost the group while a request ran (R5)."""
+
+    batch: Batch
+    token: bytes
+    """Unique; a repeated one is not applied twice."""
+
+
+class Committed(Wire):
+    """The forwarded batch is committed and acknowledged."""
+
+    position: Position
+    holders: tuple[str, ...]
+
+
+class Failed(Wire):
+    """A request that could not be carried out; `kind` names an error of the error tree."""
+
+    kind: str
+    reason: str
+
+
+class Touch(Wire):
+    """Sessions of a group were used: (session, remaining idle milliseconds). Cast only."""
+
+    group: GroupID
+    sessions: tuple[tuple[SessionKey, int], ...]
+
+
+# --- membership: between topology managers -------------------------------------------------------
+
+
+class Ping(Wire):
+    """A heartbeat: who I am and the view I hold."""
+
+    me: Member
+    view: tuple[int, str]
+    description: str = ""
+    """Hash of the sender's static description; a difference is reported."""
+
+
+class Pong(Wire):
+    """The answer: who answers, and its whole view when it differs from the asker's."""
+
+    me: Member
+    view: tuple[int, str]
+    newer: View | None = None
+    description: str = ""
+
+
+class Join(Wire):
+    """A node that is in no view asks to be a member (again)."""
+
+    me: Member
+    view: View
+    """The last view it knew; a member number above it is chosen."""
+    served: bool
+    """Whether it could have served alone, so that a barrier is needed."""
+
+
+class Install(Wire):
+    """A decided view."""
+
+    view: View
+
+
+class Installed(Wire):
+    """The view that the receiver now holds."""
+
+    view: View
+
+
+class Confirm(Wire):
+    """Ask a third member whether it can reach `node`."""
+
+    node: str
+
+
+class Confirmed(Wire):
+    """What the third member saw: it answers, its host refuses, or it is silent."""
+
+    verdict: Literal["alive", "refused", "silent"]
+
+
+class Report(Wire):
+    """Tell the decider that `node` is dead: its host refused, or two members found it silent."""
+
+    node: str
+    incarnation: str
+    refused: bool
+
+
+class Leave(Wire):
+    """A planned goodbye; `returning`: a restart, seats are kept."""
+
+    node: str
+    incarnation: str
+    returning: bool
+
+
+class Done(Wire):
+    """Received; nothing else to say."""
+
+
+Message = (
+    Push | Pushed | Behind | Refused | CannotHold | Claim | Granted | NotPrimary | Promise
+    | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Ping | Pong | Join
+    | Install | Installed | Confirm | Confirmed | Report | Leave | Done
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """The message's bytes."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """The message. Raises BadMessage for anything that is not exactly one of them."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadMessage(str(error)) from error

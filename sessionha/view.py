@@ -1,0 +1,66 @@
+"""The membership that a cluster has agreed on: wire type, stored row and pure questions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from sessionha.identity import NO_VIEW, ViewID
+
+Role = Literal["server", "spare", "witness"]
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """One node of a view; identified by (node, incarnation), ordered by `joined`."""
+
+    node: str
+    incarnation: str
+    joined: ViewID
+    peer: str
+    """`host:port` of its peer listener."""
+    url: str = ""
+    """Where routers reach its application; empty when it serves none."""
+    role: Role = "server"
+    zone: str = ""
+    host: str = ""
+    weight: int = 1
+    ready: bool = True
+    """Takes new clients: false while it starts or drains."""
+
+
+class View(msgspec.Struct, frozen=True, array_like=True):
+    """The numbered membership. Two views with one ID are the same view."""
+
+    id: ViewID = NO_VIEW
+    members: tuple[Member, ...] = ()
+    """Ordered by (joined, node)."""
+    barrier: ViewID = NO_VIEW
+    """The latest view that joined two sides which could both have served: a primary whose epoch
+    is older must promote afresh before it serves (contract, available mode)."""
+    absent: tuple[str, ...] = ()
+    """Nodes known to be gone by proof: they said goodbye, or their host refused (R2a)."""
+
+    def member(self, node: str) -> Member | None:
+        """The member with this node ID, if there is one."""
+        for member in self.members:
+            if member.node == node:
+                return member
+        return None
+
+    def holds(self, node: str, since: ViewID) -> bool:
+        """Whether `node` has been a member without a break since the view `since`."""
+        member = self.member(node)
+        return member is not None and member.joined <= since
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The members' node IDs, in the view's order."""
+        return tuple(member.node for member in self.members)
+
+    def supersedes(self, other: View) -> bool:
+        """Whether a node that holds `other` installs this view instead."""
+        return self.id > other.id
+
+
+NO_MEMBERS = View()
