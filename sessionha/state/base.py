@@ -1,0 +1,86 @@
+"""The interface between sessions and the state manager: groups in, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from sessionha.identity import GroupID, Position, SessionKey
+from sessionha.peer.messages import Batch
+
+
+class Held(NamedTuple):
+    """A group that this node may serve now, as primary."""
+
+    position: Position
+    holders: tuple[str, ...]
+    """Node IDs that hold this position: the primary (this node), then its backups in order."""
+
+
+class Loaded(NamedTuple):
+    """One session as one read transaction saw it. Times are milliseconds."""
+
+    held: Held
+    age: int
+    idle_timeout: int
+    idle_left: int
+    life_left: int | None
+    """None: no absolute lifetime."""
+    touch_due: bool
+    """The last recorded touch is old enough for another one (contract: lifetimes)."""
+    elements: Mapping[str, tuple[str, bytes]]
+    """Element name to (data manager, encoded value), in name order; still encoded."""
+
+
+class Receipt(NamedTuple):
+    """What a commit achieved."""
+
+    position: Position
+    holders: tuple[str, ...]
+    copies: int
+    """How many other nodes acknowledged (the contract's d)."""
+
+
+class State(Protocol):
+    """The state manager, as sessions see it.
+
+    Without peers no method ever suspends on an event loop: any coroutine here can be driven by
+    any loop, or by hand.
+    """
+
+    def held(self, group: GroupID, floor: Position | None) -> Held | None:
+        """The group, if this node may serve it at once; otherwise acquire it first. Local."""
+        ...
+
+    async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
+        """Become primary of the group by hand-over or promotion. None: proven to be nowhere.
+
+        Raises:
+            SessionUnavailable: no holder answered in time; nothing was changed.
+            StaleSession: only copies older than `floor` are alive.
+        """
+        ...
+
+    def load(self, group: GroupID, key: SessionKey) -> Loaded | None:
+        """The session, in one read transaction. None: destroyed, expired, or never here.
+
+        Call it only between `held`/`acquire` and the next await.
+        """
+        ...
+
+    async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
+        """Apply the batch on top of what is committed and wait for every backup.
+
+        `fresh`: the group ID was made in this request, so no other node can know it.
+
+        Raises:
+            SessionRevoked: a session of the batch was destroyed meanwhile; nothing was changed.
+            SessionTooLarge, StoreFull: nothing was changed.
+            SessionUnavailable: nothing was changed.
+            CommitUnconfirmed: the outcome is unknown.
+        """
+        ...
+
+    def touch(self, group: GroupID, key: SessionKey) -> None:
+        """Record that the session was used; told to the backups without waiting."""
+        ...

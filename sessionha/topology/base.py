@@ -1,0 +1,45 @@
+"""The narrow interface between the topology manager and everybody who asks it (system 3)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+from sessionha.view import View
+
+
+class Change(NamedTuple):
+    """What a new view changed for one node."""
+
+    kind: Literal["joined", "left", "failed", "returned"]
+    node: str
+    kept: bool = False
+    """returned: its store outlived the absence. left: it said that it will come back."""
+
+
+class ViewListener(Protocol):
+    """Told every view that this node installs, in order and once an engine."""
+
+    def view_changed(self, view: View, changes: tuple[Change, ...]) -> None: ...
+
+
+class Membership(Protocol):
+    """What the state manager, the router and the administrator may ask."""
+
+    def view(self) -> View:
+        """The view that this node holds now (from its store, so the same in every engine)."""
+        ...
+
+    def is_member(self) -> bool:
+        """Whether that view has this node, in its present incarnation."""
+        ...
+
+    def unproven(self) -> tuple[str, ...]:
+        """Configured nodes that are not in the view and not yet forgotten: they may hold data
+        that nobody in the view has, so nothing may be called gone because of them (R12, R18)."""
+        ...
+
+    def suspect(self, node: str) -> None:
+        """The data path got no answer from `node`: look at it now."""
+        ...
+
+    def subscribe(self, listener: ViewListener) -> None: ...
