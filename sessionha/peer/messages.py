@@ -238,6 +238,13 @@ class Join(Wire):
     """Whether it could have served alone, so that a barrier is needed."""
 
 
+class Watch(Wire):
+    """An observer (a router) holds this view; answered by Installed when it differs, else Done
+    after a heartbeat."""
+
+    view: tuple[int, str]
+
+
 class Install(Wire):
     """A decided view."""
 
@@ -285,7 +292,7 @@ class Done(Wire):
 Message = (
     Push | Pushed | Behind | Refused | CannotHold | Claim | Granted | NotPrimary | Promise
     | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Ping | Pong | Join
-    | Install | Installed | Confirm | Confirmed | Report | Leave | Done
+    | Watch | Install | Installed | Confirm | Confirmed | Report | Leave | Done
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
