@@ -1,0 +1,58 @@
+"""HTTP session state that survives the death of the server that holds it: the public names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sessionha.errors import (
+        CommitUnconfirmed,
+        ElementNotEncodable,
+        InvalidSettings,
+        SessionError,
+        SessionHAError,
+        SessionRevoked,
+        SessionTooLarge,
+        SessionUnavailable,
+        StaleSession,
+        StoreFull,
+    )
+    from sessionha.session import Session
+    from sessionha.web.asgi import SessionMiddleware
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CommitUnconfirmed",
+    "ElementNotEncodable",
+    "InvalidSettings",
+    "Session",
+    "SessionError",
+    "SessionHAError",
+    "SessionMiddleware",
+    "SessionRevoked",
+    "SessionTooLarge",
+    "SessionUnavailable",
+    "StaleSession",
+    "StoreFull",
+    "__version__",
+]
+
+_ELSEWHERE = {
+    "Session": "sessionha.session",
+    "SessionMiddleware": "sessionha.web.asgi",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use, so that `import sessionha` stays cheap."""
+    if name.startswith("_") or name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_ELSEWHERE.get(name, "sessionha.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
