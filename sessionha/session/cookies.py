@@ -1,0 +1,339 @@
+"""The two cookies: who the client is (session) and where its sessions are (route); pure text.
+
+Text from outside is never an error: what does not verify is absent (contract, G13 and R16).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, TypeVar
+
+import itsdangerous
+import msgspec
+
+from sessionha.errors import InvalidSettings
+from sessionha.identity import (
+    GROUP_BYTES,
+    SESSION_ID_CHARS,
+    Epoch,
+    GroupID,
+    Position,
+    SessionIDs,
+    decode64,
+    encode64,
+    is_name,
+)
+
+SameSite = Literal["lax", "strict", "none"]
+Found = TypeVar("Found")
+
+ROUTE_COOKIE: Final = "hsr"
+"""Without `-`, because nginx's `$cookie_NAME` cannot express one."""
+
+ROUTE_PATTERN: Final = (
+    r"^1\.([a-z0-9-]{1,16}(?:~[a-z0-9-]{1,16}){0,7})"
+    r"\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})$"
+)
+"""What balancers match: server names, opaque part, key ID, signature."""
+
+ROUTE_CHARS: Final = 1024
+ROUTE_SERVERS: Final = 8
+SKEW_SECONDS: Final = 2
+"""ε of the contract: how far the clocks of two nodes may be apart."""
+
+REMEMBERED: Final = 4096
+"""Verified cookies kept (about 1 MB) so that a client's next request costs no HMAC; forged ones
+are never kept. All are dropped at once when it is full."""
+
+CANDIDATES: Final = 4
+"""Cookies of one name that are looked at; browsers send one for each path and domain."""
+
+KEY_BYTES: Final = 32
+_ROUTE = re.compile(ROUTE_PATTERN[1:-1])
+_SESSION = re.compile(
+    rf"([A-Za-z0-9_-]{{{SESSION_ID_CHARS}}})\.([0-9]{{1,12}})\.([A-Za-z0-9_-]{{43}})"
+)
+_COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
+_EPOCH_DATE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
+_PLACEHOLDER = re.compile(
+    r"(?i)(change[-_ ]?(me|this|it)|django-insecure-|insecure|example|secret[-_ ]?key"
+    r"|your[-_ ]|placeholder|replace|password|xxxx|todo)"
+)
+
+
+# --- the route cookie ----------------------------------------------------------------------------
+
+
+class Route(NamedTuple):
+    """What a route cookie says: a hint where to go and a floor for freshness, never authority."""
+
+    servers: tuple[str, ...]
+    """Server names (`identity.server_name`), the primary first, then its backups in order."""
+    group: GroupID
+    position: Position
+    cluster: str
+    """`cluster_tag` of the cluster that wrote it; compare before use."""
+
+
+class _Opaque(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    group: bytes
+    view: int
+    node: str
+    attempt: int
+    version: int
+    cluster: str
+
+
+class RouteCookies:
+    """Writes and verifies route cookies: `1.<name~name>.<opaque>.<key ID>.<signature>`.
+
+    Keys are derived from the cluster secrets; the first signs, each verifies what bears its ID.
+    The signature is what itsdangerous' `Signer` writes on everything before the last dot.
+    """
+
+    def __init__(self, keys: Sequence[bytes], name: str = ROUTE_COOKIE) -> None:
+        if not keys:
+            raise ValueError("route cookies need at least one key")
+        self.name = name
+        self.balancer_keys: Mapping[str, bytes] = {
+            key_id(key): balancer_key(key, name) for key in keys
+        }
+        """Key ID to the key that a balancer needs to verify, the signing one first."""
+        self._signers = {kid: _signer(key) for kid, key in self.balancer_keys.items()}
+        self._kid = next(iter(self._signers))
+        self._opaque = msgspec.msgpack.Decoder(_Opaque)
+        self._verified: dict[str, Route] = {}
+
+    def write(self, route: Route) -> str:
+        """The cookie's value, at most 1,024 characters of `[A-Za-z0-9._~-]`.
+
+        More than eight servers are cut. A server name that is none is a mistake of ours.
+        """
+        (view, node, attempt), version = route.position
+        opaque = msgspec.msgpack.encode(
+            _Opaque(route.group, view, node, attempt, version, route.cluster)
+        )
+        names = "~".join(route.servers[:ROUTE_SERVERS])
+        text = f"1.{names}.{encode64(opaque)}.{self._kid}"
+        value = self._signers[self._kid].sign(text).decode("ascii")
+        assert _ROUTE.fullmatch(value), "not a route"
+        assert len(value) <= ROUTE_CHARS, "not a route"
+        return value
+
+    def read(self, text: str) -> Route | None:
+        """What the cookie says, or None when this is not one that a known key signed."""
+        known = self._verified.get(text)
+        if known is None and (known := self._verify(text)) is not None:
+            _remember(self._verified, text, known)
+        return known
+
+    def _verify(self, text: str) -> Route | None:
+        if len(text) > ROUTE_CHARS:
+            return None
+        match = _ROUTE.fullmatch(text)
+        if match is None:
+            return None
+        signer = self._signers.get(match[3])
+        if signer is None or not signer.verify_signature(text[:-44].encode(), match[4].encode()):
+            return None
+        try:
+            opaque = self._opaque.decode(decode64(match[2]))
+        except (ValueError, msgspec.DecodeError):
+            return None
+        if len(opaque.group) != GROUP_BYTES:
+            return None
+        position = Position(Epoch(opaque.view, opaque.node, opaque.attempt), opaque.version)
+        return Route(tuple(match[1].split("~")), opaque.group, position, opaque.cluster)
+
+
+def balancer_key(secret: bytes, name: str = ROUTE_COOKIE) -> bytes:
+    """The 32 bytes a balancer verifies route cookies of this name with: HMAC-SHA256(key, salt)."""
+    return hmac.digest(secret, f"sessionha route cookie {name}".encode(), "sha256")
+
+
+def key_id(key: bytes) -> str:
+    """The public name of a route key: six URL-safe characters that tell nothing of it."""
+    return encode64(hmac.digest(key, b"sessionha key id", "sha256"))[:6]
+
+
+def cluster_tag(cluster: str, incarnation: str = "") -> str:
+    """The short mark of a cluster and its random incarnation, as route cookies carry it."""
+    return encode64(hashlib.sha256(f"{cluster}\0{incarnation}".encode()).digest()[:6])
+
+
+def _remember(verified: dict[str, Found], text: str, found: Found) -> None:
+    if len(verified) >= REMEMBERED:
+        verified.clear()
+    verified[text] = found
+
+
+def _signer(key: bytes) -> itsdangerous.Signer:
+    return itsdangerous.Signer(key, sep=".", key_derivation="none", digest_method=hashlib.sha256)
+
+
+# --- the session cookie --------------------------------------------------------------------------
+
+
+class Ticket(NamedTuple):
+    """What a valid session cookie says."""
+
+    session_id: str
+    group: GroupID
+    deadline: int
+    """When the session is idle for too long: seconds of the wall clock; 0: it never was valid."""
+
+
+class SessionCookies:
+    """Writes and verifies session cookies: `<session ID>.<idle deadline>.<signature>`.
+
+    Keys are the application's; the first signs, every one verifies. The cookie's name is bound
+    into the signature, so that a value cannot be moved to another cookie.
+    """
+
+    def __init__(self, keys: Sequence[bytes], name: str = "session") -> None:
+        if not keys:
+            raise ValueError("session cookies need at least one key")
+        self.name = name
+        self.ids = SessionIDs(tuple(keys))
+        salt = f"sessionha session cookie {name}".encode()
+        self._signers = tuple(_signer(hmac.digest(key, salt, "sha256")) for key in keys)
+        self._verified: dict[str, Ticket] = {}
+
+    def write(self, session_id: str, deadline: int) -> str:
+        """The cookie's value for a session that is idle for too long at `deadline` (seconds)."""
+        return self._signers[0].sign(f"{session_id}.{max(0, deadline)}").decode("ascii")
+
+    def read(self, text: str, now: float) -> Ticket | None:
+        """The ticket; None when it is not ours or its deadline (and ε) has passed."""
+        ticket = self._verified.get(text)
+        if ticket is None:
+            ticket = self._verify(text)
+            if ticket is None:
+                return None
+            _remember(self._verified, text, ticket)
+        return None if now > ticket.deadline + SKEW_SECONDS else ticket
+
+    def _verify(self, text: str) -> Ticket | None:
+        match = _SESSION.fullmatch(text)
+        if match is None:
+            return None
+        signed, signature = text[:-44].encode(), match[3].encode()
+        if not any(signer.verify_signature(signed, signature) for signer in self._signers):
+            return None
+        group = self.ids.group(match[1])
+        return None if group is None else Ticket(match[1], group, int(match[2]))
+
+
+def application_keys(secret_key: object) -> tuple[bytes, ...]:
+    """The keys of a framework's `secret_key`: one or a list of str, bytes or str-like objects."""
+    if isinstance(secret_key, bytes):
+        return (secret_key,)
+    if isinstance(secret_key, list | tuple):
+        return tuple(key for item in secret_key for key in application_keys(item))
+    return (str(secret_key).encode(),)
+
+
+def check_key(key: bytes) -> str | None:
+    """What is wrong with a key that signs cookies, or None; the key itself is never quoted."""
+    if len(key) < KEY_BYTES:
+        return (
+            f"the application's secret key has {len(key)} bytes, fewer than {KEY_BYTES} random"
+            " ones: `sessionha secret` prints a good one"
+        )
+    if len(set(key)) < 8 or _PLACEHOLDER.match(key.decode("latin-1")):
+        return "the application's secret key is a placeholder: `sessionha secret` prints a good one"
+    return None
+
+
+# --- headers -------------------------------------------------------------------------------------
+
+
+def cookie_values(headers: Iterable[str], name: str) -> list[str]:
+    """Every value of the cookie `name` in the `Cookie` headers, in order; no quotes are undone."""
+    values = []
+    for header in headers:
+        if name not in header:
+            continue
+        for pair in header.split(";"):
+            key, equals, value = pair.partition("=")
+            if equals and key.strip(" \t") == name:
+                values.append(value.strip(" \t"))
+    return values
+
+
+def only_valid(values: Sequence[str], read: Callable[[str], Found | None]) -> Found | None:
+    """What the only valid one among several cookies of one name says; None for none or several."""
+    distinct = list(dict.fromkeys(values))
+    if len(distinct) > CANDIDATES:
+        return None
+    found = [result for value in distinct if (result := read(value)) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class CookieAttributes:
+    """The attributes of a cookie, checked when they are made.
+
+    Raises:
+        InvalidSettings: a name, prefix or attribute that browsers would refuse.
+    """
+
+    name: str
+    path: str = "/"
+    same_site: SameSite | None = "lax"
+    secure: bool = False
+    domain: str | None = None
+    partitioned: bool = False
+    http_only: bool = True
+
+    def __post_init__(self) -> None:
+        if problems := list(self._problems()):
+            raise InvalidSettings(problems)
+
+    def _problems(self) -> Iterable[str]:
+        if _COOKIE_NAME.fullmatch(self.name) is None:
+            yield f"{self.name!r} cannot be a cookie's name: use letters, digits, `_` and `-`"
+        for setting, text in (("path", self.path), ("domain", self.domain or "")):
+            if _ATTRIBUTE.fullmatch(text) is None:
+                yield f"`{setting}` {text!r} cannot stand in a cookie: printable ASCII without `;`"
+        if self.same_site not in ("lax", "strict", "none", None):
+            yield f"`same_site` {self.same_site!r} is not one of lax, strict, none"
+        name = self.name.lower()
+        if name.startswith(("__host-", "__secure-")) and not self.secure:
+            yield f"the cookie name {self.name} asks for https only: set `https_only`"
+        if name.startswith("__host-") and (self.path != "/" or self.domain):
+            yield f"the cookie name {self.name} asks for `path` / and no `domain`"
+
+    def set(self, value: str, max_age: int | None, *, secure: bool = False) -> str:
+        """The `Set-Cookie` header; `max_age` in seconds, None ends with the browser.
+
+        `secure`: the request came by https, so the cookie is `Secure` whatever the setting says.
+        """
+        age = "" if max_age is None else f"Max-Age={max_age}; "
+        return f"{self.name}={value}; path={self.path}; {age}{self._flags(secure)}"
+
+    def delete(self, *, secure: bool = False) -> str:
+        """The `Set-Cookie` header that makes a browser forget the cookie."""
+        return f"{self.name}=null; path={self.path}; expires={_EPOCH_DATE}; {self._flags(secure)}"
+
+    def _flags(self, secure: bool) -> str:
+        flags = ["httponly"] if self.http_only else []
+        if self.same_site is not None:
+            flags.append(f"samesite={self.same_site}")
+        if secure or self.secure:
+            flags.append("secure")
+        if self.domain is not None:
+            flags.append(f"domain={self.domain}")
+        if self.partitioned:
+            flags.append("partitioned")
+        return "; ".join(flags)
+
+
+def is_cookie_name(text: str) -> bool:
+    """Whether `text` can name the route cookie in every balancer: letters, digits, `_`."""
+    return is_name(text) and re.fullmatch(r"[A-Za-z0-9_]{1,64}", text) is not None
