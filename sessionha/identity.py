@@ -36,11 +36,15 @@ _SESSION_ID = re.compile(r"[A-Za-z0-9_-]{56}")
 
 
 class Epoch(NamedTuple):
-    """The term of one primary of a group, totally ordered (view number, node ID, attempt)."""
+    """The term of one primary of a group, totally ordered (view number, attempt, node ID).
+
+    The attempt stands before the node, so that any node can exceed an epoch it has seen by taking
+    a higher attempt; the node ID only separates two claimants of the same attempt.
+    """
 
     view: int
-    node: str
     attempt: int
+    node: str
 
 
 class Position(NamedTuple):
@@ -57,7 +61,7 @@ class ViewID(NamedTuple):
     lowest: str
 
 
-NO_EPOCH = Epoch(0, "", 0)
+NO_EPOCH = Epoch(0, 0, "")
 NO_POSITION = Position(NO_EPOCH, 0)
 NO_VIEW = ViewID(0, "")
 
@@ -123,8 +127,12 @@ def new_incarnation() -> str:
 
 
 def domain_of(group: GroupID) -> int:
-    """The hash partition of a group, 0 to DOMAINS - 1."""
-    return hashlib.blake2b(group, digest_size=2).digest()[0] % DOMAINS
+    """The hash partition of a group, 0 to DOMAINS - 1.
+
+    Group IDs are random bytes that no client chooses, so the first one is as good as a hash, and
+    the keys of a domain are one contiguous range.
+    """
+    return group[0]
 
 
 class SessionIDs:

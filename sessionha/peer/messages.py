@@ -107,7 +107,9 @@ class Granted(Wire):
 
 
 class NotPrimary(Wire):
-    """The asked node is not a synced primary: promote in full."""
+    """The asked node is not a synced primary: ask `hint`, or promote in full."""
+
+    hint: str = ""
 
 
 class Promise(Wire):
@@ -182,8 +184,6 @@ class Forward(Wire):
     """Commit this batch as the primary: its sender lost the group while a request ran (R5)."""
 
     batch: Batch
-    token: bytes
-    """Unique; a repeated one is not applied twice."""
 
 
 class Committed(Wire):
