@@ -9,6 +9,16 @@ import msgspec
 from sessionha.identity import NO_VIEW, ViewID
 
 Role = Literal["server", "spare", "witness"]
+Departure = Literal["left", "returning", "failed"]
+"""How a member went: for good, saying that it will come back, or without a word."""
+
+
+class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
+    """An engine that a node publishes; `url` is empty where engines share the node's address."""
+
+    engine: str
+    type: str = "web"
+    url: str = ""
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -27,6 +37,10 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     weight: int = 1
     ready: bool = True
     """Takes new clients: false while it starts or drains."""
+    kept: bool = False
+    """When it joined its store held data from before."""
+    engines: tuple[EngineAddress, ...] = ()
+    """Engines that have an address or a type of their own; routers choose among them."""
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):
@@ -40,6 +54,8 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     is older must promote afresh before it serves (contract, available mode)."""
     absent: tuple[str, ...] = ()
     """Nodes known to be gone by proof: they said goodbye, or their host refused (R2a)."""
+    departed: tuple[tuple[str, Departure], ...] = ()
+    """Nodes that were members and are not now, each with how it went, earliest first."""
 
     def member(self, node: str) -> Member | None:
         """The member with this node ID, if there is one."""

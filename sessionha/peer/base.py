@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Literal, NamedTuple, Protocol
 
 from sessionha.peer.messages import Message
 
@@ -14,6 +14,9 @@ class Sender(NamedTuple):
     node: str
     incarnation: str
 
+
+Verdict = Literal["alive", "refused", "silent"]
+"""What a fresh dial of a node met."""
 
 Handler = Callable[[Sender, Message], "Message | None | Awaitable[Message | None]"]
 """Answers one message; a plain return value is sent at once, None sends no reply."""
@@ -47,4 +50,20 @@ class Peers(Protocol):
 
     def know(self, directory: Mapping[str, str]) -> None:
         """Where nodes listen: node ID to `host:port`. Streams to others are closed."""
+        ...
+
+
+class Links(Peers, Protocol):
+    """What the topology manager asks of the streams besides: to hold, to test and to drop them."""
+
+    def keep(self, nodes: Collection[str]) -> None:
+        """Hold a stream to each of these nodes; one that breaks is dialled again."""
+        ...
+
+    async def probe(self, address: str, timeout: float) -> Verdict:
+        """Dial `host:port` anew: does it finish a handshake, refuse, or stay silent?"""
+        ...
+
+    def drop_all(self) -> None:
+        """Close every stream: this node's incarnation changed, so each must shake hands again."""
         ...

@@ -217,6 +217,8 @@ class Ping(Wire):
     view: tuple[int, str]
     description: str = ""
     """Hash of the sender's static description; a difference is reported."""
+    state: str = "joined"
+    """The state of the sender's topology automaton."""
 
 
 class Pong(Wire):
@@ -226,6 +228,8 @@ class Pong(Wire):
     view: tuple[int, str]
     newer: View | None = None
     description: str = ""
+    state: str = "joined"
+    """Only a view whose sender is `joined` is in force; one `reconnecting` is being verified."""
 
 
 class Join(Wire):
@@ -236,6 +240,8 @@ class Join(Wire):
     """The last view it knew; a member number above it is chosen."""
     served: bool
     """Whether it could have served alone, so that a barrier is needed."""
+    kept: bool = False
+    """Whether its store holds data from an earlier membership."""
 
 
 class Watch(Wire):
