@@ -1,0 +1,260 @@
+"""The static description of a cluster: its nodes in order, checked with all mistakes at once."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import urlsplit
+
+import msgspec
+
+from sessionha.errors import InvalidSettings
+from sessionha.identity import NO_VIEW, is_name, server_name
+from sessionha.view import Member, Role
+
+KEYS = ("id", "peer", "url", "zone", "host", "weight", "role")
+"""What a `[[node]]` table may say; `id` and `peer` it must."""
+
+MAX_NODES = 4096
+"""More is a mistake in a file, not a cluster."""
+
+MAX_WEIGHT = 1000
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True):
+    """One configured node."""
+
+    node: str
+    peer: str
+    """`host:port` of its peer listener."""
+    url: str = ""
+    """Where routers reach its application; empty when it serves none."""
+    zone: str = ""
+    host: str = ""
+    """The machine, for placement; the host of `peer` when it is not told."""
+    weight: int = 1
+    role: Role = "server"
+
+    def member(self, incarnation: str, *, ready: bool = True) -> Member:
+        """The node as it offers itself to a view."""
+        return Member(
+            node=self.node,
+            incarnation=incarnation,
+            joined=NO_VIEW,
+            peer=self.peer,
+            url=self.url,
+            role=self.role,
+            zone=self.zone,
+            host=self.host or split_address(self.peer)[0],
+            weight=self.weight,
+            ready=ready,
+        )
+
+
+class Description(msgspec.Struct, frozen=True):
+    """The configured nodes. Their order decides who watches whom."""
+
+    nodes: tuple[Node, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Description:
+        """Read the short form, `n1=http://10.0.0.1:7946,n2=…`: IDs and peer addresses.
+
+        Raises:
+            InvalidSettings: every mistake that the text has.
+        """
+        problems: list[str] = []
+        rows: list[Mapping[str, Any]] = []
+        for entry in filter(None, (part.strip() for part in text.split(","))):
+            node, equals, address = (part.strip() for part in entry.partition("="))
+            if equals:
+                rows.append({"id": node, "peer": address})
+            else:
+                problems.append(f"`nodes`: {entry!r} is not of the form NODE=http://HOST:PORT")
+        if not rows and not problems:
+            problems.append("`nodes` names no node; write n1=http://10.0.0.1:7946,n2=…")
+        return cls._checked(rows, "nodes", problems)
+
+    @classmethod
+    def of_tables(cls, tables: Iterable[Mapping[str, Any]]) -> Description:
+        """Read the `[[node]]` tables of a TOML file.
+
+        Raises:
+            InvalidSettings: every mistake that the tables have.
+        """
+        return cls._checked(tables, "[[node]]", [])
+
+    @classmethod
+    def read(cls, path: Path) -> Description:
+        """Read the `[[node]]` tables of a file.
+
+        Raises:
+            InvalidSettings: the file cannot be read, or every mistake that it has.
+        """
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8")).get("node", [])
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InvalidSettings([f"{path}: cannot be read: {error}"]) from error
+        if not isinstance(tables, list) or not all(isinstance(row, dict) for row in tables):
+            raise InvalidSettings([f"{path}: write each node as a [[node]] table"])
+        return cls.of_tables(tables)
+
+    @classmethod
+    def _checked(
+        cls, rows: Iterable[Mapping[str, Any]], source: str, problems: list[str]
+    ) -> Description:
+        nodes = []
+        for place, row in enumerate(rows, 1):
+            label = f"`{source}`: node {row.get('id') or f'number {place}'!s}"
+            node = _node(row, label, problems)
+            if node is not None:
+                nodes.append(node)
+        problems.extend(f"`{source}`: {text}" for text in _clashes(nodes))
+        if problems:
+            raise InvalidSettings(problems)
+        return cls(tuple(nodes))
+
+    @property
+    def hash(self) -> str:
+        """The same for the same nodes in the same order: 16 hexadecimal characters."""
+        return hashlib.blake2b(msgspec.msgpack.encode(self.nodes), digest_size=8).hexdigest()
+
+    def node(self, node: str) -> Node | None:
+        """The configured node of this ID, if there is one."""
+        return next((each for each in self.nodes if each.node == node), None)
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The configured node IDs, in the description's order."""
+        return tuple(each.node for each in self.nodes)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Node ID to peer address."""
+        return {each.node: each.peer for each in self.nodes}
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`; ValueError for anything else."""
+    parts = urlsplit(f"//{address}")
+    if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("not host:port")
+    if not parts.hostname or not parts.port:
+        raise ValueError("not host:port")
+    return parts.hostname, parts.port
+
+
+def same_host(one: str, other: str) -> bool:
+    """Whether two peer addresses are on one machine, so that a refused connection proves that the
+    other's processes are gone (R2a): the same host, or loopback both."""
+    first, second = split_address(one)[0], split_address(other)[0]
+    return first == second or (_is_loopback(first) and _is_loopback(second))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _node(row: Mapping[str, Any], label: str, problems: list[str]) -> Node | None:
+    found = [f"{label}: {text}" for text in _mistakes(row)]
+    problems.extend(found)
+    if found:
+        return None
+    peer = _peer_address(row["peer"])
+    return Node(
+        node=row["id"],
+        peer=peer,
+        url=row.get("url", "").rstrip("/"),
+        zone=row.get("zone", ""),
+        host=row.get("host") or split_address(peer)[0],
+        weight=row.get("weight", 1),
+        role=row.get("role", "server"),
+    )
+
+
+def _mistakes(row: Mapping[str, Any]) -> Iterable[str]:
+    for key in row:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, 1)
+            yield f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
+    for key in ("id", "peer", "url", "zone", "host", "role"):
+        if not isinstance(row.get(key, ""), str):
+            yield f"`{key}` must be text"
+            return
+    if not is_name(row.get("id", "")):
+        yield "`id` must be 1 to 64 letters, digits, dots, dashes or underscores"
+    if not _is_peer(row.get("peer", "")):
+        yield f"`peer` must be http://HOST:PORT or HOST:PORT, not {row.get('peer', '')!r}"
+    url = row.get("url", "")
+    if url and not _is_url(url):
+        yield f"`url` must be http://HOST[:PORT] or https://…, not {url!r}"
+    if row.get("role", "server") not in get_args(Role):
+        yield f"`role` must be one of {', '.join(get_args(Role))}"
+    weight = row.get("weight", 1)
+    if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
+        yield f"`weight` must be a whole number from 1 to {MAX_WEIGHT}"
+
+
+def _peer_address(text: str) -> str:
+    """`host:port` of a peer address that may be written as a URL; ValueError if it is none."""
+    scheme, slashes, rest = text.partition("://")
+    if slashes and scheme not in ("http", "https"):
+        raise ValueError("not http")
+    address = (rest if slashes else text).removesuffix("/")
+    split_address(address)
+    return address.lower()
+
+
+def _is_peer(text: str) -> bool:
+    try:
+        _peer_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and port != 0
+        and not (parts.query or parts.fragment or parts.username)
+    )
+
+
+def _clashes(nodes: list[Node]) -> Iterable[str]:
+    if len(nodes) > MAX_NODES:
+        yield f"{len(nodes)} nodes are more than {MAX_NODES}"
+    ids: set[str] = set()
+    names: dict[str, str] = {}
+    peers: dict[str, str] = {}
+    for each in nodes:
+        if each.node in ids:
+            yield f"node ID {each.node!r} stands twice; every node needs its own"
+            continue
+        ids.add(each.node)
+        name = server_name(each.node)
+        if name in names:
+            yield (
+                f"nodes {names[name]!r} and {each.node!r} have one short name ({name}) in cookies;"
+                " rename one"
+            )
+        if each.peer in peers:
+            yield f"nodes {peers[each.peer]!r} and {each.node!r} have one peer address {each.peer}"
+        names.setdefault(name, each.node)
+        peers.setdefault(each.peer, each.node)
