@@ -1,0 +1,151 @@
+"""The front router: an ASGI application that passes each request to the node its cookie names."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, Protocol
+
+from sessionha.router.affinity import IDEMPOTENT, Preference
+from sessionha.router.body import Body, Receive
+from sessionha.router.connections import Connections
+from sessionha.router.exchange import HttpExchange, answer, unavailable
+from sessionha.router.headers import Malformed, Request
+from sessionha.router.options import Options
+from sessionha.router.sockets import SocketExchange
+from sessionha.router.upstreams import Upstream, Upstreams
+from sessionha.session.cookies import RouteCookies, cookie_values, only_valid
+
+Scope = dict[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Observer(Protocol):
+    """What keeps the upstreams at the cluster's view while the router runs."""
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Router:
+    """The ASGI application.
+
+    Args:
+        upstreams: Where requests may go.
+        cookies: Verifies route cookies; None treats every client as a new one.
+        options: Limits and preferences.
+        observer: Started and stopped with the router.
+    """
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        cookies: RouteCookies | None,
+        options: Options | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.upstreams = upstreams
+        self.options = options or Options()
+        self._cookies = cookies
+        self._cookie_name = cookies.name.encode() if cookies is not None else b""
+        self._observer = observer
+        self._connections: Connections | None = None
+        self._prefixes = sorted(self.options.engine_types, key=len, reverse=True)
+        self._anywhere = Preference(zone=self.options.zone)
+
+    async def start(self) -> None:
+        """Open the connection pools and begin to follow the view (ASGI lifespan does it)."""
+        self._connections = Connections(self.options)
+        if self._observer is not None:
+            self._observer.start()
+
+    async def stop(self) -> None:
+        """Stop following and close all connections."""
+        if self._observer is not None:
+            await self._observer.stop()
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope: `http`, `websocket` or `lifespan`."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.options.health_path and scope["path"] == self.options.health_path:
+            await self._health(send)
+            return
+        try:
+            request = Request(scope, self._cookie_name)
+        except Malformed as error:
+            await answer(send, 400, f"Bad request: {error}.")
+            return
+        exchange = HttpExchange(
+            scope["method"],
+            request,
+            Body(receive, request.body_length, self.options.replay_bytes),
+            send,
+            idempotent=scope["method"] in IDEMPOTENT or request.idempotency_key,
+            upstreams=self.upstreams,
+            connections=self._open(),
+            options=self.options,
+        )
+        await exchange.run(partial(self._candidates, request))
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()  # websocket.connect
+        try:
+            request = Request(scope, self._cookie_name)
+        except Malformed:
+            await send({"type": "websocket.close", "code": 1002})
+            return
+        exchange = SocketExchange(
+            scope,
+            request,
+            receive,
+            send,
+            upstreams=self.upstreams,
+            connections=self._open(),
+            options=self.options,
+        )
+        await exchange.run(partial(self._candidates, request))
+
+    async def _health(self, send: Send) -> None:
+        if self.upstreams.routable():
+            await answer(send, 200, "ready")
+        else:
+            await unavailable(send, "no server is known yet")
+
+    def _open(self) -> Connections:
+        assert self._connections is not None, "the router was not started"
+        return self._connections
+
+    def _candidates(self, request: Request) -> Iterator[Upstream]:
+        """The upstreams for a request by its route cookie, its path and the view."""
+        servers: tuple[str, ...] = ()
+        if request.cookies and self._cookies is not None:
+            values = cookie_values(request.cookies, self._cookies.name)
+            route = only_valid(values, self._cookies.read)
+            if route is not None:
+                servers = route.servers
+        return self.upstreams.candidates(servers, self._preference(request.target))
+
+    def _preference(self, path: str) -> Preference:
+        for prefix in self._prefixes:
+            if path.startswith(prefix):
+                return Preference(self.options.engine_types[prefix], self.options.zone)
+        return self._anywhere

@@ -1,0 +1,267 @@
+"""One HTTP request on its way through the router: attempts, the relayed answer, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from enum import Enum, auto
+from typing import Any, Final
+
+import aiohttp
+from yarl import URL
+
+from sessionha.router.affinity import RETRY_ELSEWHERE, RETRY_HEADER, may_repeat
+from sessionha.router.body import Body, ClientGone
+from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections
+from sessionha.router.headers import Request, returned
+from sessionha.router.options import Options
+from sessionha.router.upstreams import Upstream, Upstreams
+
+logger = logging.getLogger("sessionha.router")
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Candidates = Callable[[], Iterator[Upstream]]
+
+RETRY_AFTER: Final = b"1"
+"""Seconds: detection and a new view take about as long."""
+
+WATCH_AFTER: Final = 0.1
+"""Seconds until a request is worth a task that notices when its client leaves."""
+
+BROKEN_LIMIT: Final = 4
+"""A request that kills every server it is sent to must not visit them all."""
+
+ROUND_PAUSE: Final = 0.05
+"""Seconds to wait for another view when every server passed a request on."""
+
+
+class Outcome(Enum):
+    """How an attempt ended."""
+
+    ANSWERED = auto()
+    """The client got an answer, or what there was of it."""
+    NOT_ACCEPTED = auto()
+    BROKEN = auto()
+    """The connection ended without an answer, or the node left the view in silence."""
+    ELSEWHERE = auto()
+    """The node passed the request on."""
+    SILENT = auto()
+    """No answer within the response timeout."""
+    CLIENT_GONE = auto()
+
+
+class HttpExchange:
+    """Passes one request to the first upstream that answers it (R14)."""
+
+    def __init__(
+        self,
+        method: str,
+        request: Request,
+        body: Body,
+        send: Send,
+        *,
+        idempotent: bool,
+        upstreams: Upstreams,
+        connections: Connections,
+        options: Options,
+    ) -> None:
+        self._method = method
+        self._request = request
+        self._body = body
+        self._send = send
+        self._idempotent = idempotent
+        self._upstreams = upstreams
+        self._connections = connections
+        self._options = options
+        self._clock: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._started = False
+        self._lost = False
+        self._give_up = 0.0
+        self._broken = 0
+        body.progress = self._wind
+
+    async def run(self, candidates: Candidates) -> None:
+        """Serve the request: always with exactly one answer, unless the client left."""
+        self._watch_later()
+        try:
+            outcome = await self._rounds(candidates)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._watcher is not None:
+                self._watcher.cancel()
+        if not self._started:
+            await self._refuse(outcome)
+
+    async def _rounds(self, candidates: Candidates) -> Outcome | None:
+        outcome = None
+        while True:
+            passed_on = False
+            for upstream in candidates():
+                outcome = await self._visit(upstream)
+                if not self._continues(outcome):
+                    return outcome
+                passed_on = passed_on or outcome is Outcome.ELSEWHERE
+            if not passed_on:
+                return outcome
+            await self._upstreams.changed(ROUND_PAUSE)
+
+    def _continues(self, outcome: Outcome) -> bool:
+        if outcome in (Outcome.ANSWERED, Outcome.SILENT, Outcome.CLIENT_GONE) or self._started:
+            return False
+        return self._broken < BROKEN_LIMIT and may_repeat(
+            accepted=outcome is not Outcome.NOT_ACCEPTED,
+            idempotent=self._idempotent,
+            replayable=self._body.replayable,
+        )
+
+    async def _visit(self, upstream: Upstream) -> Outcome:
+        """Try one upstream; again on a fresh connection when a kept one broke.
+
+        A kept connection may have been closed by a healthy server that tired of it.
+        """
+        outcome = await self._attempt(upstream, kept=self._idempotent)
+        if outcome is Outcome.BROKEN and not self._lost and self._continues(outcome):
+            outcome = await self._attempt(upstream, kept=False)
+        return outcome
+
+    async def _attempt(self, upstream: Upstream, *, kept: bool) -> Outcome:
+        self._lost = False
+        upstream.exchanges.add(self)
+        try:
+            async with asyncio.timeout(self._options.response_timeout) as self._clock:
+                return await self._ask(upstream, kept=kept)
+        except NOT_ACCEPTED:
+            self._upstreams.refused(upstream)
+            return Outcome.NOT_ACCEPTED
+        except ClientGone:
+            return Outcome.CLIENT_GONE
+        except TimeoutError:
+            return self._timed_out()
+        except (Broken, aiohttp.ClientError):
+            return self._broke(upstream)
+        finally:
+            self._clock = None
+            upstream.exchanges.discard(self)
+
+    async def _ask(self, upstream: Upstream, *, kept: bool) -> Outcome:
+        url = URL(upstream.target.url.rstrip("/") + self._request.target, encoded=True)
+        data = await self._body.open()
+        response = await self._connections.request(
+            self._method, url, self._request.headers, data, kept=kept
+        )
+        try:
+            self._upstreams.answered(upstream)
+            if response.status == 503 and self._passed_on(response):
+                return Outcome.ELSEWHERE
+            await self._relay(response)
+        finally:
+            response.close()  # no-op for one that was read to its end
+        return Outcome.ANSWERED
+
+    def _passed_on(self, response: aiohttp.ClientResponse) -> bool:
+        if response.headers.get(RETRY_HEADER) != RETRY_ELSEWHERE:
+            return False
+        now = asyncio.get_running_loop().time()
+        self._give_up = self._give_up or now + self._options.elsewhere_timeout
+        return now < self._give_up and self._continues(Outcome.ELSEWHERE)
+
+    async def _relay(self, response: aiohttp.ClientResponse) -> None:
+        self._started = True
+        if self._clock is not None:
+            self._clock.reschedule(None)
+        headers = returned(response.raw_headers)
+        start = {"type": "http.response.start", "status": response.status, "headers": headers}
+        await self._send(start)
+        content = response.content
+        more = True
+        while more:
+            piece = await content.readany()
+            more = not content.at_eof()
+            await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    def _timed_out(self) -> Outcome:
+        if self._body.gone:
+            return Outcome.CLIENT_GONE
+        if self._lost:
+            self._broken += 1
+            return Outcome.BROKEN
+        return Outcome.SILENT
+
+    def _broke(self, upstream: Upstream) -> Outcome:
+        if self._body.gone:  # that was why
+            return Outcome.CLIENT_GONE
+        self._upstreams.broke(upstream)
+        self._broken += 1
+        return Outcome.BROKEN
+
+    # --- what ends an attempt from outside -------------------------------------------------------
+
+    def node_lost(self) -> None:
+        """End the attempt, unless only its node can tell whether the request was executed."""
+        if self._started or self._idempotent:
+            self._lost = True
+            self._end()
+
+    def _end(self) -> None:
+        if self._clock is not None and not self._clock.expired():
+            self._clock.reschedule(asyncio.get_running_loop().time())
+
+    def _wind(self) -> None:
+        """A piece of the body moved: the response may take its time from now."""
+        if self._clock is not None and not self._started and not self._clock.expired():
+            now = asyncio.get_running_loop().time()
+            self._clock.reschedule(now + self._options.response_timeout)
+
+    def _watch_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._watch)
+
+    def _watch(self) -> None:
+        if self._body.complete:
+            self._watcher = asyncio.create_task(self._watch_client())
+        else:  # who reads the body notices; look again when it is read
+            self._watch_later()
+
+    async def _watch_client(self) -> None:
+        await self._body.disconnected()
+        self._end()
+
+    # --- answers of the router's own -------------------------------------------------------------
+
+    async def _refuse(self, outcome: Outcome | None) -> None:
+        if outcome is Outcome.CLIENT_GONE:
+            return
+        if outcome is Outcome.BROKEN:
+            await answer(self._send, 502, "The server failed while it served this request.")
+        elif outcome is Outcome.SILENT:
+            await answer(self._send, 504, "The server did not answer in time.")
+        elif outcome is None:
+            await unavailable(self._send, "no server for this request is known")
+        else:
+            await unavailable(self._send, "no server can be reached")
+
+
+async def answer(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+    """A short answer in plain text; it tells nothing of the inside."""
+    body = f"{text}\n".encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"content-length", str(len(body)).encode()),
+                (b"cache-control", b"no-store"),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def unavailable(send: Send, reason: str) -> None:
+    """503 with the reason; nothing was executed."""
+    await answer(send, 503, f"Unavailable: {reason}.", (b"retry-after", RETRY_AFTER))

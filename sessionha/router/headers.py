@@ -1,0 +1,155 @@
+"""Which headers pass the router, in both directions, and which it sets itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from multidict import CIMultiDict
+
+from sessionha.router.affinity import RETRY_HEADER
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers of one connection (RFC 9110, 7.6.1); the next one gets its own."""
+
+_NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect", b"forwarded", b"x-real-ip"}
+"""`Expect` is answered by the router's own server, which asks the client for the body."""
+
+_INTERNAL: Final = (b"x-forwarded-", b"sessionha-")
+"""Applications trust these from a router, so a client's own never pass."""
+
+_NOT_RETURNED: Final = HOP_BY_HOP | {RETRY_HEADER.encode()}
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
+
+
+class Malformed(Exception):
+    """The request could mean different things to different servers; answered with 400."""
+
+
+class Request:
+    """What the router reads of a request's head."""
+
+    __slots__ = ("body_length", "cookies", "headers", "idempotency_key", "target")
+
+    def __init__(self, scope: dict[str, Any], cookie_name: bytes) -> None:
+        """Read the head. Raises Malformed."""
+        self.cookies: list[str] = []
+        self.body_length: int | None = 0
+        """Bytes of the body; None: it is chunked."""
+        self.idempotency_key = False
+        self.target = _target(scope)
+        self.headers = self._read(scope, cookie_name)
+
+    def _read(self, scope: dict[str, Any], cookie_name: bytes) -> CIMultiDict[str]:
+        passed: list[tuple[str, str]] = []
+        single: dict[bytes, bytes] = {}
+        nominated = b""
+        for name, value in scope["headers"]:
+            if name in _NOT_FORWARDED or name.startswith(_INTERNAL):
+                if name == b"connection":
+                    nominated = value
+                elif name == b"transfer-encoding":
+                    _only(single, name, value)
+                continue
+            if name == b"cookie":
+                if cookie_name in value:
+                    self.cookies.append(value.decode("latin-1"))
+            elif name in (b"host", b"content-length"):
+                _only(single, name, value)
+            elif name == b"idempotency-key":
+                self.idempotency_key = True
+            elif b"_" in name and _disguised(name):
+                continue
+            passed.append((name.decode("latin-1"), _text(value)))
+        headers = CIMultiDict(passed)
+        if nominated and nominated.lower() not in (b"keep-alive", b"close", b"upgrade"):
+            for option in nominated.decode("latin-1").split(","):
+                headers.popall(option.strip(), None)
+        self._frame(single)
+        _add_forwarded(headers, scope, single.get(b"host", b""))
+        return headers
+
+    def _frame(self, single: dict[bytes, bytes]) -> None:
+        length, coding = single.get(b"content-length"), single.get(b"transfer-encoding")
+        if coding is not None:
+            if length is not None or coding.lower() != b"chunked":
+                raise Malformed("ambiguous length")
+            self.body_length = None
+        elif length is not None:
+            if not length.isdigit():
+                raise Malformed("ambiguous length")
+            self.body_length = int(length)
+
+
+def _target(scope: dict[str, Any]) -> str:
+    """Path and query as they came. They begin with `/`, so that they never name another host."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    if not path.startswith(b"/") or b"#" in path:
+        raise Malformed("not a path")
+    query: bytes = scope["query_string"]
+    return (path + b"?" + query if query else path).decode("latin-1")
+
+
+def _only(single: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    if name in single:
+        raise Malformed(f"several {name.decode()} headers")
+    single[name] = value
+
+
+def _disguised(name: bytes) -> bool:
+    """WSGI reads `X_Forwarded_For` as `X-Forwarded-For`."""
+    plain = name.replace(b"_", b"-")
+    return plain in _NOT_FORWARDED or plain.startswith(_INTERNAL)
+
+
+def _text(value: bytes) -> str:
+    """Header bytes as the text that is written as the same bytes where they are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _add_forwarded(headers: CIMultiDict[str], scope: dict[str, Any], raw_host: bytes) -> None:
+    if not _HOST.fullmatch(raw_host):
+        raise Malformed("not a host")
+    host = raw_host.decode("ascii")
+    scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+    client = scope.get("client")
+    if client and client[0]:
+        headers.add("X-Forwarded-For", client[0])
+        node = f'"[{client[0]}]"' if ":" in client[0] else client[0]
+        forwarded = f"for={node};proto={scheme}"
+    else:
+        forwarded = f"proto={scheme}"
+    headers.add("X-Forwarded-Proto", scheme)
+    if host:
+        headers.add("X-Forwarded-Host", host)
+        forwarded += f';host="{host}"'
+    headers.add("Forwarded", forwarded)
+
+
+def returned(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an upstream's answer that go to the client, each as often as it came."""
+    headers = [(name.lower(), value) for name, value in raw]
+    nominated = [value for name, value in headers if name == b"connection"]
+    dropped: set[bytes] | frozenset[bytes] = _NOT_RETURNED
+    if nominated:
+        options = b",".join(nominated).lower().split(b",")
+        dropped = _NOT_RETURNED.union(option.strip() for option in options)
+    return [(name, value) for name, value in headers if name not in dropped]

@@ -1,0 +1,144 @@
+"""The health of upstreams, learned from the view and from what happens to requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from sessionha.router.affinity import ANY, Preference, State, Table, Target, in_order
+from sessionha.view import NO_MEMBERS, View
+
+logger = logging.getLogger("sessionha.router")
+
+RETRY_AFTER: Final = 1.0
+"""Seconds until a suspect is trusted and one request may try a server that refused, where the
+view has not told more by then; a dead host then costs one request a second its connect time."""
+
+
+class Exchange(Protocol):
+    """A request or websocket that runs on an upstream."""
+
+    def node_lost(self) -> None:
+        """The cluster excluded the node because it was silent."""
+        ...
+
+
+class Upstream:
+    """One target and what this router knows of it."""
+
+    __slots__ = ("exchanges", "on_trial", "retry_at", "state", "target")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.state: State = "up"
+        self.exchanges: set[Exchange] = set()
+        self.retry_at = 0.0
+        self.on_trial = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and websockets that run there through this router."""
+        return len(self.exchanges)
+
+
+class Upstreams:
+    """The upstreams of the current view. `clock` gives monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.view: View = NO_MEMBERS
+        self._clock = clock
+        self._table = Table(NO_MEMBERS)
+        self._by_name: dict[str, Upstream] = {}
+        self._ailing: set[Upstream] = set()
+        self._turn = 0
+        self._changed = asyncio.Event()
+
+    def view_changed(self, view: View) -> None:
+        """Follow a new view: newcomers are up, and what ran on an excluded node is abandoned.
+
+        A node that is absent by proof is left alone: one that said goodbye finishes its
+        requests, and the connections to one whose host refused are broken already.
+        """
+        old, before = self.view, self._by_name
+        self.view = view
+        self._table = Table(view)
+        self._by_name = {
+            target.name: self._upstream(target, old, before) for target in self._table.targets
+        }
+        self._ailing.intersection_update(self._by_name.values())
+        for upstream in before.values():
+            node = upstream.target.node
+            if view.member(node) is None and node not in view.absent:
+                for exchange in tuple(upstream.exchanges):
+                    exchange.node_lost()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _upstream(self, target: Target, old: View, before: dict[str, Upstream]) -> Upstream:
+        upstream = before.get(target.name)
+        if upstream is None or upstream.target.url != target.url:
+            return Upstream(target)
+        upstream.target = target
+        member, now = old.member(target.node), self.view.member(target.node)
+        if member is None or now is None or member.joined != now.joined:
+            self._ailing.discard(upstream)
+            upstream.state, upstream.on_trial = "up", False
+        return upstream
+
+    def routable(self) -> bool:
+        """Whether the view has anything to connect to."""
+        return bool(self._by_name)
+
+    def candidates(self, servers: Sequence[str], prefer: Preference = ANY) -> Iterator[Upstream]:
+        """The upstreams to try for a request, the best first (`affinity.in_order`)."""
+        if not servers:
+            self._turn += 1
+        if self._ailing:
+            self._revive()
+        by_name = self._by_name
+        for target in in_order(self._table, servers, by_name, prefer, self._turn):
+            upstream = by_name[target.name]
+            if upstream.on_trial:
+                self._mark(upstream, "down")  # until it answers this one request
+            yield upstream
+
+    def _revive(self) -> None:
+        now = self._clock()
+        for upstream in [each for each in self._ailing if now >= each.retry_at]:
+            self._ailing.discard(upstream)
+            upstream.on_trial = upstream.state == "down"
+            upstream.state = "up"
+
+    def _mark(self, upstream: Upstream, state: State) -> None:
+        upstream.state = state
+        upstream.on_trial = False
+        upstream.retry_at = self._clock() + RETRY_AFTER
+        self._ailing.add(upstream)
+
+    def answered(self, upstream: Upstream) -> None:
+        """It answered something."""
+        if upstream.state != "up":
+            upstream.state = "up"
+            self._ailing.discard(upstream)
+            logger.info("%s answers again", upstream.target.name)
+
+    def refused(self, upstream: Upstream) -> None:
+        """It could not be connected to: down, until a request in a while finds it alive."""
+        if upstream.state == "up":
+            logger.warning("%s cannot be connected to", upstream.target.name)
+        self._mark(upstream, "down")
+
+    def broke(self, upstream: Upstream) -> None:
+        """It closed a connection without an answer: dead, or only one engine of it; suspect."""
+        if upstream.state != "down":
+            self._mark(upstream, "suspect")
+
+    async def changed(self, timeout: float) -> None:
+        """Return at the next view, or after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            return
