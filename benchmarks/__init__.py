@@ -1,0 +1,1 @@
+"""Measurements of sessionha beside what it replaces: `python -m benchmarks --help`."""

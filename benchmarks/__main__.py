@@ -1,0 +1,85 @@
+"""Measure sessionha beside what it replaces.
+
+`load` (the default) compares kinds of sessions under wrk; `inprocess` gives microseconds per
+request without sockets; `profile read|write` shows where they go; `store` and `stream` measure the
+store and the stream between two nodes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from benchmarks import application, inprocess, load
+from benchmarks.processes import NotStarted
+from benchmarks.served import WrongAnswer
+
+BENCHMARKS = ("load", "inprocess", "profile", "store", "stream")
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("benchmark", nargs="?", choices=BENCHMARKS, default="load")
+    parser.add_argument("route", nargs="?", choices=("read", "write"), default="write")
+    parser.add_argument("--json", action="store_true", help="print the JSON alone")
+    parser.add_argument("--save", action="store_true", help="keep the JSON in benchmarks/results")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, all variants in each")
+    parser.add_argument("--seconds", type=int, default=3, help="load: seconds of one run of wrk")
+    parser.add_argument("--connections", type=int, default=16, help="load: each with a session")
+    parser.add_argument(
+        "--variants", metavar="A,B", help=f"of {', '.join(inprocess.VARIANTS)} (default: all)"
+    )
+    found = parser.parse_args(words)
+    found.variants = _variants(parser, found)
+    if min(found.rounds, found.seconds, found.connections) < 1:
+        parser.error("rounds, seconds and connections must be at least 1")
+    return found
+
+
+def _variants(parser: argparse.ArgumentParser, found: argparse.Namespace) -> tuple[str, ...]:
+    known = application.VARIANTS if found.benchmark == "load" else inprocess.VARIANTS
+    default = (application.SESSIONHA,) if found.benchmark == "profile" else known
+    chosen = tuple(found.variants.split(",")) if found.variants else default
+    unknown = sorted(set(chosen) - set(known))
+    if unknown:
+        parser.error(f"{found.benchmark} has no variants {unknown}; it has {list(known)}")
+    return chosen
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; the exit code."""
+    signal.signal(signal.SIGTERM, _leave)
+    found = arguments(words)
+    try:
+        return _run(found)
+    except (NotStarted, WrongAnswer) as error:
+        print(f"INVALID: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(found: argparse.Namespace) -> int:
+    if found.benchmark == "profile":
+        for variant in found.variants:
+            inprocess.profile(variant, found.route)
+        return 0
+    if found.benchmark == "inprocess":
+        return inprocess.main(found.variants, found.rounds, quiet=found.json, save=found.save)
+    plan = load.Plan(found.variants, found.rounds, found.seconds, found.connections)
+    return load.main(plan, quiet=found.json, save=found.save)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End as an exception, so that the processes that were started are ended too."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
