@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol
 
+from sessionha.identity import ViewID
+from sessionha.store.base import Reader
 from sessionha.view import View
 
 
@@ -27,6 +29,14 @@ class Membership(Protocol):
 
     def view(self) -> View:
         """The view that this node holds now (from its store, so the same in every engine)."""
+        ...
+
+    def view_in(self, reader: Reader) -> View:
+        """The view, read in a transaction of the caller's."""
+        ...
+
+    async def wait_change(self, known: ViewID, timeout: float) -> View:
+        """The view, as soon as it is not `known` any more, or after `timeout` seconds."""
         ...
 
     def is_member(self) -> bool:

@@ -1,0 +1,387 @@
+"""What one write transaction does to a node's copy of a group: merge a batch, accept a push.
+
+Everything here is synchronous and pure over a store transaction: no peers, no clock, no chance.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sessionha.errors import SessionRevoked, SessionTooLarge
+from sessionha.identity import GroupID, Position, SessionKey, ViewID
+from sessionha.peer.messages import (
+    Batch,
+    Create,
+    ElementRow,
+    Push,
+    SessionChange,
+    SessionRow,
+)
+from sessionha.state.records import (
+    ElementRecord,
+    GroupRecord,
+    SessionRecord,
+    element_key,
+    elements,
+    epoch_end,
+    get_session,
+    group_key,
+    read_element,
+    read_session,
+    rows,
+    session_row_key,
+    write_record,
+)
+from sessionha.store.base import Reader, Writer
+
+TOMBSTONE_TTL = 30 * 86_400_000
+"""Milliseconds a destroyed session without an absolute lifetime is remembered (R11)."""
+
+ELEMENT_TOMBSTONES = 64
+"""Deleted elements a group remembers before acknowledged ones are trimmed; the contract allows
+1,000, and an older copy than the oldest one kept simply gets the whole group."""
+
+EXPIRY_SKEW = 2_000
+"""ε, milliseconds."""
+
+
+class Limits(NamedTuple):
+    """What one session may hold."""
+
+    session_bytes: int = 64 * 1024
+    elements: int = 256
+
+
+class Delta(NamedTuple):
+    """What a batch changed, ready to travel."""
+
+    sessions: tuple[SessionRow, ...]
+    elements: tuple[ElementRow, ...]
+
+
+# --- rows and their travelling form --------------------------------------------------------------
+
+
+def session_row(key: SessionKey, record: SessionRecord, now: int) -> SessionRow:
+    """A session's facts with remaining times in the place of instants."""
+    return SessionRow(
+        key=key,
+        version=record.version,
+        age=now - record.created,
+        idle_timeout=record.idle_timeout,
+        idle_left=record.deadline - now,
+        life_left=max(record.lifetime - now, 1) if record.lifetime else 0,
+        destroyed=record.destroyed,
+    )
+
+
+def _session_record(row: SessionRow, now: int) -> SessionRecord:
+    return SessionRecord(
+        version=row.version,
+        created=now - row.age,
+        touched=now + row.idle_left - row.idle_timeout,
+        idle_timeout=row.idle_timeout,
+        deadline=now + row.idle_left,
+        lifetime=now + row.life_left if row.life_left else 0,
+        destroyed=row.destroyed,
+    )
+
+
+# --- merging a batch -----------------------------------------------------------------------------
+
+
+class _Merge:
+    """One batch on its way into a group, at one version."""
+
+    def __init__(
+        self, writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: Limits
+    ) -> None:
+        self.writer = writer
+        self.record = record
+        self.group = batch.group
+        self.version = record.version + 1
+        self.now = now
+        self.limits = limits
+        self.sessions: list[SessionRow] = []
+        self.elements: list[ElementRow] = []
+
+    def apply(self, change: SessionChange) -> None:
+        if change.destroy:
+            self._destroy(change.key)
+            return
+        if change.create is not None:
+            session = self._create(change.key, change.create)
+        elif change.replaces is not None:
+            session = self._renew(change.replaces, change.key)
+        else:
+            session = self._alive(change.key)
+        if change.clear:
+            self._clear(change.key, session)
+        for name, manager, value in change.puts:
+            self._put(change.key, session, name, manager, value)
+        for name in change.deletes:
+            self._delete(change.key, session, name)
+        self._check(session)
+        self._save(change.key, session)
+
+    def _alive(self, key: SessionKey) -> SessionRecord:
+        session = get_session(self.writer, self.group, key)
+        if session is None or session.ended(self.now):
+            raise SessionRevoked("the session ended while this request ran; nothing was changed")
+        return session
+
+    def _create(self, key: SessionKey, create: Create) -> SessionRecord:
+        session = SessionRecord(
+            version=self.version,
+            created=self.now,
+            touched=self.now,
+            idle_timeout=create.idle_timeout,
+            deadline=self.now + create.idle_timeout,
+            lifetime=self.now + create.lifetime if create.lifetime else 0,
+        )
+        self.sessions.append(session_row(key, session, self.now))
+        return session
+
+    def _renew(self, old: SessionKey, new: SessionKey) -> SessionRecord:
+        session = self._alive(old)
+        moved = list(elements(self.writer, self.group, old))
+        self._destroy(old)
+        session.version = self.version
+        self.sessions.append(session_row(new, session, self.now))
+        session.size = session.count = 0
+        for name, element in moved:
+            if element.value is not None:
+                self._put(new, session, name, element.manager, element.value)
+        return session
+
+    def _destroy(self, key: SessionKey) -> None:
+        session = get_session(self.writer, self.group, key)
+        if session is None or session.destroyed:
+            return
+        _drop_elements(self.writer, self.group, key)
+        session.version = self.version
+        session.destroyed = True
+        session.deadline = session.lifetime or self.now + TOMBSTONE_TTL
+        session.size = session.count = 0
+        self._save(key, session)
+        self.sessions.append(session_row(key, session, self.now))
+
+    def _clear(self, key: SessionKey, session: SessionRecord) -> None:
+        for name, element in list(elements(self.writer, self.group, key)):
+            if element.value is not None:
+                self._delete(key, session, name)
+
+    def _put(
+        self, key: SessionKey, session: SessionRecord, name: str, manager: str, value: bytes
+    ) -> None:
+        row = element_key(self.group, key, name)
+        before = self.writer.get(row)
+        old = None if before is None else read_element(before)
+        if old is not None and old.value is not None:
+            session.size += len(value) - len(old.value)
+        else:
+            session.size += len(value) + len(name)
+            session.count += 1
+            self.record.tombstones -= old is not None
+        self.writer.put(row, write_record(ElementRecord(self.version, manager, value)))
+        self.elements.append(ElementRow(key, name, self.version, manager, value))
+
+    def _delete(self, key: SessionKey, session: SessionRecord, name: str) -> None:
+        row = element_key(self.group, key, name)
+        before = self.writer.get(row)
+        old = None if before is None else read_element(before)
+        if old is None or old.value is None:
+            return
+        session.size -= len(old.value) + len(name)
+        session.count -= 1
+        self.record.tombstones += 1
+        self.writer.put(row, write_record(ElementRecord(self.version, old.manager, None)))
+        self.elements.append(ElementRow(key, name, self.version, old.manager, None))
+
+    def _check(self, session: SessionRecord) -> None:
+        limits = self.limits
+        if session.size > limits.session_bytes:
+            raise SessionTooLarge("bytes", session.size, limits.session_bytes, "session_bytes")
+        if session.count > limits.elements:
+            raise SessionTooLarge("elements", session.count, limits.elements, "elements")
+
+    def _save(self, key: SessionKey, session: SessionRecord) -> None:
+        self.writer.put(session_row_key(self.group, key), write_record(session))
+
+
+def merge(
+    writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: Limits
+) -> Delta:
+    """Apply `batch` on top of the group's present state and raise `record.version` by one.
+
+    The caller writes the record. Raises SessionRevoked or SessionTooLarge: let the exception leave
+    the transaction, which undoes everything.
+    """
+    merging = _Merge(writer, record, batch, now, limits)
+    for change in batch.changes:
+        merging.apply(change)
+    record.version = merging.version
+    if record.tombstones > ELEMENT_TOMBSTONES:
+        _trim(writer, batch.group, record)
+    return Delta(tuple(merging.sessions), tuple(merging.elements))
+
+
+def _trim(writer: Writer, group: GroupID, record: GroupRecord) -> None:
+    """Forget the element tombstones that all of C has passed."""
+    for row in list(rows(writer, group)):
+        if row.element is None:
+            continue
+        element = read_element(row.value)
+        if element.value is None and element.version <= record.acked:
+            writer.delete(element_key(group, row.session, row.element))
+            record.trimmed = max(record.trimmed, element.version)
+            record.tombstones -= 1
+
+
+def _drop_elements(writer: Writer, group: GroupID, session: SessionKey) -> None:
+    for name, _ in list(elements(writer, group, session)):
+        writer.delete(element_key(group, session, name))
+
+
+# --- what travels --------------------------------------------------------------------------------
+
+
+def delta_push(group: GroupID, record: GroupRecord, base: Position, delta: Delta) -> Push:
+    """The push of what one batch changed."""
+    return _push(group, record, base, delta, full=False)
+
+
+def content(
+    reader: Reader, group: GroupID, record: GroupRecord, position: Position, now: int
+) -> Push:
+    """What a copy at `position` lacks: the difference where it lies on this line, else everything
+    (R8)."""
+    full = not _on_line(record, position)
+    since = -1 if full else position.version
+    sessions: list[SessionRow] = []
+    changed: list[ElementRow] = []
+    for row in rows(reader, group):
+        if row.element is None:
+            session = read_session(row.value)
+            if session.version > since:
+                sessions.append(session_row(row.session, session, now))
+        else:
+            element = read_element(row.value)
+            if element.version > since and not (full and element.value is None):
+                changed.append(
+                    ElementRow(
+                        row.session, row.element, element.version, element.manager, element.value
+                    )
+                )
+    delta = Delta(tuple(sessions), tuple(changed))
+    return _push(group, record, position, delta, full=full)
+
+
+def _push(
+    group: GroupID, record: GroupRecord, base: Position, delta: Delta, *, full: bool
+) -> Push:
+    return Push(
+        group=group,
+        base=base,
+        full=full,
+        epoch=record.epoch,
+        version=record.version,
+        acked=record.acked,
+        line=record.line,
+        holders=record.holders,
+        formed=record.formed,
+        seats=record.seats,
+        trimmed=record.trimmed,
+        sessions=delta.sessions,
+        elements=delta.elements,
+    )
+
+
+def _on_line(record: GroupRecord, position: Position) -> bool:
+    end = epoch_end(record.line, position.epoch)
+    if end is None or not record.trimmed <= position.version <= record.version:
+        return False
+    return end == -1 or position.version <= end
+
+
+# --- accepting a push ----------------------------------------------------------------------------
+
+
+def fits(record: GroupRecord | None, push: Push) -> bool:
+    """Whether the push brings this copy up to date: it lies on the push's line, at its base or
+    above, and not beyond what the push knows."""
+    if push.full:
+        return True
+    if record is None or not record.held or record.version < push.base.version:
+        return False
+    end = epoch_end(push.line, record.epoch)
+    return end is not None and record.version <= (push.version if end == -1 else end)
+
+
+def accept(
+    writer: Writer, record: GroupRecord, push: Push, now: int, synced: ViewID
+) -> GroupRecord:
+    """Write a push that `fits` into this copy and return the group's new record (written)."""
+    if push.full:
+        clear(writer, push.group)
+        record.tombstones = 0
+    for session in push.sessions:
+        _accept_session(writer, push.group, session, now)
+    for element in push.elements:
+        record.tombstones += element.value is None
+        writer.put(
+            element_key(push.group, element.session, element.name),
+            write_record(ElementRecord(element.version, element.manager, element.value)),
+        )
+    record.epoch = push.epoch
+    record.version = push.version
+    record.acked = push.acked
+    record.promise = max(record.promise, push.epoch)
+    record.holders = push.holders
+    record.formed = ViewID(*push.formed)
+    record.synced = synced
+    record.seats = push.seats
+    record.leaving = ()
+    record.line = push.line
+    record.trimmed = push.trimmed
+    writer.put(group_key(push.group), write_record(record))
+    return record
+
+
+def _accept_session(writer: Writer, group: GroupID, row: SessionRow, now: int) -> None:
+    if row.destroyed:
+        _drop_elements(writer, group, row.key)
+    record = _session_record(row, now)
+    before = get_session(writer, group, row.key)
+    if before is not None and not row.destroyed:
+        record.deadline = max(record.deadline, before.deadline)  # a touch is a maximum
+        record.touched = max(record.touched, before.touched)
+    writer.put(session_row_key(group, row.key), write_record(record))
+
+
+def clear(writer: Writer, group: GroupID) -> None:
+    """Delete every session and element row of a group; its own row stays."""
+    for row in list(rows(writer, group)):
+        if row.element is None:
+            writer.delete(session_row_key(group, row.session))
+        else:
+            writer.delete(element_key(group, row.session, row.element))
+
+
+def give_up(writer: Writer, group: GroupID, record: GroupRecord, keep_until: int) -> None:
+    """Drop the copy and keep the promise (R1: its holder's own record, before C goes on)."""
+    clear(writer, group)
+    writer.put(
+        group_key(group),
+        write_record(GroupRecord(promise=record.promise, keep_until=keep_until)),
+    )
+
+
+def recount(reader: Reader, group: GroupID, key: SessionKey) -> tuple[int, int]:
+    """(bytes, elements) of a session: a copy that was received carries no totals of its own."""
+    size = count = 0
+    for name, element in elements(reader, group, key):
+        if element.value is not None:
+            size += len(name) + len(element.value)
+            count += 1
+    return size, count

@@ -1,0 +1,115 @@
+"""What every part of the state manager works with: this node, its store and its surroundings."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sessionha.identity import NO_VIEW, ViewID
+from sessionha.peer.base import Peers
+from sessionha.state.copies import Limits
+from sessionha.state.records import GroupRecord
+from sessionha.store.base import Reader, Store
+from sessionha.topology.base import Membership
+from sessionha.view import View
+
+
+class Clock(Protocol):
+    """The node's clock: milliseconds that go on while the machine sleeps and never step."""
+
+    def now(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Settings of replication; times in seconds."""
+
+    backups: int = 1
+    min_copies: int = 0
+    commit_timeout: float = 2.0
+    acquire_timeout: float = 3.0
+    heal_after: float = 30.0
+    limits: Limits = Limits()
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the state manager has done since this engine started."""
+
+    commits: int = 0
+    handovers: int = 0
+    promotions: int = 0
+    forwards: int = 0
+    unconfirmed: int = 0
+    rolled_back: int = 0
+    lost: int = 0
+    pushes_in: int = 0
+    pushes_full: int = 0
+    fenced: int = 0
+    touches: int = 0
+    swept: int = 0
+    repaired: int = 0
+
+
+@dataclass(slots=True)
+class Node:
+    """One engine's hold on its node."""
+
+    me: str
+    store: Store
+    membership: Membership
+    clock: Clock
+    options: Options
+    peers: Peers | None = None
+    """None: configured alone; then nothing here ever suspends."""
+    random: random.Random = field(default_factory=random.Random)
+    counters: Counters = field(default_factory=Counters)
+    refusing: dict[str, int] = field(default_factory=dict)
+    """Nodes that said they cannot hold copies, and until when (clock)."""
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def joined(self, view: View) -> ViewID:
+        """The view at which this node became a member; NO_VIEW when it is none."""
+        member = view.member(self.me)
+        if member is None or member.incarnation != self.store.incarnation:
+            return NO_VIEW
+        return member.joined
+
+    def is_primary(self, record: GroupRecord, view: View) -> bool:
+        """Whether this node may commit to the group: it holds the newest epoch it knows of, in
+        sync since it is a member, synced in this run, and no merge of two sides came between."""
+        epoch = record.epoch
+        return (
+            epoch.node == self.me
+            and record.promise == epoch
+            and record.run == self.store.run
+            and record.synced != NO_VIEW
+            and record.synced == self.joined(view)
+            and epoch.view >= view.barrier.number
+        )
+
+    def valid_backups(self, record: GroupRecord, view: View) -> tuple[str, ...]:
+        """The holders, this node left out, that have been members since C was formed."""
+        return tuple(
+            node
+            for node in record.holders
+            if node != self.me and view.holds(node, record.formed)
+        )
+
+    def view_in(self, reader: Reader) -> View:
+        return self.membership.view_in(reader)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run `work` whatever becomes of the request that started it (R17)."""
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for the task gets it; nobody must
