@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from sessionha.errors import (
         CommitUnconfirmed,
         ElementNotEncodable,
+        ElementNotReadable,
         InvalidSettings,
         SessionError,
         SessionHAError,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CommitUnconfirmed",
     "ElementNotEncodable",
+    "ElementNotReadable",
     "InvalidSettings",
     "Session",
     "SessionError",

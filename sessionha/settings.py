@@ -1,0 +1,677 @@
+"""Every setting, once: its name, type, default and meaning; how they are read and checked.
+
+`Settings` is the table: one field a row. A value comes from a keyword, else from the environment
+variable `SESSIONHA_<NAME>`, else from the table `[cluster]` of the TOML file that `config` names,
+else it is the default. All mistakes are reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sessionha.errors import InvalidSettings
+from sessionha.identity import is_name
+from sessionha.keys import hkdf, read_secrets, weaknesses
+from sessionha.kinds import (
+    ADDRESS,
+    COOKIE_NAME,
+    DURATION,
+    HEALTH_PATH,
+    INTERVAL,
+    NAME,
+    NODES,
+    PATH,
+    SECRETS,
+    TEXT,
+    Kind,
+    choice,
+    count,
+    size,
+)
+from sessionha.topology.description import Description, same_host
+
+ENVIRONMENT: Final = "SESSIONHA_"
+INSECURE_LOOPBACK: Final = "insecure-loopback"
+PEER_PORT: Final = 7946
+ADMIN_PORT: Final = 7947
+T = TypeVar("T")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """What the table says of one setting."""
+
+    kind: Kind[Any]
+    meaning: str
+    shown: str
+    """The default in words, where it depends on others."""
+
+
+def _row(kind: Kind[T], default: T, meaning: str, shown: str = "", *, hidden: bool = False) -> T:
+    """One row. The type checker sees the default, the dataclass a field that carries the row."""
+    row = Row(kind, meaning, shown)
+    made: T = field(default=default, repr=not hidden, metadata={"row": row})
+    return made
+
+
+NOT_SERIAL: Final = "requests of one session are merged element by element in this version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one engine: complete, checked, and never changed. Made by `load`."""
+
+    config: Path | None = _row(
+        PATH, None, "TOML file with the tables `[cluster]` (these settings) and `[[node]]`."
+    )
+    cluster: str = _row(NAME, "default", "Cluster ID: peers of another cluster are refused.")
+    node: str = _row(
+        NAME,
+        "",
+        "Node ID, unique in the cluster and the same after a restart.",
+        "the host's name",
+    )
+    nodes: str = _row(
+        NODES,
+        "",
+        "The cluster's nodes with the addresses of their peer listeners, the same order on"
+        " every node: `n1=http://10.0.0.1:7946,n2=http://10.0.0.2:7946`.",
+    )
+    secret: tuple[bytes, ...] = _row(
+        SECRETS,
+        (),
+        "Cluster secret of at least 32 random bytes, as `sessionha secret` prints one. Of several"
+        " the first signs and all are accepted, so secrets can be exchanged without a stop."
+        " Required with peers; `insecure-loopback` is accepted where every address is a loopback"
+        " address.",
+        hidden=True,
+    )
+    secret_file: Path | None = _row(
+        PATH, None, "File with the cluster secrets, one a line; read again on a reload."
+    )
+    listen: str = _row(
+        ADDRESS,
+        "",
+        "Where this node listens for its peers. Never the application's public port.",
+        f"`0.0.0.0:{PEER_PORT}` with peers, else off",
+    )
+    advertise: str = _row(
+        ADDRESS,
+        "",
+        "Where peers reach this node.",
+        "its address in `nodes`, else `listen`, else the host's first address",
+    )
+    admin: str = _row(
+        ADDRESS,
+        "",
+        "Where metrics and administration are served, for the whole node.",
+        f"`127.0.0.1:{ADMIN_PORT}` with peers, else off",
+    )
+    store: str = _row(
+        TEXT,
+        "",
+        "`memory` (private to one process) or a directory that the node's engines share.",
+        "shared memory, else a writable directory",
+    )
+    store_size: int = _row(
+        size(2**20),
+        256 * 2**20,
+        "Most bytes the store takes; new data is refused at 80 % of it.",
+    )
+    state_dir: Path | None = _row(
+        PATH, None, "Directory on a disk for what must survive a reboot.", "chosen by the store"
+    )
+    engine_type: str = _row(NAME, "web", "Type of this engine: routers can ask for one.")
+    virtual_server: str = _row(
+        NAME, "default", "Application or tenant: sessions of different ones are apart."
+    )
+    backups: int = _row(
+        count(0, 7),
+        1,
+        "Copies of a session on other nodes that a change waits for (k).",
+        "1; 2 from four configured nodes",
+    )
+    min_copies: int = _row(
+        count(0, 7), 0, "With fewer copies than this a change is answered with 503."
+    )
+    consistency: str = _row(
+        choice(
+            "available",
+            refused={"quorum": "views agreed by a majority do not exist in this version"},
+        ),
+        "available",
+        "What a partition does: in `available` each side goes on serving.",
+    )
+    reads: str = _row(
+        choice(
+            "local",
+            refused={"confirmed": "reads confirmed by the backups do not exist in this version"},
+        ),
+        "local",
+        "Reads answer from the primary's memory, never older than the client has seen.",
+    )
+    concurrency: str = _row(
+        choice("merge", refused={"serialize": NOT_SERIAL, "reject": NOT_SERIAL}),
+        "merge",
+        "What happens to requests of one session at the same time: their changes are merged.",
+    )
+    heartbeat: float = _row(INTERVAL, 0.25, "How often a member asks the members it watches.")
+    suspect_after: float = _row(
+        INTERVAL, 1.0, "A member that is silent for so long is suspected to be dead."
+    )
+    confirm_after: float = _row(
+        INTERVAL, 0.5, "How long another member may take to confirm a suspicion."
+    )
+    discovery_time: float = _row(
+        DURATION, 2.0, "How long a starting node looks for a cluster before it forms its own."
+    )
+    trust_refused: str = _row(
+        choice("same-host", "always"),
+        "same-host",
+        "When a refused connection proves at once that a node is dead: for addresses of the same"
+        " host, or always (where no firewall and no proxy refuses in the node's place).",
+    )
+    commit_timeout: float = _row(
+        INTERVAL, 2.0, "How long a change waits for its backups before 503; outcome unknown."
+    )
+    acquire_timeout: float = _row(
+        INTERVAL, 3.0, "How long a request waits for its session before 503; nothing changed."
+    )
+    heal_after: float = _row(
+        DURATION,
+        30.0,
+        "How long a dead node may stay away before its copies are made elsewhere; 0: at once,"
+        " `never`: by hand.",
+    )
+    forget_after: float = _row(
+        DURATION,
+        0.0,
+        "How long a request is refused because an absent node may hold its session.",
+        "`heal_after`",
+    )
+    drain_timeout: float = _row(
+        DURATION, 20.0, "How long a stop may take; less than the server's own grace period."
+    )
+    idle_timeout: float = _row(INTERVAL, 1800.0, "A session that is not used for so long ends.")
+    lifetime: float = _row(
+        DURATION, 43200.0, "A session ends so long after its start, used or not; `never`: no end."
+    )
+    route_cookie: str = _row(
+        COOKIE_NAME,
+        "hsr",
+        "Name of the cookie that tells routers and nodes where the client's sessions are.",
+    )
+    health_path: str = _row(
+        HEALTH_PATH,
+        "",
+        "Where the application's port answers `healthz` and `readyz`, for instance `/`.",
+        "off",
+    )
+    session_bytes: int = _row(size(1024), 64 * 1024, "Most bytes of one session.")
+    elements: int = _row(count(1, 65536), 256, "Most elements (top-level keys) of one session.")
+    depth: int = _row(count(1, 64), 16, "How deep values of a session may be nested.")
+
+    description: Description = field(default_factory=Description, repr=False)
+    """The nodes that are written down, in `nodes` or in `[[node]]` tables; without: none."""
+
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Where each value came from, for `explain`."""
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:
+        """The settings of this process; a keyword that is None counts as not given.
+
+        Raises:
+            InvalidSettings: every mistake found, each with its setting, value and remedy.
+        """
+        return _Loading(os.environ if environ is None else environ, keywords).finish()
+
+    @classmethod
+    def observe(cls, environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:
+        """The settings of a router or a command: no node of the cluster, listens for nobody.
+
+        Raises:
+            InvalidSettings: as `load`.
+        """
+        environ = os.environ if environ is None else environ
+        return _Loading(environ, keywords, member=False).finish()
+
+    def reloaded(self) -> Settings:
+        """The same settings with `secret_file` read again.
+
+        Raises:
+            InvalidSettings: the file cannot be read, or a secret in it is refused.
+        """
+        if self.secret_file is None:
+            return self
+        try:
+            secrets = read_secrets(self.secret_file)
+        except ValueError as error:
+            raise InvalidSettings([f"`secret_file` = {str(self.secret_file)!r} {error}"]) from error
+        if problems := list(weaknesses(secrets, f"in {self.secret_file}")):
+            raise InvalidSettings(problems)
+        return replace(self, secret=secrets)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether this node listens for others."""
+        return bool(self.listen)
+
+    @property
+    def insecure_loopback(self) -> bool:
+        """Whether the cluster does without a secret because it never leaves this host."""
+        return self.secret == (INSECURE_LOOPBACK.encode(),)
+
+    def keys(self, label: bytes) -> tuple[bytes, ...]:
+        """A 32-byte key for each secret, for the use `label` (sessionha.keys); the first signs."""
+        return tuple(hkdf(secret, label) for secret in self.secret)
+
+    def explain(self) -> list[Explained]:
+        """Every setting with its value and where it came from; secrets only as `set`."""
+        return [
+            Explained(name, _shown(row, getattr(self, name)), self.origins.get(name, "default"))
+            for name, row, _ in table()
+        ]
+
+
+class Explained(NamedTuple):
+    """One setting as a person reads it."""
+
+    name: str
+    value: str
+    origin: str
+
+
+def table() -> list[tuple[str, Row, str]]:
+    """Every setting in order: its name, its row and its default in words."""
+    return [(f.name, f.metadata["row"], _default_shown(f)) for f in fields(Settings) if _is_row(f)]
+
+
+def markdown() -> str:
+    """The reference of all settings, as `docs/settings.md` holds it."""
+    rows = [
+        f"| `{name}` | {row.kind.name} | {default or '–'} | {row.meaning} |"
+        for name, row, default in table()
+    ]
+    rules = [f"- {relation.meaning}." for relation in RELATIONS]
+    return "\n".join([_PREFACE, *rows, "", "## Checked together", "", *rules, ""])
+
+
+_PREFACE: Final = """\
+# Settings
+
+A value comes from the first of: a keyword in the application, the environment variable
+`SESSIONHA_<NAME>`, the table `[cluster]` of the TOML file that `config` names, the default. An
+unknown name is an error that suggests the nearest; all mistakes are reported at once, at start.
+`sessionha config` prints every value and where it came from.
+
+A *duration* is a number of seconds or text such as `250ms`, `30s`, `5min`, `12h`, `14d`, `never`; a
+*size* is a number of bytes or text such as `64KiB`, `256MiB`, `1GiB`; a *name* has 1 to 64 letters,
+digits, `.`, `_` or `-`.
+
+This page is written by `make docs` from the table in `sessionha/settings.py`.
+
+| name | type | default | meaning |
+|---|---|---|---|"""
+
+
+# --- relations ------------------------------------------------------------------------------------
+
+
+class Relation(NamedTuple):
+    """What must hold between settings."""
+
+    names: tuple[str, ...]
+    holds: Callable[[Settings], bool]
+    meaning: str
+
+
+def _patient(settings: Settings, timeout: float) -> bool:
+    return timeout > settings.suspect_after + settings.confirm_after
+
+
+RELATIONS: Final = (
+    Relation(
+        ("suspect_after", "heartbeat"),
+        lambda s: s.suspect_after >= 3 * s.heartbeat,
+        "`suspect_after` must be at least three times `heartbeat`: one lost answer is no death",
+    ),
+    Relation(
+        ("commit_timeout", "suspect_after", "confirm_after"),
+        lambda s: _patient(s, s.commit_timeout),
+        "`commit_timeout` must be longer than `suspect_after` + `confirm_after`: a change outlives"
+        " the death of a backup",
+    ),
+    Relation(
+        ("acquire_timeout", "suspect_after", "confirm_after"),
+        lambda s: _patient(s, s.acquire_timeout),
+        "`acquire_timeout` must be longer than `suspect_after` + `confirm_after`: a request"
+        " outlives the death of its primary",
+    ),
+    Relation(
+        ("heal_after", "suspect_after", "confirm_after"),
+        lambda s: s.heal_after == 0 or _patient(s, s.heal_after),
+        "`heal_after` must be 0 or longer than `suspect_after` + `confirm_after`",
+    ),
+    Relation(
+        ("forget_after", "heal_after"),
+        lambda s: s.forget_after >= s.heal_after,
+        "`forget_after` must not be shorter than `heal_after`: a node is awaited as long as its"
+        " seats are",
+    ),
+    Relation(
+        ("drain_timeout", "commit_timeout"),
+        lambda s: s.drain_timeout > s.commit_timeout,
+        "`drain_timeout` must be longer than `commit_timeout`: a stop lets changes finish",
+    ),
+    Relation(
+        ("lifetime", "idle_timeout"),
+        lambda s: s.lifetime >= s.idle_timeout,
+        "`lifetime` must not be shorter than `idle_timeout`",
+    ),
+    Relation(
+        ("min_copies", "backups"),
+        lambda s: s.min_copies <= s.backups,
+        "`min_copies` must not be greater than `backups`: every change would be refused",
+    ),
+    Relation(
+        ("session_bytes", "store_size"),
+        lambda s: s.session_bytes * 8 <= s.store_size,
+        "`session_bytes` must not be more than an eighth of `store_size`",
+    ),
+    Relation(
+        ("listen", "admin"),
+        lambda s: not s.listen or s.listen != s.admin,
+        "`admin` must not be the address of `listen`: peers and people do not share a port",
+    ),
+)
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+class _Given(NamedTuple):
+    """A value as it was given, and where."""
+
+    value: object
+    origin: str
+    rank: int
+    """0 keyword, 1 environment, 2 file: the lowest wins."""
+
+
+class _Loading:
+    """One reading of all sources; collects every mistake before it complains."""
+
+    def __init__(
+        self, environ: Mapping[str, str], keywords: Mapping[str, object], *, member: bool = True
+    ) -> None:
+        self._member = member
+        self._rows = {name: row for name, row, _ in table()}
+        self._problems: list[str] = []
+        self._failed: set[str] = set()
+        self._given: dict[str, _Given] = {}
+        self._values: dict[str, Any] = {}
+        self._file: dict[str, object] = {}
+        self._take_keywords(keywords)
+        self._take_environment(environ)
+        self._take_file()
+
+    def finish(self) -> Settings:
+        """The checked settings. Raises InvalidSettings."""
+        for name in self._given:
+            self._read(name)
+        description = self._describe()
+        self._resolve_node(description)
+        self._resolve_secret()
+        self._resolve_addresses(description)
+        self._resolve_numbers(description)
+        settings = Settings(
+            **self._values,
+            description=description,
+            origins=MappingProxyType({name: given.origin for name, given in self._given.items()}),
+        )
+        self._check(settings)
+        if self._problems:
+            raise InvalidSettings(self._problems)
+        return settings
+
+    # sources
+
+    def _take_keywords(self, keywords: Mapping[str, object]) -> None:
+        for name, value in keywords.items():
+            if value is not None:
+                self._take(name, _Given(value, "keyword", 0), name, self._rows)
+
+    def _take_environment(self, environ: Mapping[str, str]) -> None:
+        known = [ENVIRONMENT + name.upper() for name in self._rows]
+        for variable in sorted(environ):
+            if variable.startswith(ENVIRONMENT) and environ[variable].strip():
+                name = variable.removeprefix(ENVIRONMENT).lower()
+                given = _Given(environ[variable], f"environment {variable}", 1)
+                self._take(name, given, variable, known)
+
+    def _take_file(self) -> None:
+        if "config" not in self._given or (path := self._read("config")) is None:
+            return
+        try:
+            self._file = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self._fail("config", f"cannot be read ({error.strerror}): correct the path")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self._fail("config", f"is not TOML: {error}")
+        cluster = self._file.get("cluster", {})
+        if not isinstance(cluster, dict):
+            self._problems.append(f"{path}: `cluster` must be a table: [cluster]")
+            return
+        self._problems += [
+            f"{path}: [{name}] is not a table that sessionha knows; it reads [cluster] and [[node]]"
+            for name in self._file
+            if name not in ("cluster", "node")
+        ]
+        for name, value in cluster.items():
+            self._take(name, _Given(value, f"file {path}", 2), f"{path}: {name}", self._rows)
+
+    def _take(self, name: str, given: _Given, written: str, known: Any) -> None:
+        if name not in self._rows or (name == "config" and given.rank == 2):
+            near = get_close_matches(written.rpartition(" ")[2], list(known), n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "`sessionha config` lists all settings"
+            self._problems.append(f"`{written}` is not a setting of sessionha: {hint}")
+        elif name not in self._given or given.rank < self._given[name].rank:
+            self._given[name] = given
+
+    # values
+
+    def _read(self, name: str) -> Any:
+        """The value that was given for a setting, None when it is refused or absent."""
+        if name in self._given and name not in self._values and name not in self._failed:
+            try:
+                self._values[name] = self._rows[name].kind.read(self._given[name].value)
+            except ValueError as error:
+                self._fail(name, str(error))
+        return self._values.get(name)
+
+    def _fail(self, name: str, why: str) -> None:
+        given = self._given[name]
+        value = repr(given.value)
+        if name == "secret" or "@" in value:  # a URL of nodes may carry a password
+            value = "(hidden)"
+        self._problems.append(f"`{name}` = {value} ({given.origin}) {why}")
+        self._failed.add(name)
+        self._values.pop(name, None)
+
+    def _describe(self) -> Description:
+        """The configured nodes: `nodes`, else the `[[node]]` tables of the file."""
+        tables = self._file.get("node", [])
+        if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+            self._problems.append(f"{self._values['config']}: write each node as a [[node]] table")
+            tables = []
+        try:
+            if "nodes" in self._values:
+                return Description.parse(self._values["nodes"])
+            if tables:
+                return Description.of_tables(tables)
+        except InvalidSettings as error:
+            self._problems += error.problems
+            self._failed.add("nodes")
+        return Description()
+
+    def _resolve_node(self, description: Description) -> None:
+        if "node" not in self._given:
+            host = socket.gethostname()
+            if self._member and not is_name(host):
+                self._problems.append(
+                    f"`node` is not set and the host's name {host!r} cannot be one:"
+                    " set SESSIONHA_NODE"
+                )
+                self._failed.add("node")
+                return
+            self._values["node"] = host
+        node = self._values.get("node")
+        if not self._member or not description.nodes or node is None:
+            return
+        if description.node(node) is None:
+            self._problems.append(
+                f"`node` = {node!r} is not one of the configured nodes"
+                f" ({', '.join(description.order)}): set SESSIONHA_NODE to this node's ID, or add"
+                " it to `nodes`"
+            )
+            self._failed.add("node")
+
+    def _resolve_secret(self) -> None:
+        secret, file = self._given.get("secret"), self._given.get("secret_file")
+        if secret and file and secret.rank == file.rank:
+            self._problems.append(
+                f"`secret` and `secret_file` are both given ({secret.origin}): leave one out"
+            )
+        elif secret and file and secret.rank < file.rank:
+            del self._given["secret_file"]
+            self._values.pop("secret_file", None)
+        elif file:
+            self._read_secret_file(file)
+
+    def _read_secret_file(self, file: _Given) -> None:
+        self._given["secret"] = file
+        path = self._values.get("secret_file")
+        try:
+            self._values["secret"] = () if path is None else read_secrets(path)
+        except ValueError as error:
+            self._fail("secret_file", str(error))
+        if not self._values.get("secret"):
+            self._failed.add("secret")
+
+    def _resolve_addresses(self, description: Description) -> None:
+        if not self._member:
+            self._values.update(listen="", advertise="", admin=self._values.get("admin", ""))
+            return
+        own = description.addresses.get(self._values.get("node", ""), "")
+        if "listen" not in self._given and description.nodes:
+            port = own.rpartition(":")[2] or PEER_PORT
+            self._values["listen"] = own if own and _is_loopback(own) else f"0.0.0.0:{port}"
+        listen = self._values.get("listen", "")
+        if "advertise" not in self._given and listen:
+            self._values["advertise"] = own or _advertised(listen)
+        if "admin" not in self._given and listen:
+            self._values["admin"] = f"127.0.0.1:{ADMIN_PORT}"
+
+    def _resolve_numbers(self, description: Description) -> None:
+        if "backups" not in self._given and len(description.nodes) >= 4:
+            self._values["backups"] = 2
+        if "forget_after" not in self._given:
+            self._values["forget_after"] = self._values.get("heal_after", Settings.heal_after)
+
+    # checks
+
+    def _check(self, settings: Settings) -> None:
+        for relation in RELATIONS:
+            if not self._failed.intersection(relation.names) and not relation.holds(settings):
+                values = ", ".join(
+                    f"{name} = {_shown(self._rows[name], getattr(settings, name))}"
+                    for name in relation.names
+                )
+                self._problems.append(f"{relation.meaning} ({values})")
+        self._check_backups(settings)
+        self._check_secret(settings)
+        self._check_peers(settings)
+
+    def _check_backups(self, settings: Settings) -> None:
+        others = len(settings.description.nodes) - 1
+        if others > 0 and settings.backups > others and "backups" not in self._failed:
+            self._problems.append(
+                f"`backups` = {settings.backups} is more than the {others} other configured"
+                " nodes: lower it or add nodes"
+            )
+
+    def _check_secret(self, settings: Settings) -> None:
+        if "secret" in self._failed:
+            return
+        if settings.insecure_loopback:
+            self._check_loopback(settings)
+            return
+        self._problems += weaknesses(settings.secret, "")
+        if not settings.secret and (settings.listen or settings.description.nodes):
+            self._problems.append(
+                "`secret` is not set, and nodes do not trust each other without one: set"
+                " SESSIONHA_SECRET to what `sessionha secret` prints, the same on every node"
+            )
+
+    def _check_loopback(self, settings: Settings) -> None:
+        named = [("nodes", address) for address in settings.description.addresses.values()]
+        named += [("listen", settings.listen), ("advertise", settings.advertise)]
+        self._problems += [
+            f"`secret` = {INSECURE_LOOPBACK!r} is for loopback addresses only, but `{name}` has"
+            f" {address}: set a secret that `sessionha secret` printed"
+            for name, address in named
+            if address and not _is_loopback(address)
+        ]
+
+    def _check_peers(self, settings: Settings) -> None:
+        off = self._member and not settings.listen and "listen" not in self._failed
+        if off and settings.description.nodes:
+            self._problems.append(
+                "`listen` is off, but nodes are configured, which must reach this one: set an"
+                " address"
+            )
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether `host:port` is never left for another machine."""
+    return same_host(address, "127.0.0.1:1")
+
+
+def _advertised(listen: str) -> str:
+    """Where peers reach a listener: its own address, or the host's when it listens on all."""
+    host, _, port = listen.rpartition(":")
+    if host not in ("0.0.0.0", "[::]"):
+        return listen
+    # Choosing a route for a datagram socket sends nothing; it tells which address would be used.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): nobody's address
+            return f"{probe.getsockname()[0]}:{port}"
+        except OSError:
+            return f"127.0.0.1:{port}"
+
+
+def _is_row(column: Field[Any]) -> bool:
+    return "row" in column.metadata
+
+
+def _default_shown(column: Field[Any]) -> str:
+    row: Row = column.metadata["row"]
+    if row.shown or column.default is MISSING or column.default in (None, "", ()):
+        return row.shown
+    return f"`{row.kind.show(column.default)}`"
+
+
+def _shown(row: Row, value: object) -> str:
+    return "" if value is None else row.kind.show(value)
