@@ -9,6 +9,7 @@ SessionHAError
 │   ├── SessionRevoked         destroyed or revoked while this request ran
 │   ├── SessionTooLarge        size and limit; nothing was changed
 │   ├── ElementNotEncodable    which element, which type; nothing was changed
+│   ├── ElementNotReadable     which element, why; the others are fine, and it is kept as it is
 │   └── StoreFull              size and limit, and the setting that raises it; nothing was changed
 ├── StoreError               the store cannot be used: which file, why, and what to do
 └── PeerError                a remote fault; never reaches an application
@@ -85,6 +86,17 @@ class ElementNotEncodable(SessionError, TypeError):
         reason = why or "store plain values (str, int, list, dict, datetime, Decimal, UUID, …)"
         super().__init__(
             f"session[{element!r}] holds a {type_name}, which cannot be stored; {reason}"
+        )
+
+
+class ElementNotReadable(SessionError):
+    """An element cannot be decoded here; it is kept as it is, and the others are usable."""
+
+    def __init__(self, element: str, why: str) -> None:
+        self.element = element
+        super().__init__(
+            f"session[{element!r}] cannot be read: {why}; it stays as it is until this"
+            " application, or a newer one, assigns or deletes it"
         )
 
 

@@ -83,8 +83,8 @@ class Route(NamedTuple):
 class _Opaque(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     group: bytes
     view: int
-    node: str
     attempt: int
+    node: str
     version: int
     cluster: str
 
@@ -114,9 +114,9 @@ class RouteCookies:
 
         More than eight servers are cut. A server name that is none is a mistake of ours.
         """
-        (view, node, attempt), version = route.position
+        epoch, version = route.position
         opaque = msgspec.msgpack.encode(
-            _Opaque(route.group, view, node, attempt, version, route.cluster)
+            _Opaque(route.group, epoch.view, epoch.attempt, epoch.node, version, route.cluster)
         )
         names = "~".join(route.servers[:ROUTE_SERVERS])
         text = f"1.{names}.{encode64(opaque)}.{self._kid}"
@@ -147,7 +147,9 @@ class RouteCookies:
             return None
         if len(opaque.group) != GROUP_BYTES:
             return None
-        position = Position(Epoch(opaque.view, opaque.node, opaque.attempt), opaque.version)
+        position = Position(
+            Epoch(view=opaque.view, attempt=opaque.attempt, node=opaque.node), opaque.version
+        )
         return Route(tuple(match[1].split("~")), opaque.group, position, opaque.cluster)
 
 
