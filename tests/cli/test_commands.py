@@ -1,0 +1,113 @@
+"""The command line: what each command prints, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sessionha import __version__
+from sessionha.cli import main
+from sessionha.cli.extras import MissingExtra, needs
+from sessionha.settings import Settings
+
+Output = pytest.CaptureFixture[str]
+
+
+def test_version(capsys: Output) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sessionha {__version__}\n"
+
+
+def test_a_printed_secret_is_good_for_a_cluster(capsys: Output) -> None:
+    assert main(["secret"]) == 0
+
+    Settings.load({}, listen="10.0.0.1:7946", secret=capsys.readouterr().out.strip())
+
+
+def test_config_prints_every_setting_with_its_value_and_origin(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSIONHA_HEARTBEAT", "100ms")
+
+    assert main(["config"]) == 0
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["heartbeat", "0.1", "s", "environment", "SESSIONHA_HEARTBEAT"] in lines
+    assert ["depth", "16", "default"] in lines
+
+
+def test_config_never_prints_a_secret(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "4f1c8e0b7a2d96e35c0f8a1b7d4e29c6"
+    monkeypatch.setenv("SESSIONHA_SECRET", secret)
+
+    assert main(["config", "--json"]) == 0
+
+    out = capsys.readouterr().out
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert secret not in out
+    assert rows["secret"] == {
+        "name": "secret",
+        "value": "set",
+        "origin": "environment SESSIONHA_SECRET",
+    }
+
+
+def test_config_reports_every_mistake_and_exits_2(capsys: Output, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[cluster]\nbackup = 1\nconsistency = "quorum"\n', encoding="utf-8")
+
+    assert main(["config", "--config", str(file)]) == 2
+
+    message = capsys.readouterr().err
+    assert "did you mean `backups`?" in message
+    assert "`consistency`" in message
+
+
+def test_config_prints_the_reference(capsys: Output) -> None:
+    assert main(["config", "--markdown"]) == 0
+    assert "| `heartbeat` | duration | `0.25 s` |" in capsys.readouterr().out
+
+
+def test_an_unknown_command_exits_2(capsys: Output) -> None:
+    assert main(["secrets"]) == 2
+    assert "secrets" in capsys.readouterr().err
+
+
+def test_a_command_whose_extra_is_missing_names_it() -> None:
+    with (
+        pytest.raises(MissingExtra, match=r"pip install 'sessionha\[router\]'"),
+        needs("router", "the router"),
+    ):
+        raise ModuleNotFoundError("No module named 'aiohttp.web'", name="aiohttp.web")
+
+
+def test_a_missing_module_of_ours_is_no_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError), needs("router", "the router"):
+        raise ModuleNotFoundError("No module named 'sessionha.x'", name="sessionha.x")
+
+
+@pytest.fixture
+def without_typer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "sessionha.cli.commands", raising=False)
+
+
+@pytest.mark.usefixtures("without_typer")
+def test_without_its_extra_the_command_line_still_knows_its_version(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"sessionha {__version__}\n"
+
+
+@pytest.mark.usefixtures("without_typer")
+@pytest.mark.parametrize("words", [[], ["secret"], ["config", "--json"]])
+def test_without_its_extra_every_command_names_it_and_exits_2(
+    capsys: Output, words: list[str]
+) -> None:
+    assert main(words) == 2
+    assert "sessionha[cli]" in capsys.readouterr().err
