@@ -45,7 +45,7 @@ class Body:
         if self._length is not None and self._length <= min(SMALL, self._limit):
             while not self.complete:
                 await self._read()
-        if self.complete and self.replayable:
+        if self.complete and self.replayable and self._size <= SMALL:
             return b"".join(self._kept)
         return self._stream()
 

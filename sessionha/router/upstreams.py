@@ -21,7 +21,7 @@ class Exchange(Protocol):
     """A request or websocket that runs on an upstream."""
 
     def node_lost(self) -> None:
-        """The cluster excluded the node because it was silent."""
+        """The cluster excluded the node: it may be dead, stopped or cut off."""
         ...
 
 
@@ -58,8 +58,7 @@ class Upstreams:
     def view_changed(self, view: View) -> None:
         """Follow a new view: newcomers are up, and what ran on an excluded node is abandoned.
 
-        A node that is absent by proof is left alone: one that said goodbye finishes its
-        requests, and the connections to one whose host refused are broken already.
+        A node that said goodbye is left alone: it finishes its requests.
         """
         old, before = self.view, self._by_name
         self.view = view
@@ -69,8 +68,7 @@ class Upstreams:
         }
         self._ailing.intersection_update(self._by_name.values())
         for upstream in before.values():
-            node = upstream.target.node
-            if view.member(node) is None and node not in view.absent:
+            if _was_excluded(view, upstream.target.node):
                 for exchange in tuple(upstream.exchanges):
                     exchange.node_lost()
         self._changed.set()
@@ -142,3 +140,9 @@ class Upstreams:
                 await self._changed.wait()
         except TimeoutError:
             return
+
+
+def _was_excluded(view: View, node: str) -> bool:
+    if view.member(node) is not None:
+        return False
+    return dict(view.departed).get(node) not in ("left", "returning")
