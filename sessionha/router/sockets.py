@@ -64,6 +64,7 @@ class SocketExchange:
         for name in _HANDSHAKE:  # each hop shakes hands by itself
             self._headers.popall(name, None)
         self._clock: asyncio.Timeout | None = None
+        self._client_closed = False
 
     async def run(self, candidates: Callable[[], Iterator[Upstream]]) -> None:
         """Carry messages until one side closes; nothing is repeated once a side accepted."""
@@ -111,6 +112,8 @@ class SocketExchange:
         try:
             async with asyncio.timeout(None) as self._clock:
                 await self._downward(socket)
+                if self._client_closed:
+                    await upward  # it is telling the upstream why
         except TimeoutError:
             await self._send({"type": "websocket.close", "code": GOING_AWAY})
         finally:
@@ -123,6 +126,7 @@ class SocketExchange:
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
+                self._client_closed = True
                 code = message.get("code") or NO_CODE
                 code = GOING_AWAY if code in _UNSENDABLE else code
                 await socket.close(code=code, message=(message.get("reason") or "").encode())
@@ -150,7 +154,7 @@ class SocketExchange:
                 await self._send(close)
                 return
             elif message.type is not aiohttp.WSMsgType.CONTINUATION:
-                if not socket.closed or socket.close_code == ABNORMAL:
+                if not self._client_closed:
                     await self._send({"type": "websocket.close", "code": GOING_AWAY})
                 return
 

@@ -53,8 +53,8 @@ def closed_port() -> int:
 async def serving(application: Application, http: Any = "auto") -> AsyncIterator[str]:
     """The application behind a real uvicorn on a free port of loopback; gives its URL."""
     config = uvicorn.Config(
-        application, http=http, log_config=None, access_log=False, lifespan="off", proxy_headers=False,
-        date_header=False, server_header=False, timeout_graceful_shutdown=1,
+        application, http=http, log_config=None, access_log=False, lifespan="off",
+        proxy_headers=False, date_header=False, server_header=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
@@ -131,7 +131,7 @@ class RawServer:
         writer.close()
 
     async def head(self, reader: asyncio.StreamReader) -> bytes:
-        head = await reader.readuntil(b"\r\n\r\n")
+        head: bytes = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
         return head
 

@@ -22,7 +22,7 @@ def view() -> View:
 
 
 @pytest.mark.parametrize(
-    "servers,health,expected",
+    ("servers", "health", "expected"),
     [
         (("n3", "n1"), {}, "n3 n1 n2 n4"),
         (("n3", "n1"), {"n3": Standing("down")}, "n1 n2 n4 n3"),
@@ -147,7 +147,7 @@ def test_a_request_for_a_type_reaches_only_servers_that_have_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "accepted,idempotent,replayable,allowed",
+    ("accepted", "idempotent", "replayable", "allowed"),
     [
         (False, False, True, True),
         (False, True, True, True),
@@ -161,6 +161,4 @@ def test_only_what_was_never_accepted_or_is_idempotent_is_repeated(
     accepted: bool, idempotent: bool, replayable: bool, allowed: bool
 ) -> None:
     """R14"""
-    assert (
-        may_repeat(accepted=accepted, idempotent=idempotent, replayable=replayable) is allowed
-    )
+    assert may_repeat(accepted=accepted, idempotent=idempotent, replayable=replayable) is allowed

@@ -10,6 +10,7 @@ import pytest
 
 from sessionha.router.affinity import RETRY_ELSEWHERE, RETRY_HEADER
 from sessionha.router.upstreams import Upstreams
+from sessionha.view import EngineAddress
 from tests.router.conftest import (
     RawServer,
     Receive,
@@ -69,9 +70,7 @@ async def test_a_new_view_reroutes_at_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 5, 200_000, 3_000_000])
-async def test_a_refused_post_goes_to_the_next_with_its_whole_body(
-    world: World, size: int
-) -> None:
+async def test_a_refused_post_goes_to_the_next_with_its_whole_body(world: World, size: int) -> None:
     n2 = await world.node("n2")
     await world.route(dead("n1"), member("n2", n2.url))
     status, text = await world.request(
@@ -168,15 +167,14 @@ async def test_a_server_that_closes_an_idle_connection_keeps_its_client(world: W
 
 
 async def test_a_request_that_kills_every_server_does_not_visit_them_all(world: World) -> None:
-    servers = []
-    for _ in range(5):
-        server, url = await world.raw(lambda reader, writer: die_after_reading(servers[0], reader))
-        servers.append(server)
-        world.urls = [*getattr(world, "urls", []), url]  # type: ignore[attr-defined]
-    urls = world.urls  # type: ignore[attr-defined]
-    await world.route(*(member(f"n{i}", url) for i, url in enumerate(urls)))
+    async def read_and_close(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+
+    heads: list[bytes] = []
+    urls = [(await world.raw(read_and_close))[1] for _ in range(5)]
+    await world.route(*(member(f"n{number}", url) for number, url in enumerate(urls)))
     assert (await world.request("GET"))[0] == 502
-    assert len(servers[0].heads) == 4
+    assert len(heads) == 4
 
 
 # --- a stopped node ------------------------------------------------------------------------------
@@ -278,7 +276,9 @@ async def test_when_all_pass_a_request_on_it_is_offered_again_until_one_takes_it
         node.respond = passing_on()
 
     async def on_second_thought(scope: Scope, receive: Receive, send: Send) -> None:
-        await (reply(send, b"now") if len(nodes[1].seen) > 1 else passing_on()(scope, receive, send))
+        await (
+            reply(send, b"now") if len(nodes[1].seen) > 1 else passing_on()(scope, receive, send)
+        )
 
     nodes[1].respond = on_second_thought
     assert await world.request("GET", "/", route_cookie("n1", "n2")) == (200, "now")
@@ -311,8 +311,6 @@ async def test_no_server_left_is_503_with_the_reason_and_retry_after(world: Worl
 async def test_no_server_of_the_wanted_type_is_503_with_the_reason(world: World) -> None:
     """system 1 (d)"""
     n1 = await world.node("n1")
-    from sessionha.view import EngineAddress
-
     await world.route(
         member("n1", n1.url, engines=(EngineAddress("0", "web"),)), engine_types={"/api": "api"}
     )
