@@ -47,13 +47,15 @@ _ELSEWHERE = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name at its first use, so that `import sessionha` stays cheap."""
-    if name.startswith("_") or name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_ELSEWHERE.get(name, "sessionha.errors")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw it would accept every misspelt name
+
+    def __getattr__(name: str) -> object:
+        """Import a public name at its first use, so that `import sessionha` stays cheap."""
+        if name.startswith("_") or name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_ELSEWHERE.get(name, "sessionha.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

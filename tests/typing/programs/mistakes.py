@@ -1,0 +1,17 @@
+"""Mistakes that the types must find, each on a line that ends in `# wrong`."""
+
+from starlette.applications import Starlette
+
+import sessionha
+from sessionha import SessionMiddleware, SessionTooLarge
+
+app = Starlette()
+
+SessionMiddleware(app, secret_key=17)  # wrong
+SessionMiddleware(app, secret_key="x", https_only="yes")  # wrong
+app.add_middleware(SessionMiddleware, secret_key=None)  # wrong
+misspelt = sessionha.Sesion  # wrong
+
+
+def limit(error: SessionTooLarge) -> str:
+    return error.limit  # wrong
