@@ -85,6 +85,7 @@ def keep(name: str, report: Mapping[str, Any]) -> Path:
     """Write a report into the results, named by benchmark and minute; its file."""
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
     file = RESULTS / f"{name}-{stamp}.json"
+    RESULTS.mkdir(exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n")
     return file
 

@@ -45,6 +45,15 @@ class Sample(NamedTuple):
     """Microseconds, with all connections busy."""
 
 
+class Thread(NamedTuple):
+    """What one thread of wrk, and so one session, saw."""
+
+    answered: int
+    wrong: int
+    took: float
+    cookies: str
+
+
 @dataclass
 class Run:
     """What the rounds found so far."""
@@ -205,23 +214,35 @@ def _one(
     before = [client.login() for client in clients]
     seconds = 1 if warm_up else plan.seconds
     output = _wrk(port, route, seconds, [client.header() for client in clients], processes)
-    sample, threads, broken = _parse(output)
-    label = f"{variant} {route}"
-    wrong = sum(thread.wrong for thread in threads) + broken
-    if wrong:
-        run.errors.append(f"{label}: {wrong} answers were not 200")
+    sample, threads, broken = parse(output)
     writes = [thread.answered if route == "write" else 0 for thread in threads]
-    if variant == application.BARE:  # one state for all clients, as it has no sessions
-        before, writes = before[:1], [sum(writes)]
-    for client, thread, start, wrote in zip(clients, threads, before, writes, strict=False):
+    counters = []
+    for client, thread, start in zip(clients, threads, before, strict=True):
         client.take(thread.cookies)
-        found = client.counter()
-        if found != start + wrote:
-            run.errors.append(f"{label}: counter {found} after {wrote} writes from {start}")
+        counters.append(client.counter() - start)
+    if variant == application.BARE:  # without sessions all clients share one state
+        writes, counters = [sum(writes)], counters[:1]
+    pairs = list(zip(writes, counters, strict=True))
+    run.errors += mistakes(f"{variant} {route}", threads, broken, pairs)
     for client in clients:
         client.close()
     if not warm_up:
         run.samples.setdefault((variant, route), []).append(sample)
+
+
+def mistakes(
+    label: str, threads: Sequence[Thread], broken: int, counters: Sequence[tuple[int, int]]
+) -> list[str]:
+    """Why a run does not count; `counters` pairs the writes of a session with what it says."""
+    found = []
+    wrong = sum(thread.wrong for thread in threads) + broken
+    if wrong:
+        found.append(f"{label}: {wrong} answers were not 200")
+    return found + [
+        f"{label}: a counter of {counter} after {writes} writes"
+        for writes, counter in counters
+        if counter != writes
+    ]
 
 
 def _wrk(port: int, route: str, seconds: int, cookies: Sequence[str], processes: Processes) -> str:
@@ -238,16 +259,8 @@ def _wrk(port: int, route: str, seconds: int, cookies: Sequence[str], processes:
     return output.decode()
 
 
-class Thread(NamedTuple):
-    """What one thread of wrk, and so one session, saw."""
-
-    answered: int
-    wrong: int
-    took: float
-    cookies: str
-
-
-def _parse(output: str) -> tuple[Sample, list[Thread], int]:
+def parse(output: str) -> tuple[Sample, list[Thread], int]:
+    """The sample, the threads, and how many connections broke."""
     threads: list[Thread] = []
     p50 = p99 = broken = 0
     for line in output.splitlines():

@@ -1,0 +1,109 @@
+"""The benchmarks measure what they say, and do not accept a run that lost a write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from benchmarks import application, figures, load
+from benchmarks.__main__ import arguments, main
+from benchmarks.processes import NotStarted, Processes
+
+
+def run_of(**rates: list[float]) -> load.Run:
+    """A run in which each variant had these rates, the same for both routes."""
+    plan = load.Plan(tuple(rates), rounds=2)
+    run = load.Run(plan)
+    for variant, values in rates.items():
+        for route in load.ROUTES:
+            run.samples[variant, route] = [load.Sample(value, 100, 200) for value in values]
+    return run
+
+
+def test_a_ratio_is_made_round_by_round() -> None:
+    """A slow second round, slow for both, does not change the ratio."""
+    run = run_of(bare=[1000.0, 100.0, 10.0], cookie=[500.0, 50.0, 5.0])
+    found = load.report(run)
+    assert found["ratios"]["cookie"] == {"read": 0.5, "write": 0.5}
+    assert next(iter(found)) == "ratios"
+
+
+def test_goals_compare_sessionha_with_each_other_variant() -> None:
+    run = run_of(
+        **{"bare": [100.0], "cookie": [60.0], "starsessions-redis": [20.0], "sessionha": [65.0]}
+    )
+    met = {(goal["route"], goal["over"]): goal["met"] for goal in load.report(run)["goals"]}
+    assert met == {
+        ("read", "starsessions-redis"): False,
+        ("write", "starsessions-redis"): True,
+        ("read", "cookie"): True,
+        ("write", "cookie"): True,
+    }
+
+
+def test_lost_doubled_and_failed_writes_are_errors() -> None:
+    thread = load.Thread(answered=5, wrong=0, took=1.0, cookies="")
+    failed = load.Thread(answered=5, wrong=2, took=1.0, cookies="")
+    assert load.mistakes("x", [thread], 0, [(5, 5)]) == []
+    assert load.mistakes("x", [thread], 0, [(5, 4)]) == ["x: a counter of 4 after 5 writes"]
+    assert load.mistakes("x", [thread], 0, [(5, 6)]) == ["x: a counter of 6 after 5 writes"]
+    assert load.mistakes("x", [failed, thread], 1, [(5, 5)]) == ["x: 3 answers were not 200"]
+
+
+def test_what_wrk_prints_is_read() -> None:
+    output = "Running 1s test\nload 500 1500 0\nthread 1000 0 0.500000 a=b; c=d\nthread 0 0 0.0 \n"
+    sample, threads, broken = load.parse(output)
+    assert sample == load.Sample(2000.0, 500, 1500)
+    assert [thread.cookies for thread in threads] == ["a=b; c=d", ""]
+    assert broken == 0
+
+
+def test_the_state_is_about_a_kilobyte() -> None:
+    assert 900 <= application.state_bytes() <= 1100
+
+
+def test_numbers_and_columns_are_readable() -> None:
+    assert str(figures.spread([3.0, 1.0, 2.0])) == "2 (1–3)"
+    assert figures.table(["a", "bb"], [["ccc", "1"]]) == "a    bb\nccc   1"
+
+
+def test_an_unknown_variant_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments(["--variants", "bare,nonsense"])
+    assert "nonsense" in capsys.readouterr().err
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with Processes() as running:
+        yield running
+
+
+@pytest.mark.processes
+def test_a_process_that_ends_says_why(processes: Processes) -> None:
+    process = processes.python("benchmarks.nothing", [], processes.cores.server)
+    with pytest.raises(NotStarted, match=r"benchmarks\.nothing"):
+        processes.await_port(process, 1)
+
+
+@pytest.mark.processes
+def test_processes_and_directories_are_gone_after_an_error() -> None:
+    with suppress(ZeroDivisionError), Processes() as running:
+        process = running.start("sleep", ["sleep", "600"], running.cores.helper)
+        raise ZeroDivisionError
+    assert process.poll() is not None
+    assert not running.directory.exists()
+    assert not running.memory.exists()
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(bool(load.missing_programs()), reason="needs wrk and redis-server")
+def test_a_short_comparison_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rounds", "1", "--seconds", "1", "--connections", "2"]
+    assert main([*words, "--variants", "bare,cookie"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["ratios"]["bare"] == {"read": 1.0, "write": 1.0}
+    assert 0 < found["ratios"]["cookie"]["read"] < 1.5
