@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -111,3 +112,15 @@ def test_without_its_extra_every_command_names_it_and_exits_2(
 ) -> None:
     assert main(words) == 2
     assert "sessionha[cli]" in capsys.readouterr().err
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sessionha", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert done.stdout == f"sessionha {__version__}\n"
