@@ -84,3 +84,10 @@ class State(Protocol):
     def touch(self, group: GroupID, key: SessionKey) -> None:
         """Record that the session was used; told to the backups without waiting."""
         ...
+
+    def buried(self, group: GroupID, key: SessionKey) -> int | None:
+        """Milliseconds since the session was destroyed or renewed here; None: not, or long ago.
+
+        Local, like `load`: it tells a request that was under way at a log-in from a stale cookie.
+        """
+        ...

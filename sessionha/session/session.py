@@ -1,0 +1,574 @@
+"""What the application sees of a session: a mapping that knows exactly what was changed.
+
+Two faces, one body. `Session` reads element by element; `DictSession`, for frameworks that promise
+a dict, holds every value in the storage of a real dict. When both exist the dict is the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, NoReturn
+
+from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
+from sessionha.identity import SessionKey
+from sessionha.peer.messages import Create, SessionChange
+from sessionha.session.codec import DEPTH, IMMUTABLE, Undecodable, decode, encode
+from sessionha.state.base import Receipt
+
+NAME_BYTES: Final = 256
+"""Longest name of an element: it is part of a key of the store, which has 511 bytes."""
+
+_VALUE: Final = "value"  # the data manager of new elements: the last writer wins
+
+
+class Known(NamedTuple):
+    """A session that exists: its ID, what it is stored under, and what was loaded of it."""
+
+    session_id: str
+    key: SessionKey
+    elements: Mapping[str, tuple[str, bytes]]
+    age: int = 0
+    """Milliseconds since it was created."""
+    idle_timeout: int = 0
+    """Milliseconds that it may be unused."""
+    life_left: int | None = None
+    """Milliseconds until it ends, used or not; None: no absolute lifetime."""
+
+
+class Prepared(NamedTuple):
+    """Changes that are ready to be committed, and what is known once they are."""
+
+    changes: tuple[SessionChange, ...]
+    after: Known | None
+    deleted: frozenset[str]
+    marks: int
+
+
+class Session(MutableMapping[str, Any]):
+    """The session of one client in one virtual server, for the time of one request.
+
+    Values are plain Python values; changes inside them are noticed by comparing encoded forms, so
+    no flag has to be set. Nothing is stored until data is put in. An element that this process
+    cannot decode is not iterated over, but it is `in` the session, raises ElementNotReadable when
+    it is read, and stays as it is until it is assigned or deleted.
+
+    Every use of a session that could not be acquired raises SessionUnavailable.
+    """
+
+    def __init__(
+        self,
+        known: Known | None = None,
+        *,
+        failure: SessionError | None = None,
+        now: float = 0.0,
+        depth: int = DEPTH,
+    ) -> None:
+        self._known = known
+        self._failure = failure
+        self._now = now
+        self._depth = depth
+        self._values: dict[str, Any] = {}
+        self._decoded: dict[str, Any] = {}
+        self._unreadable: dict[str, str] = {}
+        self._deleted: set[str] = set()
+        self._face: DictSession | None = None
+        self._cleared = False
+        self._destroyed = False
+        self._renew = False
+        self._marks = 0  # counts what the three flags were set for, see `settle`
+        self._accessed = False
+        self._modified = False
+        self._receipt: Receipt | None = None
+        self.touched = False
+        self.committer: Callable[[], Awaitable[Receipt | None]] | None = None
+
+    # --- the mapping ---
+
+    def __getitem__(self, name: str) -> Any:
+        self._use()
+        if name in self._values:
+            return self._values[name]
+        if self._face is None and name in self._stored and name not in self._deleted:
+            self._decode(name)
+        self.refuse_unreadable(name)
+        return self._values[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._change()
+        _check_name(name)
+        self._unreadable.pop(name, None)
+        self._deleted.discard(name)
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        self._change()
+        self._unreadable.pop(name, None)
+        self._values.pop(name, None)
+        self._deleted.add(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._use()
+        if name in self._values or name in self._unreadable:
+            return True
+        return self._face is None and name in self._stored and name not in self._deleted
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def __len__(self) -> int:
+        return len(self._names())
+
+    def clear(self) -> None:
+        """Drop every element. A session that is still empty at the end of the request ends."""
+        self._change()
+        if self._face is not None:
+            self._face.clear()
+        else:
+            self._values.clear()
+            self.note_cleared()
+
+    def __repr__(self) -> str:
+        if self._failure is not None:
+            return "<Session: unavailable>"
+        return f"<Session: {'new' if self.new else 'known'}>"  # never an ID or a value
+
+    # --- what it is ---
+
+    @property
+    def id(self) -> str | None:
+        """The session's ID: a secret. None until data was committed for the first time."""
+        self._use()
+        return self._known.session_id if self._known else None
+
+    @property
+    def known(self) -> Known | None:
+        """The session as it is committed; for the doors, it does not count as a use."""
+        return self._known
+
+    @property
+    def new(self) -> bool:
+        """Whether no committed data exists yet."""
+        return self._known is None
+
+    @property
+    def accessed(self) -> bool:
+        """Whether this request used the session, so that its response depends on the cookie."""
+        return self._accessed or (self._face is not None and self._face.accessed)
+
+    @property
+    def modified(self) -> bool:
+        """Whether an element was assigned or deleted, or the session renewed or destroyed."""
+        return self._modified or (self._face is not None and self._face.modified)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the session was created, 0 for a new one."""
+        self._use()
+        return self._known.age / 1000 if self._known else 0.0
+
+    @property
+    def created(self) -> datetime | None:
+        """When the session was created (UTC, by this node's clock), None for a new one."""
+        return datetime.fromtimestamp(self._now - self.age, UTC) if self._known else None
+
+    @property
+    def copies(self) -> int | None:
+        """How many other nodes confirmed the last commit of this request; None before one."""
+        return self._receipt.copies if self._receipt else None
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Names of elements that were found to be undecodable here."""
+        return tuple(self._unreadable)
+
+    @property
+    def available(self) -> bool:
+        """Whether the session can be used at all."""
+        return self._failure is None
+
+    # --- what can be done with it ---
+
+    def renew_id(self) -> None:
+        """Give the session a new ID, as every log-in should: the old one is never valid again."""
+        self._change()
+        self._marks += 1
+        self._renew = True
+
+    def destroy(self) -> None:
+        """End the session for good, on every node. What is assigned later begins a new one."""
+        self.clear()
+        self._destroyed = True
+
+    invalidate = destroy
+
+    def touch(self) -> None:
+        """Count this request as a use even if the last one was recorded a moment ago."""
+        self._use()
+        self.touched = True
+
+    async def commit(self) -> Receipt | None:
+        """Commit now, and not only when the response starts or has ended.
+
+        For streams, background tasks and websockets. None: there was nothing to commit.
+
+        Raises:
+            SessionRevoked, SessionUnavailable, CommitUnconfirmed, SessionTooLarge, StoreFull,
+            ElementNotEncodable: see there.
+            SessionError: the session would begin, or be renewed, after the response has started.
+        """
+        self._use()
+        return await self.committer() if self.committer else None
+
+    # --- the dict face ---
+
+    def as_dict(self) -> DictSession:
+        """The same session as a real dict, complete; from now on the store of both faces."""
+        if self._face is None:
+            for name in self._stored:
+                if name not in self._values and name not in self._deleted:
+                    self._decode(name)
+            self._face = DictSession(self)
+            dict.update(self._face, self._values)
+            self._values = self._face
+        return self._face
+
+    def adopt(self, values: Mapping[str, Any]) -> None:
+        """Let a mapping that the application put in the dict's place be the session."""
+        if values is self._face:
+            return
+        self._change()
+        if not values:
+            self.clear()
+        self._values = dict(values)
+        self._face = None
+        self._deleted = {name for name in self._stored if name not in self._values}
+        self._deleted -= self._unreadable.keys()
+
+    # --- what changed ---
+
+    def prepare(self, mint: Callable[[], tuple[str, SessionKey]], create: Create) -> Prepared:
+        """What must be committed so that the session is what the application sees.
+
+        `mint` makes an ID and its key, and is called only for a new or renewed session.
+
+        Raises:
+            ElementNotEncodable: nothing was changed.
+        """
+        known, deleted, marks = self._known, frozenset(self._deleted), self._marks
+        ended = self._destroyed or (self._cleared and not self._held_names())
+        changes: list[SessionChange] = []
+        if known is not None and ended:
+            changes.append(SessionChange(known.key, destroy=True))
+            known = None
+        if known is not None:
+            change, known = self._changed(known, mint)
+        else:
+            change, known = self._begun(mint, create)
+        changes += [change] if change else []
+        return Prepared(tuple(changes), known, deleted, marks)
+
+    def settle(self, prepared: Prepared, receipt: Receipt | None) -> None:
+        """The prepared changes are committed: what follows is compared with them.
+
+        What another task changed during the commit is kept for the next one.
+        """
+        self._known = prepared.after
+        if receipt is not None:
+            self._receipt = receipt
+        if prepared.marks == self._marks:
+            self._destroyed = self._cleared = self._renew = False
+        self._deleted -= prepared.deleted
+        self._decoded.clear()
+
+    def discard(self) -> None:
+        """Forget every change of this request that is not committed."""
+        self._values = {}
+        self._face = None
+        self._decoded.clear()
+        self._deleted.clear()
+        self._unreadable.clear()
+        self._destroyed = self._cleared = self._renew = False
+
+    # --- inside ---
+
+    @property
+    def _stored(self) -> Mapping[str, tuple[str, bytes]]:
+        return {} if self._known is None or self._cleared else self._known.elements
+
+    def _held_names(self) -> list[str]:
+        return list(dict.keys(self._values))  # without marking a dict face as accessed
+
+    def note_cleared(self) -> None:
+        """Every element was dropped, those that cannot be read included."""
+        self._unreadable.clear()
+        self._deleted.clear()
+        self._marks += 1
+        self._cleared = True
+
+    def forget_unreadable(self, name: str) -> bool:
+        """The application deleted this name; whether an undecodable element had it."""
+        return self._unreadable.pop(name, None) is not None
+
+    def refuse_unreadable(self, name: str) -> None:
+        """Raise ElementNotReadable when an undecodable element has this name."""
+        if name in self._unreadable:
+            raise ElementNotReadable(name, self._unreadable[name])
+
+    def _use(self) -> None:
+        self._accessed = True
+        if self._failure is not None:
+            raise self._failure
+
+    def _change(self) -> None:
+        self._use()
+        self._modified = True
+
+    def _names(self) -> list[str]:
+        self._use()
+        if self._face is None:
+            for name in self._stored:
+                if name not in self._values and name not in self._deleted:
+                    self._decode(name)
+        return list(self._values)
+
+    def _decode(self, name: str) -> None:
+        if name in self._unreadable:
+            return
+        value = decode(self._stored[name][1])
+        if isinstance(value, Undecodable):
+            self._unreadable[name] = value.why
+            return
+        self._values[name] = value
+        if type(value) in IMMUTABLE:
+            self._decoded[name] = value
+
+    def _begun(
+        self, mint: Callable[[], tuple[str, SessionKey]], create: Create
+    ) -> tuple[SessionChange | None, Known | None]:
+        elements = {name: (_VALUE, self._encoded(name)) for name in self._held_names()}
+        if not elements:
+            return None, None
+        session_id, key = mint()
+        change = SessionChange(key, create=create, puts=_puts(elements))
+        life_left = create.lifetime or None
+        return change, Known(session_id, key, elements, 0, create.idle_timeout, life_left)
+
+    def _changed(
+        self, known: Known, mint: Callable[[], tuple[str, SessionKey]]
+    ) -> tuple[SessionChange | None, Known]:
+        stored, cleared = known.elements, self._cleared
+        puts = self._puts_beside(stored)
+        if cleared and not puts and len(stored) == len(self._held_names()):
+            cleared = False  # everything was put back as it was
+        if cleared:
+            puts = {name: (_VALUE, self._encoded(name)) for name in self._held_names()}
+            deletes: tuple[str, ...] = ()
+            elements = puts
+        else:
+            deletes = tuple(sorted(self._dropped(stored)))
+            elements = {name: kept for name, kept in stored.items() if name not in deletes} | puts
+        if not (puts or deletes or cleared or self._renew):
+            return None, known
+        session_id, key = mint() if self._renew else (known.session_id, known.key)
+        change = SessionChange(
+            key,
+            replaces=known.key if self._renew else None,
+            clear=cleared,
+            puts=_puts(puts),
+            deletes=deletes,
+        )
+        return change, known._replace(session_id=session_id, key=key, elements=elements)
+
+    def _puts_beside(self, stored: Mapping[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
+        puts: dict[str, tuple[str, bytes]] = {}
+        missing = object()
+        for name, value in dict.items(self._values):
+            if self._decoded.get(name, missing) is value:
+                continue
+            manager, before = stored.get(name, (_VALUE, None))
+            encoded = self._encoded(name)
+            if encoded != before:
+                puts[name] = (manager, encoded)
+        return puts
+
+    def _dropped(self, stored: Mapping[str, tuple[str, bytes]]) -> set[str]:
+        if self._face is None:
+            return {name for name in self._deleted if name in stored}
+        return stored.keys() - dict.keys(self._values) - self._unreadable.keys()
+
+    def _encoded(self, name: str) -> bytes:
+        _check_name(name)
+        return encode(dict.__getitem__(self._values, name), name, self._depth)
+
+
+class DictSession(dict[str, Any]):
+    """A session as a real dict, with `accessed`, `modified` and their marks as Starlette has them.
+
+    Unlike there, every kind of reading marks it accessed, so that `Vary: Cookie` is never missed.
+    """
+
+    def __init__(self, body: Session) -> None:
+        super().__init__()
+        self._body = body
+        self.accessed = False
+        self.modified = False
+
+    def mark_accessed(self) -> None:
+        """The response depends on the session."""
+        self.accessed = True
+
+    def mark_modified(self) -> None:
+        """The session was changed (changes are found by comparison; this is for frameworks)."""
+        self.accessed = True
+        self.modified = True
+
+    def __missing__(self, name: str) -> Any:
+        self._body.refuse_unreadable(name)
+        raise KeyError(name)
+
+    def __getitem__(self, name: str) -> Any:
+        self.accessed = True
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.accessed = True
+        return super().__contains__(name) or name in self._body.unreadable
+
+    def __iter__(self) -> Iterator[str]:
+        self.accessed = True
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self.accessed = True
+        return super().__len__()
+
+    def __eq__(self, other: object) -> bool:
+        self.accessed = True
+        return super().__eq__(other)
+
+    __hash__ = None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.accessed = True
+        if not super().__contains__(name):
+            self._body.refuse_unreadable(name)
+        return super().get(name, default)
+
+    def keys(self) -> Any:
+        self.accessed = True
+        return super().keys()
+
+    def values(self) -> Any:
+        self.accessed = True
+        return super().values()
+
+    def items(self) -> Any:
+        self.accessed = True
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        self.accessed = True
+        return dict(super().items())
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.mark_modified()
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self.mark_modified()
+        if not self._body.forget_unreadable(name) or super().__contains__(name):
+            super().__delitem__(name)
+
+    def clear(self) -> None:
+        self.mark_modified()
+        self._body.note_cleared()
+        super().clear()
+
+    def pop(self, name: str, *default: Any) -> Any:
+        self.accessed = True
+        if super().__contains__(name):
+            self.mark_modified()
+        else:
+            self._body.refuse_unreadable(name)
+        return super().pop(name, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        self.accessed = True
+        item = super().popitem()
+        self.mark_modified()
+        return item
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        self.accessed = True
+        if not super().__contains__(name):
+            self._body.refuse_unreadable(name)
+            self.mark_modified()
+        return super().setdefault(name, default)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self.mark_modified()
+        super().update(*args, **kwargs)
+
+    def __ior__(self, other: Any, /) -> DictSession:  # type: ignore[override,misc]
+        self.mark_modified()
+        super().update(other)
+        return self
+
+
+class UnavailableSession(MutableMapping[str, Any]):
+    """Stands where a framework keeps its dict when the session could not be acquired.
+
+    It is no dict, so that no C code can take it for an empty session; every use of it raises.
+    """
+
+    def __init__(self, failure: SessionError) -> None:
+        self._failure = failure
+        self.accessed = False
+        self.modified = False
+
+    def mark_accessed(self) -> None:
+        """Raise why there is no session: Starlette's `request.session` asks for this first."""
+        self._refuse()
+
+    mark_modified = mark_accessed
+
+    def __getitem__(self, name: str) -> Any:
+        self._refuse()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._refuse()
+
+    def __delitem__(self, name: str) -> None:
+        self._refuse()
+
+    def __contains__(self, name: object) -> bool:
+        self._refuse()
+
+    def __iter__(self) -> Iterator[str]:
+        self._refuse()
+
+    def __len__(self) -> int:
+        raise self._failure
+
+    def __repr__(self) -> str:
+        return "<UnavailableSession>"
+
+    def _refuse(self) -> NoReturn:
+        self.accessed = True
+        raise self._failure
+
+
+def _puts(elements: Mapping[str, tuple[str, bytes]]) -> tuple[tuple[str, str, bytes], ...]:
+    return tuple((name, manager, value) for name, (manager, value) in elements.items())
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        raise ElementNotEncodable(repr(name)[:40], type(name).__qualname__, "names are text")
+    if len(name) > NAME_BYTES or len(name.encode(errors="replace")) > NAME_BYTES:
+        raise ElementNotEncodable(
+            f"{name[:40]}…", "name", f"names have at most {NAME_BYTES} bytes; nothing was changed"
+        )

@@ -1,0 +1,433 @@
+"""One request's visit to the sessions of its client: cookies in, session, commit, headers out.
+
+The body that ASGI, WSGI and every adapter share. A door calls, in this order:
+
+1. `arrive()`, and `await acquire()` when it says no;
+2. the application, with `session`;
+3. `await respond()` before the first byte, then `headers()` and `vary`;
+4. `await end()` when the application is done, or `discard()` when it failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
+from sessionha.identity import (
+    GroupID,
+    Position,
+    SessionKey,
+    new_group,
+    server_name,
+    session_key,
+)
+from sessionha.peer.messages import Batch, Create
+from sessionha.session.codec import DEPTH
+from sessionha.session.cookies import (
+    CookieAttributes,
+    Route,
+    RouteCookies,
+    SessionCookies,
+    Ticket,
+    cookie_values,
+    only_valid,
+)
+from sessionha.session.session import Known, Prepared, Session, UnavailableSession
+from sessionha.state.base import Held, Loaded, Receipt, State
+
+log = logging.getLogger("sessionha.session")
+
+Event = Literal[
+    "session_cookie_refused",
+    "route_cookie_refused",
+    "route_cookie_foreign",
+    "session_gone",
+    "session_unavailable",
+    "session_revoked",
+    "late_commit_failed",
+    "element_unreadable",
+]
+
+LATE_MS: Final = 60_000
+"""Requests that carry an ID which was renewed or destroyed a moment ago were under way then. They
+do not clear the cookie: the browser may hold a newer one by now. A minute outlasts a page load."""
+
+REPORTED: Final = 256
+"""Names of undecodable elements that are remembered as reported."""
+
+
+class Home(Protocol):
+    """What a visit needs of the engine it happens in."""
+
+    @property
+    def state(self) -> State:
+        """The state manager."""
+
+    @property
+    def route_cookies(self) -> RouteCookies | None:
+        """None without peers or cluster secret: then no route cookie is written or read."""
+
+    @property
+    def cluster(self) -> str:
+        """`cookies.cluster_tag` of this cluster and its incarnation."""
+
+    @property
+    def server(self) -> str:
+        """This engine's own server name."""
+
+    @property
+    def backups(self) -> int:
+        """How many copies a commit should have (k)."""
+
+    def now(self) -> float:
+        """The wall clock, in seconds: for deadlines in cookies only."""
+
+    def count(self, event: Event) -> None:
+        """Count something that operators want to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one door promises its clients: cookies and lifetimes. Times are milliseconds."""
+
+    cookies: SessionCookies
+    attributes: CookieAttributes
+    route_attributes: CookieAttributes
+    virtual_server: str = "default"
+    max_age: int | None = None
+    """Seconds that browsers keep the cookies; None: as long as they run."""
+    idle_timeout: int = 30 * 60 * 1000
+    """At most 0: sessions end with the response that begins them; nothing is stored."""
+    lifetime: int = 0
+    """0: no absolute lifetime."""
+    depth: int = DEPTH
+    reported: set[str] = field(default_factory=set)
+
+
+class Visit:
+    """One request, or one websocket, of one client."""
+
+    def __init__(
+        self, home: Home, terms: Terms, cookie_headers: Sequence[str], *, secure: bool = False
+    ) -> None:
+        self.session = Session()
+        self.started = False
+        """Whether the response's headers are gone: no cookie can be set any more."""
+        self._home = home
+        self._terms = terms
+        self._secure = secure
+        self._now = home.now()
+        self._route = self._read_route(cookie_headers)
+        self._ticket = self._read_ticket(cookie_headers)
+        self._group = self._ticket.group if self._ticket else None
+        self._fresh = False
+        self._held: Held | None = None
+        self._loaded: Loaded | None = None
+        self._gone = False
+        self._extended = False
+        self._stillborn: str | None = None
+        self._receipt: Receipt | None = None
+        self._closed = False
+        self._committing: asyncio.Event | None = None
+        self.source: Callable[[], object] | None = None
+        """Tells what stands where the framework keeps its dict, should the application have put
+        another mapping there."""
+
+    # --- arriving ---
+
+    def arrive(self) -> bool:
+        """Find the session if this node may serve it at once; False: call `acquire`."""
+        if self._ticket is None:
+            self._begin(Session(now=self._now, depth=self._terms.depth))
+            return True
+        held = self._home.state.held(self._ticket.group, self._floor)
+        if held is None and self._is_foreign:
+            self._lose()
+            return True
+        if held is not None:
+            self._load(self._ticket)
+        return held is not None
+
+    async def acquire(self) -> None:
+        """Fetch the session's group to this node. It never raises: a session that cannot be had
+        raises SessionUnavailable when it is used."""
+        assert self._ticket is not None, "nothing to acquire without a session cookie"
+        try:
+            held = await self._home.state.acquire(self._ticket.group, self._floor)
+        except SessionUnavailable as error:
+            self._home.count("session_unavailable")
+            self._begin(Session(failure=error))
+            return
+        if held is None:
+            self._lose()
+        else:
+            self._load(self._ticket)
+
+    @property
+    def vary(self) -> bool:
+        """Whether the response depends on the cookie, so that it needs `Vary: Cookie`."""
+        return self.session.accessed or self._gone or self._receipt is not None
+
+    # --- leaving ---
+
+    async def respond(self) -> None:
+        """Commit before the first byte of the response; then ask for `headers`.
+
+        A change to a session that was destroyed meanwhile is dropped: the log-out wins, and the
+        response goes on.
+
+        Raises:
+            SessionUnavailable, CommitUnconfirmed: answer 503 with Retry-After instead.
+            StoreFull: the same; SessionTooLarge, ElementNotEncodable: the application's mistake.
+        """
+        if self.started or self._closed:
+            return
+        try:
+            await self.commit()
+        except SessionRevoked:
+            self._home.count("session_revoked")
+            self.discard()
+        except SessionError:
+            self.discard()
+            raise
+        finally:
+            self.started = True
+
+    async def end(self) -> None:
+        """Commit what was changed after the response started; a failure is logged and counted.
+
+        It cannot be told to anybody else: call `await session.commit()` to be told.
+        """
+        if self._closed:
+            return
+        self.started = True
+        try:
+            await self.commit()
+        except SessionError as error:
+            self._home.count("late_commit_failed")
+            log.warning(
+                "a session's change after the start of its response was not stored: %s", error
+            )
+        finally:
+            self._closed = True
+
+    def discard(self) -> None:
+        """Drop what is not committed; nothing more is committed by this visit."""
+        self._closed = True
+        self.session.discard()
+
+    async def commit(self) -> Receipt | None:
+        """Commit what the session holds now. None: there was nothing to do.
+
+        Raises:
+            SessionError: what `Session.commit` lists.
+        """
+        while self._committing is not None:
+            await self._committing.wait()
+        if self._closed:
+            return None
+        self._look()
+        if not self.session.available:
+            return None
+        create = Create(max(0, self._terms.idle_timeout), self._terms.lifetime)
+        prepared = self.session.prepare(self._mint, create)
+        self._report_unreadable()
+        if self._terms.idle_timeout <= 0 and self.session.new:
+            self._stillborn = prepared.after.session_id if prepared.after else None
+            return None
+        if not prepared.changes:
+            self._touch()
+            return None
+        return await self._send(prepared)
+
+    # --- headers ---
+
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers to add to the response, after `respond`; `Vary` is told by `vary`."""
+        if not self.session.available:
+            return []
+        cookies = [cookie for cookie in (self._session_cookie(), self._route_cookie()) if cookie]
+        found = [("set-cookie", cookie) for cookie in cookies]
+        if self._receipt is not None and self._receipt.copies < self._home.backups:
+            found.append(("sessionha-copies", str(self._receipt.copies)))
+        return found
+
+    def _session_cookie(self) -> str | None:
+        terms, attributes = self._terms, self._terms.attributes
+        if self._stillborn is not None:
+            value = terms.cookies.write(self._stillborn, 0)
+            return attributes.set(value, terms.max_age, secure=self._secure)
+        known = self.session.known
+        if known is None:
+            cleared = self._gone or (self._ticket is not None and self._receipt is not None)
+            return attributes.delete(secure=self._secure) if cleared else None
+        if not self._is_announced(known):
+            value = terms.cookies.write(known.session_id, self._deadline(known))
+            return attributes.set(value, terms.max_age, secure=self._secure)
+        return None
+
+    def _is_announced(self, known: Known) -> bool:
+        same = self._ticket is not None and self._ticket.session_id == known.session_id
+        return same and not self._extended
+
+    def _route_cookie(self) -> str | None:
+        cookies, held = self._home.route_cookies, self._held
+        if cookies is None or held is None or not (self.session.accessed or self._receipt):
+            return None
+        others = (server_name(node) for node in held.holders[1:])
+        group = self._group
+        assert group is not None, "what is held has a group"
+        route = Route((self._home.server, *others), group, held.position, self._home.cluster)
+        if not (self._receipt or self._extended) and self._is_known(route):
+            return None
+        attributes = self._terms.route_attributes
+        return attributes.set(cookies.write(route), self._terms.max_age, secure=self._secure)
+
+    def _is_known(self, route: Route) -> bool:
+        """Whether the client has this route; a newer version alone is no news without a write."""
+        if self._route is None:
+            return False
+        position = Position(self._route.position.epoch, route.position.version)
+        return self._route._replace(position=position) == route
+
+    def _deadline(self, known: Known) -> int:
+        left = known.idle_timeout
+        if known.life_left is not None:
+            left = min(left, known.life_left)
+        return int(self._now + left / 1000)
+
+    # --- inside ---
+
+    def _read_route(self, headers: Sequence[str]) -> Route | None:
+        cookies = self._home.route_cookies
+        if cookies is None:
+            return None
+        values = cookie_values(headers, cookies.name)
+        route = only_valid(values, cookies.read) if values else None
+        if values and route is None:
+            self._home.count("route_cookie_refused")
+        elif route is not None and route.cluster != self._home.cluster:
+            self._home.count("route_cookie_foreign")
+        return route
+
+    def _read_ticket(self, headers: Sequence[str]) -> Ticket | None:
+        cookies = self._terms.cookies
+        values = cookie_values(headers, cookies.name)
+        if not values:
+            return None
+        ticket = only_valid(values, lambda value: cookies.read(value, self._now))
+        if ticket is None:
+            self._home.count("session_cookie_refused")
+        return ticket
+
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether the client was last served by another cluster, or another life of this one."""
+        return self._route is not None and self._route.cluster != self._home.cluster
+
+    @property
+    def _floor(self) -> Position | None:
+        if self._route is None or self._is_foreign or self._route.group != self._group:
+            return None
+        return self._route.position
+
+    def _begin(self, session: Session) -> None:
+        self.session = session
+        session.committer = self.commit
+
+    def _load(self, ticket: Ticket) -> None:
+        state, key = self._home.state, session_key(ticket.session_id, self._terms.virtual_server)
+        loaded = state.load(ticket.group, key)
+        if loaded is None:
+            buried = state.buried(ticket.group, key)
+            self._lose(clear=buried is None or buried > LATE_MS)
+            return
+        self._loaded, self._held = loaded, loaded.held
+        known = Known(
+            ticket.session_id,
+            key,
+            loaded.elements,
+            loaded.age,
+            loaded.idle_timeout,
+            loaded.life_left,
+        )
+        self._begin(Session(known, now=self._now, depth=self._terms.depth))
+
+    def _lose(self, *, clear: bool = True) -> None:
+        """The session is gone: as no cookie; the browser is told to forget it."""
+        self._home.count("session_gone")
+        self._gone = clear
+        self._group = None
+        self._begin(Session(now=self._now, depth=self._terms.depth))
+
+    def _mint(self) -> tuple[str, SessionKey]:
+        if self.started:
+            raise SessionError(
+                "a session cannot begin or be renewed after the response has started: its cookie"
+                " could not be sent any more; put data in, or renew it, before"
+            )
+        if self._group is None:
+            self._join()
+        assert self._group is not None, "a new session has a group"
+        session_id = self._terms.cookies.ids.new(self._group)
+        return session_id, session_key(session_id, self._terms.virtual_server)
+
+    def _join(self) -> None:
+        """Put a new session beside the client's others if this node serves them, else apart."""
+        route = self._route
+        usable = route is not None and not self._is_foreign
+        if route and usable and self._home.state.held(route.group, route.position) is not None:
+            self._group = route.group
+        else:
+            self._group, self._fresh = new_group(), True
+
+    def _look(self) -> None:
+        values = self.source() if self.source else None
+        if isinstance(values, UnavailableSession) or not isinstance(values, Mapping):
+            return
+        if not self.session.available:
+            self.session["replaced"] = values  # raises why there is no session to be replaced
+        self.session.adopt(values)
+
+    def _touch(self) -> None:
+        loaded, known, group = self._loaded, self.session.known, self._group
+        if loaded is None or known is None or group is None:
+            return
+        if self.session.touched or (loaded.touch_due and self.session.accessed):
+            self._home.state.touch(group, known.key)
+            self._extended = True
+
+    async def _send(self, prepared: Prepared) -> Receipt:
+        group = self._group
+        assert group is not None, "what changed has a group"
+        # Never waited for without peers: then no commit suspends, on any kind of event loop.
+        done = self._committing = asyncio.Event()
+        try:
+            batch = Batch(group, prepared.changes)
+            receipt = await self._home.state.commit(batch, fresh=self._fresh)
+        finally:
+            self._committing = None
+            done.set()
+        self.session.settle(prepared, receipt)
+        self._fresh = False
+        self._receipt = receipt
+        self._held = Held(receipt.position, receipt.holders)
+        if self._loaded is not None and (self._loaded.touch_due or self.session.touched):
+            self._extended = True  # a commit is a recorded use
+        return receipt
+
+    def _report_unreadable(self) -> None:
+        for name in self.session.unreadable:
+            reported = self._terms.reported
+            if name not in reported and len(reported) < REPORTED:
+                reported.add(name)
+                self._home.count("element_unreadable")
+                log.warning(
+                    "element %r of a session cannot be decoded here and is kept as it is: was it"
+                    " written by a newer version?",
+                    name,
+                )
