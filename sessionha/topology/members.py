@@ -119,13 +119,13 @@ def holds(view: View, node: str, incarnation: str) -> bool:
 
 
 def forked(mine: View, theirs: View) -> bool:
-    """Whether two views have no member in common, so that both sides could have served apart.
+    """Whether two views have no membership in common, so that both sides could have served apart.
 
-    A common member went from one of the views to the other by itself: the view with the lower
-    number is only out of date.
+    A common one (node, incarnation, joined) went from one of the views to the other by itself: the
+    view with the lower number is only out of date.
     """
-    known = {(member.node, member.incarnation) for member in mine.members}
-    return not any((member.node, member.incarnation) in known for member in theirs.members)
+    known = {(member.node, member.incarnation, member.joined) for member in mine.members}
+    return all((m.node, m.incarnation, m.joined) not in known for m in theirs.members)
 
 
 def accepts(held: View, offered: View, me: Member) -> bool:

@@ -1,0 +1,872 @@
+"""The topology automaton of one node, `available` mode: events and time in, effects out.
+
+connecting    somebody has a view: joining · nobody has, and discovery is over: form one, joined
+joining       admitted: joined · those who had the view are gone: connecting
+joined        a view without this node: connecting, in a new incarnation · this process was stopped
+              for a while: reconnecting · asked to leave: leaving
+reconnecting  the view still holds, or goes on without some: joined · it does not: connecting
+leaving       a view without this node, or nobody answers: stopped
+
+No asyncio, no clock, no chance: the same events give the same effects.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from sessionha.identity import NO_VIEW, ViewID
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import (
+    Confirm,
+    Confirmed,
+    Failed,
+    Install,
+    Installed,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Pong,
+    Report,
+)
+from sessionha.topology.description import Description, same_host
+from sessionha.topology.detector import NEVER, Detector, Known
+from sessionha.topology.effects import Effect, Log, Renew, Send, Write
+from sessionha.topology.members import Plan, Removal, accepts, forked, holds, merge, next_view
+from sessionha.topology.timing import Admission, Timing
+from sessionha.view import NO_MEMBERS, Member, View
+
+
+class State(StrEnum):
+    """Where a node stands in its cluster."""
+
+    CONNECTING = "connecting"
+    """In no view; looks for somebody who is in one."""
+    JOINING = "joining"
+    """Has asked to be admitted to a view; nodes that are in none are ignored."""
+    JOINED = "joined"
+    """A member."""
+    RECONNECTING = "reconnecting"
+    """Was a member before a restart or a pause, and asks whether that view still holds."""
+    LEAVING = "leaving"
+    """Has said goodbye and waits for a view without itself."""
+    STOPPED = "stopped"
+
+
+_S = State
+MOVES: Mapping[State, frozenset[State]] = {
+    _S.CONNECTING: frozenset({_S.JOINING, _S.JOINED, _S.STOPPED}),
+    _S.JOINING: frozenset({_S.CONNECTING, _S.JOINED, _S.STOPPED}),
+    _S.JOINED: frozenset({_S.CONNECTING, _S.RECONNECTING, _S.LEAVING, _S.STOPPED}),
+    _S.RECONNECTING: frozenset({_S.CONNECTING, _S.JOINED, _S.STOPPED}),
+    _S.LEAVING: frozenset({_S.STOPPED}),
+    _S.STOPPED: frozenset(),
+}
+"""Every transition there is."""
+
+HEARS: Mapping[State, frozenset[type[Message]]] = {
+    _S.CONNECTING: frozenset({Ping, Install}),
+    _S.JOINING: frozenset({Ping, Install}),
+    _S.JOINED: frozenset({Ping, Install, Join, Report, Leave}),
+    _S.RECONNECTING: frozenset({Ping, Install}),
+    _S.LEAVING: frozenset({Ping, Install}),
+    _S.STOPPED: frozenset(),
+}
+"""What a state listens to; everything else is dropped and counted."""
+
+WATCH_ALL = 8
+"""Up to so many nodes everybody watches everybody."""
+WATCHED = 3
+"""In a larger cluster, each watches so many members after itself in the description's order."""
+STRANGERS = 8
+"""Nodes outside the view that are looked for in one round."""
+SEEK_EVERY = 1_000
+"""Milliseconds between two looks at a configured node that is not in the view."""
+JOIN_KEPT = 1_000
+"""Milliseconds for which a request to join waits to be admitted; the joiner repeats it."""
+REFUSALS = 64
+"""Refused joiners that are remembered, to tell each once."""
+LEAVE_PATIENCE = 1_000
+"""Milliseconds that a leaving node waits for the view without it."""
+
+
+class Automaton:
+    """One node's part in agreeing on the membership."""
+
+    def __init__(
+        self,
+        me: Member,
+        description: Description,
+        timing: Timing,
+        now: int,
+        *,
+        view: View,
+        kept: View | None = None,
+        trust_refused: bool | None = None,
+        admission: Admission = "static-only",
+    ) -> None:
+        self.me = me
+        self.view = view
+        """What the store's row says; without this node while it is no member."""
+        self.kept = kept
+        """The view that has to be verified, while reconnecting."""
+        self.counts: Counter[str] = Counter()
+        self._description = description
+        self._timing = timing
+        self._trust_refused = trust_refused
+        self._admission: Admission = admission
+        self._detector = Detector(timing, self._trusts, self.counts)
+        self._ticked = now
+        self._since = now
+        self._sent = NEVER
+        self._told: dict[Message, int] = {}
+        self._renewing = False
+        self._returning = False
+        self._highest = max(view.id.number, kept.id.number if kept else 0)
+        self._last = kept if kept is not None else view if self.is_member else None
+        self._joins: dict[str, tuple[Join, int]] = {}
+        self._leavers: dict[str, Leave] = {}
+        self._differing: set[str] = set()
+        self._described: dict[str, Member] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        self._rejection = ""
+        self._out: list[Effect] = []
+        self.state = self._first_state()
+
+    def _first_state(self) -> State:
+        if self.is_member:
+            return State.JOINED
+        return State.CONNECTING if self.kept is None else State.RECONNECTING
+
+    # --- questions -------------------------------------------------------------------------------
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the view has this node in its present incarnation."""
+        return holds(self.view, self.me.node, self.me.incarnation)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where nodes listen: the configured ones, the members, and who asks to join."""
+        found = {member.node: member.peer for member in (self.kept or self.view).members}
+        if self._admission == "dynamic":
+            found |= {join.me.node: join.me.peer for join, _ in self._joins.values()}
+        found |= self._description.addresses
+        found.pop(self.me.node, None)
+        return found
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """The nodes to hold streams to: those watched, and the one that decides."""
+        if len(self.addresses) < WATCH_ALL:
+            return tuple(sorted(self.addresses))
+        others = [node for node in self.view.nodes if node != self.me.node]
+        decider = min(others, default=None)
+        return tuple(sorted({*self._watched(), *([decider] if decider else [])}))
+
+    def waiting_for(self, now: int) -> str:
+        """What this node waits for, for people; empty when it waits for nothing."""
+        if self.state is State.CONNECTING:
+            found = [node for node in self._configured if self._fresh(node, now)]
+            missing = [node for node in self._configured if node not in found]
+            return f"a view: found {_names(found)}, looking for {_names(missing)}"
+        if self.state is State.JOINING:
+            return self._rejection or "a member to admit this node"
+        if self.state is State.RECONNECTING and self.kept is not None:
+            others = [node for node in self.kept.nodes if node != self.me.node]
+            return f"{_names(others)} to say whether view {self.kept.id.number} still holds"
+        return "a view without this node" if self.state is State.LEAVING else ""
+
+    # --- events ----------------------------------------------------------------------------------
+
+    def tick(self, now: int) -> list[Effect]:
+        """Time passes; call it every 25 ms or so."""
+        self._wake(now)
+        self._ticked = now
+        if self.state is not State.STOPPED:
+            self._ping_due(now)
+        if self.state in (State.JOINED, State.LEAVING):
+            self._out += self._detector.tick(now, self._watched(), self._others())
+        return self._act(now)
+
+    def link_up(self, now: int, node: str, incarnation: str) -> list[Effect]:
+        """A stream to the node was made."""
+        self._wake(now)
+        known = self._detector.node(node, now)
+        known.refused = False
+        if incarnation != known.incarnation or not self._fresh(node, now):
+            self._ping(now, node)
+        return self._act(now)
+
+    def link_down(self, now: int, node: str, *, refused: bool) -> list[Effect]:
+        """A stream to the node broke and could not be made again."""
+        self._wake(now)
+        self._out += self._detector.broken(now, node, refused=refused, members=self._others())
+        return self._act(now)
+
+    def received(self, now: int, sender: Sender, message: Message) -> list[Effect]:
+        """A message came. What any engine can answer from the store is answered elsewhere."""
+        self._wake(now)
+        if type(message) not in HEARS[self.state]:
+            self._drop(sender, message)
+            return self._act(now)
+        match message:
+            case Ping():
+                self._pinged(now, sender, message)
+            case Install():
+                self._learn(now, message.view)
+            case Join():
+                self._asked_to_join(now, sender, message)
+            case Report():
+                self._reported_dead(now, sender, message)
+            case Leave():
+                self._said_goodbye(sender, message)
+        return self._act(now)
+
+    def replied(self, now: int, node: str, request: Message, reply: Message) -> list[Effect]:
+        """A call that `Send` asked for was answered."""
+        self._wake(now)
+        match request, reply:
+            case Ping(), Pong():
+                self._ponged(now, node, reply)
+            case Confirm(), Confirmed():
+                self._detector.confirmed(now, request.node, node, reply.verdict, self._others())
+            case Install(), Installed():
+                self._learn(now, reply.view)
+            case Join(), Failed() if self.state is State.JOINING:
+                self._rejected(f"{node} refuses this node: {reply.reason}")
+            case _:
+                pass
+        return self._act(now)
+
+    def unanswered(self, now: int, node: str, *, refused: bool) -> list[Effect]:
+        """A call that `Send` asked for had no answer. A refusal is news; silence shows anyway."""
+        self._wake(now)
+        if refused and not self._detector.node(node, now).refused:
+            return self.link_down(now, node, refused=True)
+        return self._act(now)
+
+    def suspect(self, now: int, node: str) -> list[Effect]:
+        """The data path got no answer from the node."""
+        self._wake(now)
+        others = self._others()
+        if self.state is State.JOINED and node in others:
+            self._ping(now, node)
+            self._out += self._detector.suspect(now, node, others)
+        return self._act(now)
+
+    def describe(self, now: int, me: Member) -> list[Effect]:
+        """This node describes itself anew: ready, weight, zone, url."""
+        self.me = msgspec.structs.replace(me, incarnation=self.me.incarnation)
+        return self._act(now)
+
+    def leave(self, now: int, *, returning: bool) -> list[Effect]:
+        """Say goodbye; `stopped` follows when the others have a view without this node."""
+        self._returning = returning
+        self._since = now
+        self._sent = NEVER
+        if self.state is State.JOINED and self._others():
+            self._move(State.LEAVING, "asked to leave")
+        elif self.state is not State.STOPPED:
+            self._move(State.STOPPED, "asked to leave")
+        return self._act(now)
+
+    def stored(self, now: int, view: View, kept: View | None) -> list[Effect]:
+        """A sibling engine changed what the store holds."""
+        was_member, before = self.is_member, self.view
+        self.view, self.kept = view, kept
+        self._highest = max(self._highest, view.id.number)
+        if self.state is State.STOPPED:
+            pass
+        elif self.is_member:
+            self._entered(now, before)
+        elif was_member:
+            self._left_out(now, before)
+        return self._act(now)
+
+    def renewed(self, now: int, incarnation: str) -> list[Effect]:
+        """The store has a new incarnation, as `Renew` asked."""
+        self.me = msgspec.structs.replace(self.me, incarnation=incarnation)
+        self._renewing = False
+        return self._act(now)
+
+    # --- what follows from an event --------------------------------------------------------------
+
+    def _act(self, now: int) -> list[Effect]:
+        if not self._renewing:
+            match self.state:
+                case State.CONNECTING | State.JOINING:
+                    self._seek(now)
+                case State.RECONNECTING:
+                    self._return(now)
+                case State.JOINED:
+                    self._govern(now)
+                case State.LEAVING:
+                    self._depart(now)
+                case State.STOPPED:
+                    pass
+        out, self._out = self._out, []
+        return out
+
+    def _seek(self, now: int) -> None:
+        """In no view: join the best that is in force, or form one when there is none."""
+        best = self._best_view(now)
+        if best is not None:
+            if self.state is State.CONNECTING:
+                self._move(State.JOINING, f"found view {best.id.number} ({best.id.lowest})")
+                self._sent = NEVER
+            if now - self._sent >= self._timing.heartbeat:
+                self._sent = now
+                self._ask_to_join(now, best)
+        elif self.state is State.JOINING:
+            self._move(State.CONNECTING, "the members that were found are gone")
+            self._since = now
+        else:
+            self._form(now)
+
+    def _best_view(self, now: int) -> View | None:
+        views = [
+            known.view
+            for node, known in self._detector.known.items()
+            if self._in_force(now, node, known) and known.view is not None
+        ]
+        return max(views, key=lambda view: view.id, default=None)
+
+    def _in_force(self, now: int, node: str, known: Known) -> bool:
+        """Whether the node lives in the view that it showed."""
+        return (
+            known.state in (State.JOINED, State.LEAVING)
+            and known.view is not None
+            and known.view.id == known.view_id
+            and self._fresh(node, now)
+            and holds(known.view, node, known.incarnation)
+        )
+
+    def _ask_to_join(self, now: int, best: View) -> None:
+        living = [node for node in best.nodes if self._fresh(node, now)]
+        target = min((node for node in living if node != self.me.node), default=None)
+        if target is None:
+            return
+        served = self._last is not None and forked(self._last, best)
+        kept = self._highest_held > 0
+        join = Join(me=self.me, view=self.view, served=served, kept=kept)
+        self._out.append(Send(target, join, self._timing.suspect_after))
+
+    @property
+    def _highest_held(self) -> int:
+        return max(self.view.id.number, self.kept.id.number if self.kept else 0)
+
+    def _form(self, now: int) -> None:
+        """Form a view with everybody who is in none, if this is the lowest of them."""
+        found = [n for n in self._configured if self._fresh(n, now)]
+        settled = all(n in found or self._detector.refused(n) for n in self._configured)
+        waited = now - self._since
+        if not settled and waited < self._timing.discovery_time:
+            return
+        ready = [n for n in found if self._state_of(n) in (State.CONNECTING, State.JOINING)]
+        returning = [n for n in found if self._state_of(n) is State.RECONNECTING]
+        if returning and waited < 2 * self._timing.discovery_time:
+            return  # a view that was kept may hold again within their own discovery time
+        if self.me.node != min([self.me.node, *ready]):
+            return
+        others = [m for n in ready if (m := self._detector.known[n].member) is not None]
+        kept = {n: self._detector.known[n].view_id.number > 0 for n in ready}
+        joining = [msgspec.structs.replace(m, kept=kept[m.node]) for m in others]
+        myself = msgspec.structs.replace(self.me, kept=self._highest_held > 0)
+        removed = self._missing(self.view, {})
+        view = next_view(self.view, Plan(removed, (myself, *joining)), self._highest)
+        self._decide(now, view, "formed with " + _names(view.nodes))
+
+    def _missing(self, view: View, alive: Mapping[str, str]) -> dict[str, Removal]:
+        return {
+            member.node: Removal("failed", proven=self._detector.refused(member.node))
+            for member in view.members
+            if alive.get(member.node) != member.incarnation
+        }
+
+    def _return(self, now: int) -> None:
+        """Was a member: does that view still hold?"""
+        kept = self.kept
+        assert kept is not None, "reconnecting to a view"
+        alive = {self.me.node: self.me.incarnation}
+        unknown = []
+        for member in kept.members:
+            if member.node == self.me.node:
+                continue
+            known = self._detector.node(member.node, now)
+            if self._agrees(now, member, known):
+                alive[member.node] = member.incarnation
+                if known.state in (State.JOINED, State.LEAVING):
+                    self._restore(now, kept)
+                    return
+            elif not self._is_lost(now, member, known):
+                unknown.append(member.node)
+        if unknown and now - self._since < self._timing.discovery_time:
+            return
+        removed = self._missing(kept, alive)
+        if not removed:
+            self._restore(now, kept)
+        elif self.me.node == min(alive):
+            view = next_view(kept, Plan(removed), self._highest)
+            self._decide(now, view, "went on without " + _names(removed))
+
+    def _agrees(self, now: int, member: Member, known: Known) -> bool:
+        return (
+            self._fresh(member.node, now)
+            and known.incarnation == member.incarnation
+            and self.kept is not None
+            and known.view_id == self.kept.id
+        )
+
+    def _is_lost(self, now: int, member: Member, known: Known) -> bool:
+        if self._detector.refused(member.node):
+            return True
+        if not self._fresh(member.node, now):
+            return False
+        return known.incarnation != member.incarnation or known.state == State.CONNECTING
+
+    def _restore(self, now: int, kept: View) -> None:
+        before = self.view
+        self._write(kept)
+        self._entered(now, before)
+
+    def _govern(self, now: int) -> None:
+        """A member: decide the next view if it is due and this is the lowest living member."""
+        removed = self._removals(now)
+        remaining = [node for node in self.view.nodes if node not in removed]
+        decider = min(remaining)
+        if decider != self.me.node:
+            self._tell(now, decider)
+            return
+        plan = Plan(removed, *self._arrivals(now, removed), barrier=self._needs_barrier(now))
+        if plan:
+            told = [node for node in self._leavers if node in removed]
+            self._decide(now, next_view(self.view, plan, self._highest), _why(plan), told)
+            return
+        other = self._side_to_join(now)
+        if other is not None:
+            live = {n: known.incarnation for n, known in self._detector.known.items()}
+            live[self.me.node] = self.me.incarnation
+            view = merge(self.view, other, live, self._highest)
+            self._decide(now, view, f"met view {other.id.number} ({other.id.lowest})")
+
+    def _removals(self, now: int) -> dict[str, Removal]:
+        removed: dict[str, Removal] = {}
+        for node, incarnation in self._others().items():
+            leave = self._leavers.get(node)
+            known = self._detector.known.get(node)
+            if leave is not None and leave.incarnation == incarnation:
+                removed[node] = Removal("returning" if leave.returning else "left", proven=True)
+            elif known and known.incarnation not in ("", incarnation) and self._fresh(node, now):
+                removed[node] = Removal("failed", proven=True)  # its address answers as another
+            death = self._detector.deaths.get(node)
+            if node not in removed and death is not None and death.incarnation == incarnation:
+                removed[node] = Removal("failed", proven=death.proven)
+        return removed
+
+    def _arrivals(
+        self, now: int, removed: Mapping[str, Removal]
+    ) -> tuple[tuple[Member, ...], tuple[Member, ...]]:
+        """Who joins, and which members describe themselves anew."""
+        joining = [
+            msgspec.structs.replace(join.me, kept=join.kept)
+            for node, (join, _) in sorted(self._joins.items())
+            if self._is_admitted(now, join) and (node in removed or not self.view.member(node))
+        ]
+        updated = [
+            told
+            for member in self.view.members
+            if member.node not in removed
+            and (told := self._told_by(member)) is not None
+            and _differs(told, member)
+        ]
+        return tuple(joining), tuple(updated)
+
+    def _told_by(self, member: Member) -> Member | None:
+        """How a member describes itself since it joined."""
+        told = self.me if member.node == self.me.node else self._described.get(member.node)
+        return told if told is not None and told.incarnation == member.incarnation else None
+
+    def _needs_barrier(self, now: int) -> bool:
+        return any(join.served and self._is_admitted(now, join) for join, _ in self._joins.values())
+
+    def _is_admitted(self, now: int, join: Join) -> bool:
+        """Whether the joiner is who answers at its node's address, so that it can be reached and
+        nobody else lives under that ID."""
+        known = self._detector.known.get(join.me.node)
+        return (
+            known is not None
+            and known.incarnation == join.me.incarnation
+            and known.state in (State.CONNECTING, State.JOINING)
+            and self._fresh(join.me.node, now)
+        )
+
+    def _side_to_join(self, now: int) -> View | None:
+        """Another view in force that nobody of this one is in, if this node must join the two."""
+        for node, known in sorted(self._detector.known.items()):
+            if not self._in_force(now, node, known) or known.view is None:
+                continue
+            if not forked(self.view, known.view):
+                continue
+            if known.view_id < self.view.id and holds(self.view, node, known.incarnation):
+                continue  # the two are joined already, and it has not heard of that
+            if self.me.node == min([*self.view.nodes, *known.view.nodes]):
+                return known.view
+        return None
+
+    def _tell(self, now: int, decider: str) -> None:
+        """Not the one that decides: tell who is."""
+        news: list[Message] = [
+            Report(node, death.incarnation, death.proven)
+            for node, death in self._detector.deaths.items()
+        ]
+        news += [leave for node, leave in self._leavers.items() if node in self.view.nodes]
+        news += [join for join, _ in self._joins.values()]
+        mine = self.view.member(self.me.node)
+        if mine is not None and _differs(self.me, mine):
+            news.append(Join(me=self.me, view=NO_MEMBERS, served=False))
+        for message in news:
+            if now - self._told.get(message, NEVER) >= self._timing.heartbeat:
+                self._told[message] = now
+                self._out.append(Send(decider, message, self._timing.suspect_after))
+
+    def _depart(self, now: int) -> None:
+        others = self._others()
+        if not others or now - self._since >= LEAVE_PATIENCE:
+            self._move(State.STOPPED, "left" if not others else "nobody acknowledged the goodbye")
+        elif now - self._sent >= self._timing.heartbeat:
+            self._sent = now
+            living = [n for n in others if self._fresh(n, now)]
+            goodbye = Leave(self.me.node, self.me.incarnation, self._returning)
+            self._out.append(Send(min(living or others), goodbye, self._timing.heartbeat))
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def _pinged(self, now: int, sender: Sender, ping: Ping) -> None:
+        """Somebody looks at us with another view: look back at once."""
+        self._note_hash(sender.node, ping.description)
+        known = self._detector.node(sender.node, now)
+        news = ping.view != known.view_id or ping.state != known.state
+        if sender.node in self.addresses and news and now - known.asked >= self._ping_gap:
+            self._ping(now, sender.node)
+
+    @property
+    def _ping_gap(self) -> int:
+        return self._timing.heartbeat // 5
+
+    def _ponged(self, now: int, node: str, pong: Pong) -> None:
+        if pong.me.node != node:
+            self._drop(Sender(pong.me.node, pong.me.incarnation), pong)
+            return
+        known = self._detector.node(node, now)
+        known.member, known.state = pong.me, pong.state
+        self._detector.answered(now, node)
+        self._note_hash(node, pong.description)
+        known.view_id = ViewID(*pong.view)
+        self._highest = max(self._highest, known.view_id.number)
+        if pong.newer is not None:
+            known.view = pong.newer
+            self._learn(now, pong.newer, verified=pong.state != State.RECONNECTING)
+        elif known.view is None or known.view.id != known.view_id:
+            known.view = self.view if self.view.id == known.view_id else None
+        self._check_claim(node, known)
+        self._bring_up_to_date(node, known)
+
+    def _bring_up_to_date(self, node: str, known: Known) -> None:
+        """A member that missed a view gets it."""
+        if self.state is not State.JOINED or known.view_id >= self.view.id:
+            return
+        if known.state in (State.CONNECTING, State.JOINING):
+            return  # its own request to join decides
+        if holds(self.view, node, known.incarnation):
+            self._out.append(Send(node, Install(self.view), self._timing.suspect_after))
+
+    def _learn(self, now: int, offered: View, *, verified: bool = True) -> None:
+        """A view that somebody holds; not `verified`: one that itself is only reconnecting to."""
+        self._highest = max(self._highest, offered.id.number)
+        before = self.kept or self.view
+        returning = self.state is State.RECONNECTING
+        if self.state is State.STOPPED:
+            return
+        if holds(offered, self.me.node, self.me.incarnation):
+            if not offered.supersedes(before):
+                return
+            if returning and not verified:
+                self._write(View(id=offered.id), offered)
+            else:
+                self._write(offered)
+                self._entered(now, before)
+        elif returning and offered.members:
+            if accepts(before, offered, self.me):
+                self._write(offered)
+                self._left_out(now, before)
+            elif verified and forked(before, offered):
+                self._write(self.view)
+                self._left_out(now, before)
+        elif self.is_member and accepts(before, offered, self.me):
+            self._write(offered)
+            self._left_out(now, before)
+
+    def _asked_to_join(self, now: int, sender: Sender, join: Join) -> None:
+        """A node wants in; it must prove by an answer that it is who lives at that address."""
+        node = join.me.node
+        relayed = sender.node != node
+        if relayed and not holds(self.view, sender.node, sender.incarnation):
+            self._drop(sender, join)
+            return
+        if node == self.me.node:
+            self._refuse_claim(node, join.me.incarnation, "it is the ID of the node that it asked")
+            return
+        if self._admission == "static-only" and self._description.node(node) is None:
+            reason = f"{node} is not in this node's description"
+            self._refuse_claim(node, join.me.incarnation, reason)
+            return
+        if holds(self.view, node, join.me.incarnation):
+            self._described[node] = join.me
+            return
+        self._highest = max(self._highest, join.view.id.number)
+        self._joins[node] = (join, now)
+        if not self._is_admitted(now, join):
+            self._ping(now, node)
+
+    def _check_claim(self, node: str, known: Known) -> None:
+        """A second node under one ID is refused while the first one answers."""
+        held = self._joins.get(node)
+        if held is None or held[0].me.incarnation == known.incarnation:
+            return
+        if holds(self.view, node, known.incarnation):
+            del self._joins[node]
+            reason = f"the node ID {node} belongs to a living member; choose another `node`"
+            self._refuse_claim(node, held[0].me.incarnation, reason)
+
+    def _refuse_claim(self, node: str, incarnation: str, reason: str) -> None:
+        self.counts["refused_joins"] += 1
+        if (node, incarnation) not in self._refused:
+            self._log(logging.WARNING, f"join refused: {reason}")
+            kept = list(self._refused.items())[1 - REFUSALS :]
+            self._refused = {**dict(kept), (node, incarnation): reason}
+
+    def refusal(self, join: Join) -> str:
+        """Why this joiner was refused before; empty when it was not."""
+        return self._refused.get((join.me.node, join.me.incarnation), "")
+
+    def _rejected(self, reason: str) -> None:
+        if reason != self._rejection:
+            self._rejection = reason
+            self._log(logging.ERROR, reason)
+
+    def _reported_dead(self, now: int, sender: Sender, report: Report) -> None:
+        others = self._others()
+        if not holds(self.view, sender.node, sender.incarnation):
+            self._drop(sender, report)
+        elif others.get(report.node) != report.incarnation:
+            return  # old news
+        elif report.refused and self._trusts(report.node):
+            self._detector.condemn(now, report.node, report.incarnation, proven=True)
+        elif self._fresh(report.node, now):
+            self.counts["false_suspicions"] += 1
+        else:
+            self._detector.condemn(now, report.node, report.incarnation, proven=False)
+
+    def _said_goodbye(self, sender: Sender, leave: Leave) -> None:
+        relayed = sender.node != leave.node
+        if relayed and not holds(self.view, sender.node, sender.incarnation):
+            self._drop(sender, leave)
+        elif self._others().get(leave.node) == leave.incarnation:
+            self._leavers[leave.node] = leave
+
+    # --- changes of this node's own standing -----------------------------------------------------
+
+    def _decide(self, now: int, view: View, why: str, told: Iterable[str] = ()) -> None:
+        """Make `view` the cluster's next one and send it to every member, and to who leaves."""
+        before = self.view
+        self._log(logging.INFO, f"decided view {view.id.number} ({view.id.lowest}): {why}")
+        self._write(view)
+        self._entered(now, before)
+        targets = {*view.nodes, *told} - {self.me.node}
+        timeout = self._timing.suspect_after
+        self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
+
+    def _write(self, view: View, kept: View | None = None) -> None:
+        if (view, kept) != (self.view, self.kept):
+            self._out.append(Write(self.view, view, kept))
+            self.view, self.kept = view, kept
+            self._highest = max(self._highest, view.id.number)
+
+    def _entered(self, now: int, before: View) -> None:
+        """The view has this node: what was known for earlier views is settled."""
+        self.counts["views"] += 1
+        self._last = self.view
+        self._joins = {
+            node: held for node, held in self._joins.items() if not self._is_settled(now, held)
+        }
+        others = self._others()
+        self._leavers = {n: gone for n, gone in self._leavers.items() if n in others}
+        for node in others:
+            if before.member(node) != self.view.member(node):
+                known = self._detector.node(node, now)
+                known.since = now
+        self._described = {n: m for n, m in self._described.items() if n in others}
+        self._told.clear()
+        self._rejection = ""
+        if self.state not in (State.JOINED, State.LEAVING):
+            self._move(State.JOINED, f"member of view {self.view.id.number}")
+
+    def _is_settled(self, now: int, held: tuple[Join, int]) -> bool:
+        join, at = held
+        return now - at > JOIN_KEPT or holds(self.view, join.me.node, join.me.incarnation)
+
+    def _left_out(self, now: int, before: View) -> None:
+        """The others have a view without this node: it is a new member, or it has left."""
+        self._last = before
+        if self.state is State.LEAVING:
+            self._move(State.STOPPED, "the others have a view without this node")
+            return
+        self.counts["excluded"] += 1
+        if self.state is not State.CONNECTING:
+            self._move(State.CONNECTING, f"view {self.view.id.number} is without this node")
+        self._since = now
+        self._joins.clear()
+        self._leavers.clear()
+        self._renewing = True
+        self._out.append(Renew())
+
+    def _wake(self, now: int) -> None:
+        """After a while in which this process did not run nobody is blamed for it, and the view
+        must be verified before anything is served under it."""
+        if now - self._ticked < self._timing.pause:
+            return
+        stopped, self._ticked = now - self._ticked, now
+        self._detector.forgive(now)
+        self.counts["pauses"] += 1
+        for known in self._detector.known.values():
+            known.heard = known.asked = NEVER
+        self._since = now
+        if self.state is State.JOINED and self._others():
+            self._log(logging.WARNING, f"stopped for {stopped} ms; checking the view")
+            self._move(State.RECONNECTING, "was stopped")
+            self._last = self.view
+            self._write(View(id=self.view.id), self.view)
+
+    def _move(self, state: State, why: str) -> None:
+        assert state in MOVES[self.state], f"{self.state} to {state}"
+        self.counts["transitions"] += 1
+        self.counts[f"{self.state}_to_{state}"] += 1
+        self._log(logging.INFO, f"{self.state} → {state}: {why}")
+        self.state = state
+
+    # --- heartbeats ------------------------------------------------------------------------------
+
+    def _ping_due(self, now: int) -> None:
+        watched = set(self._watched())
+        heartbeat = self._timing.heartbeat
+        for node in watched:
+            if now - self._detector.node(node, now).asked >= heartbeat:
+                self._ping(now, node)
+        settled = self.state in (State.JOINED, State.LEAVING)
+        every = max(SEEK_EVERY, heartbeat) if settled else heartbeat
+        members = self.view.nodes if settled else ()
+        strangers = [n for n in self.addresses if n not in watched and n not in members]
+        due = [n for n in strangers if now - self._detector.node(n, now).asked >= every]
+        for node in sorted(due, key=lambda n: self._detector.known[n].asked)[:STRANGERS]:
+            self._ping(now, node)
+        for node in self._joins:
+            if node not in watched and node not in due:
+                self._ping_again(now, node)
+        self._joins = {n: held for n, held in self._joins.items() if now - held[1] <= JOIN_KEPT}
+
+    def _ping_again(self, now: int, node: str) -> None:
+        if now - self._detector.node(node, now).asked >= self._timing.heartbeat:
+            self._ping(now, node)
+
+    def _ping(self, now: int, node: str) -> None:
+        known = self._detector.node(node, now)
+        known.asked = now
+        seen = self.kept or self.view
+        # A node that claims this very view without being in it holds another of the same ID
+        # (its store was lost): only the whole view tells.
+        alien = known.view_id == seen.id and not holds(seen, node, known.incarnation)
+        ping = Ping(
+            me=self.me,
+            view=NO_VIEW if alien else seen.id,
+            description=self._description.hash,
+            state=self.state,
+        )
+        self._out.append(Send(node, ping, self._timing.suspect_after))
+
+    def _watched(self) -> tuple[str, ...]:
+        """Members that this node watches."""
+        others = list(self._others())
+        if len(others) < WATCH_ALL:
+            return tuple(others)
+        place = {node: index for index, node in enumerate(self._description.order)}
+        ring = sorted(
+            self.view.nodes, key=lambda n: (place.get(n, len(place)), n)
+        )  # those that are not described come last, by ID
+        at = ring.index(self.me.node) if self.me.node in ring else 0
+        return tuple((ring[at + 1 :] + ring[:at])[:WATCHED])
+
+    # --- small answers ---------------------------------------------------------------------------
+
+    @property
+    def _configured(self) -> list[str]:
+        return [node for node in self._description.order if node != self.me.node]
+
+    def _others(self) -> dict[str, str]:
+        """The other members' incarnations; nobody while this node is no member."""
+        if not self.is_member:
+            return {}
+        members = self.view.members
+        return {m.node: m.incarnation for m in members if m.node != self.me.node}
+
+    def _fresh(self, node: str, now: int) -> bool:
+        """Whether the node answered lately."""
+        return self._detector.fresh(node, now)
+
+    def _state_of(self, node: str) -> str:
+        return self._detector.known[node].state
+
+    def _trusts(self, node: str) -> bool:
+        """Whether a refused connection proves that the node is dead (R2a)."""
+        if self._trust_refused is not None:
+            return self._trust_refused
+        address = self.addresses.get(node)
+        return address is not None and same_host(address, self.me.peer)
+
+    def _note_hash(self, node: str, theirs: str) -> None:
+        mine = self._description.hash
+        if theirs in ("", mine):
+            self._differing.discard(node)
+        elif node not in self._differing and len(self._differing) < WATCH_ALL:
+            self._differing.add(node)
+            self.counts["differing_descriptions"] += 1
+            text = f"{node} has another description of the cluster ({theirs}, here {mine})"
+            self._log(logging.WARNING, text + ": give every node the same `nodes`, in one order")
+
+    def _drop(self, sender: Sender, message: Message) -> None:
+        self.counts["dropped"] += 1
+        text = f"dropped a {type(message).__name__} of {sender.node} while {self.state}"
+        self._log(logging.DEBUG, text)
+
+    def _log(self, level: int, text: str) -> None:
+        self._out.append(Log(level, text))
+
+
+def _differs(told: Member, held: Member) -> bool:
+    return msgspec.structs.replace(told, joined=held.joined, kept=held.kept) != held
+
+
+def _names(nodes: Iterable[str]) -> str:
+    return ", ".join(sorted(nodes)) or "nobody"
+
+
+def _why(plan: Plan) -> str:
+    parts = [f"{node} {removal.how}" for node, removal in sorted(plan.removed.items())]
+    parts += [f"{member.node} joins" for member in plan.added]
+    parts += [f"{member.node} describes itself anew" for member in plan.updated]
+    return ", ".join(parts)

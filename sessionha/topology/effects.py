@@ -1,0 +1,46 @@
+"""What the automaton asks of the world around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sessionha.peer.messages import Message
+from sessionha.view import View
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Call a node; tell the automaton its reply, or that there was none within `timeout` ms."""
+
+    node: str
+    message: Message
+    timeout: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Put the view, and the view set aside, into the store in one transaction.
+
+    Only if the store still holds `base`; otherwise a sibling was first: drop the effects that
+    follow and tell the automaton what the store holds.
+    """
+
+    base: View
+    view: View
+    kept: View | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Give the store a new incarnation, close every stream, and tell the automaton."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One line for the operator."""
+
+    level: int
+    text: str
+
+
+Effect = Send | Write | Renew | Log

@@ -1,0 +1,387 @@
+"""Automata of two to five nodes, joined by a fake wire, agree on their membership."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.topology.world import TIMING, World
+
+DETECTION = TIMING.suspect_after + TIMING.confirm_after
+SEEDS = range(200)
+FEW = range(40)
+
+
+def cluster(seed: int, count: int, *, trust_refused: bool = True) -> World:
+    """A cluster that has formed; its events so far are forgotten."""
+    world = World(seed, count, trust_refused=trust_refused)
+    world.start(*world.description.order)
+    world.settle()
+    for process in world.nodes.values():
+        process.events.clear()
+    return world
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nodes_started_at_once_or_in_any_order_end_in_one_view(seed: int) -> None:
+    """System 3 (a): five nodes started in random order, and at once: all joined, same view."""
+    world = World(seed, 2 + seed % 4, trust_refused=seed % 3 > 0)
+    order = list(world.description.order)
+    world.random.shuffle(order)
+    for node in order:
+        world.start(node)
+        world.run(world.random.choice((0, 0, 5, 100, 1_000, 2_500)) if seed % 2 else 0)
+    world.settle()
+
+
+def test_nodes_that_find_each_other_at_once_do_not_wait_for_the_discovery_time() -> None:
+    world = World(1, 3, trust_refused=False)
+    world.start("n1", "n2", "n3")
+    assert world.run_until(world.agreed, 1_000) < 200
+    assert world.nodes["n1"].view.id == (1, "n1")
+
+
+def test_the_first_alone_serves_within_the_discovery_time() -> None:
+    """System 3 (b): the first alone serves within the discovery time (available mode)."""
+    world = World(1, 3, trust_refused=False)
+    world.start("n2")
+    took = world.run_until(world.agreed, 5_000)
+    assert TIMING.discovery_time - 100 <= took <= TIMING.discovery_time + 100
+
+
+def test_a_node_whose_peers_all_refuse_does_not_wait() -> None:
+    world = World(1, 3)
+    world.start("n2")
+    assert world.run_until(world.agreed, 1_000) < 100
+
+
+def test_a_joiner_ignores_another_joiner() -> None:
+    """System 3 (c): a joiner ignores another non-member, both become members."""
+    world = World(3, 3)
+    world.start("n1")
+    world.run_until(world.agreed, 1_000)
+    world.start("n2", "n3")
+    world.settle()
+    assert {"joined n2", "joined n3"} <= set(world.nodes["n1"].kinds)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_killed_node_is_out_of_the_view_in_milliseconds(seed: int) -> None:
+    """System 3 (d): kill -9 one of five: the survivors agree, here by a proven death (R2a)."""
+    world = cluster(seed, 5)
+    victim = world.random.choice(world.description.order)
+    world.kill(victim)
+    took = world.run_until(world.agreed, 1_000)
+    assert took < 50
+    assert all(p.kinds == [f"failed {victim}"] for p in world.nodes.values())
+    assert world.nodes[min(world.nodes)].view.absent == (victim,)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_silent_host_is_removed_after_confirmation(seed: int) -> None:
+    """System 3 (d): kill −9 one of five: survivors agree within heartbeat × misses +
+    verification, also where a refusal proves nothing."""
+    world = cluster(seed, 5, trust_refused=False)
+    victim = world.random.choice(world.description.order)
+    world.kill(victim, dark=True)
+    took = world.run_until(world.agreed, 5_000)
+    assert took <= DETECTION + TIMING.heartbeat + 100
+    assert all(p.kinds == [f"failed {victim}"] for p in world.nodes.values())
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_short_stop_is_no_event(seed: int, count: int) -> None:
+    """System 3 (e): SIGSTOP shorter than detection: no event."""
+    world = cluster(seed, count)
+    node = world.random.choice(world.description.order)
+    world.hang(node)
+    world.run(world.random.choice((100, 400, 700)))
+    world.resume(node)
+    world.settle()
+    assert all(p.events == [] for p in world.nodes.values())
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_long_stop_is_a_failure_and_a_return(seed: int, count: int) -> None:
+    """System 3 (e): SIGSTOP longer than detection: failed, and after SIGCONT it rejoins as a new
+    incarnation with what it kept."""
+    world = cluster(seed, count)
+    node = world.random.choice(world.description.order)
+    before = world.stores[node].incarnation
+    world.hang(node)
+    rest = [n for n in world.nodes if n != node]
+    world.run_until(lambda: world.agreed(*rest), 4_000)
+    world.run(500)
+    world.resume(node)
+    world.settle()
+    assert world.stores[node].incarnation != before
+    for other in rest:
+        assert world.nodes[other].kinds == [f"failed {node}", f"returned {node}"]
+        assert world.nodes[other].events[-1][1][0].kept
+    assert world.nodes[node].view.barrier <= world.nodes[node].view.members[0].joined
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("dark", [False, True])
+def test_two_deaths_at_once(seed: int, dark: bool) -> None:
+    """System 3 (f): two adjacent and two non-adjacent deaths at once."""
+    world = cluster(seed, 5, trust_refused=not dark)
+    world.kill(*world.random.sample(world.description.order, 2), dark=dark)
+    world.settle(limit=6_000)
+    for process in world.nodes.values():
+        assert sorted(k.split()[0] for k in process.kinds) == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_cut_link_is_not_a_death_while_others_reach_the_node(seed: int) -> None:
+    """System 3 (g): the link A→B cut while others reach B: B is not declared failed."""
+    world = cluster(seed, 3 + seed % 3, trust_refused=False)
+    one, other = world.random.sample(world.description.order, 2)
+    world.cut.add((one, other))
+    world.run(15_000)
+    assert world.agreed()
+    assert all(p.events == [] for p in world.nodes.values())
+    assert world.nodes[one].automaton.counts["false_suspicions"] > 0
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("returning", [False, True])
+def test_a_planned_leave_is_its_own_event(seed: int, returning: bool) -> None:
+    """System 3 (h): planned stop: *left*, no delay, no suspicion."""
+    world = cluster(seed, 2 + seed % 4)
+    node = world.random.choice(world.description.order)
+    world.leave(node, returning=returning)
+    rest = [n for n in world.nodes if n != node]
+    assert world.run_until(lambda: world.agreed(*rest), 1_000) < 50
+    leaver = world.nodes[node]
+    world.run_until(lambda: leaver.automaton.state == "stopped", 1_000)
+    assert not leaver.is_member
+    world.kill(node)
+    world.settle()
+    for process in world.nodes.values():
+        assert process.kinds == [f"left {node}"]
+        assert process.events[0][1][0].kept is returning
+        assert process.automaton.counts["suspicions"] == 0
+    world.start(node)
+    world.settle()
+    assert all(f"returned {node}" in world.nodes[n].kinds for n in rest)
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_node_returns_with_or_without_its_store(seed: int, lost: bool) -> None:
+    """System 3 (i): exactly one event a change, in order; the return tells whether data is kept."""
+    world = cluster(seed, 2 + seed % 4)
+    node = world.random.choice(world.description.order)
+    world.kill(node, lost=lost)
+    world.settle()
+    world.start(node)
+    world.settle()
+    for other, process in world.nodes.items():
+        if other != node:
+            assert process.kinds == [f"failed {node}", f"returned {node}"]
+            assert process.events[-1][1][0].kept is not lost
+            assert world.nodes[other].view.barrier == (0, "")
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_fast_restart_with_the_store_is_a_pause(seed: int) -> None:
+    """Contract R7: a process that finds its store whole goes on as the same member."""
+    world = cluster(seed, 2 + seed % 4, trust_refused=False)
+    node = world.random.choice(world.description.order)
+    view = world.nodes[node].view
+    world.kill(node)
+    world.start(node)
+    assert not world.nodes[node].is_member, "not before others say that the view holds"
+    world.run_until(world.agreed, 1_000)
+    world.settle()
+    assert world.nodes[node].view == view
+    assert all(p.events == [] for p in world.nodes.values())
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_fast_restart_without_the_store_is_recognised_by_the_incarnation(seed: int) -> None:
+    """System 7.7: a restart faster than detection is recognised by the incarnation."""
+    world = cluster(seed, 2 + seed % 4, trust_refused=False)
+    node = world.random.choice(world.description.order)
+    world.kill(node, lost=True)
+    world.run(100)
+    world.start(node)
+    world.settle()
+    for other, process in world.nodes.items():
+        if other != node:
+            assert process.kinds == [f"failed {node}", f"returned {node}"]
+            assert not process.events[-1][1][-1].kept
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_full_restart_with_stores_is_a_pause(seed: int) -> None:
+    """Contract, a pair: both restart with stores: a pause (no view change)."""
+    world = cluster(seed, 2 + seed % 4, trust_refused=False)
+    view = world.nodes["n1"].view
+    world.kill(*world.nodes)
+    world.run(5_000)
+    order = list(world.description.order)
+    world.random.shuffle(order)
+    for node in order:
+        world.start(node)
+        world.run(world.random.choice((0, 100, 300)))
+    world.settle()
+    assert world.nodes["n1"].view == view
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_restart_that_finds_nobody_goes_on_without_them(seed: int) -> None:
+    world = cluster(seed, 3, trust_refused=seed % 2 > 0)
+    number = world.nodes["n1"].view.id.number
+    world.kill(*world.nodes, dark=seed % 2 == 0)
+    node = world.random.choice(world.description.order)
+    world.dark.discard(node)
+    world.start(node)
+    took = world.run_until(world.agreed, 5_000)
+    assert took < (100 if seed % 2 else TIMING.discovery_time + 100)
+    assert world.nodes[node].view.id.number > number
+    rest = [n for n in world.description.order if n != node]
+    world.dark.clear()
+    world.start(*rest)
+    world.settle()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_partitioned_sides_go_on_and_merge(seed: int) -> None:
+    """System 3.4 and 3.8: two sides that meet merge deterministically, behind a barrier."""
+    count = 2 + seed % 4
+    world = cluster(seed, count, trust_refused=seed % 2 > 0)
+    order = list(world.description.order)
+    world.random.shuffle(order)
+    at = world.random.randint(1, count - 1)
+    sides = [tuple(order[:at]), tuple(order[at:])]
+    if count == 5 and seed % 3 == 0:
+        sides = [(order[0],), tuple(order[1:3]), tuple(order[3:])]
+    world.split(*sides)
+    world.run_until(lambda: all(world.agreed(*side) for side in sides), 8_000)
+    world.run(1_000)
+    world.heal()
+    world.settle()
+    view = world.nodes["n1"].view
+    assert view.barrier.number > 1, "both sides could have served"
+    assert any(member.joined < view.barrier for member in view.members), "one side keeps its place"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_three_alone_that_meet_become_one(seed: int) -> None:
+    """1 + 1 + 1: no livelock where nobody knew of anybody."""
+    world = World(seed, 3, trust_refused=False)
+    world.split(("n1",), ("n2",), ("n3",))
+    world.start(*world.description.order)
+    world.run_until(lambda: all(world.agreed(n) for n in world.nodes), 4_000)
+    world.heal()
+    assert world.settle() < 3_000
+    assert world.nodes["n1"].view.id.number <= 8, "a few views, not a storm of them"
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_partition_shorter_than_detection_is_no_event(seed: int) -> None:
+    world = cluster(seed, 4)
+    world.split(("n1", "n2"), ("n3", "n4"))
+    world.run(700)
+    world.heal()
+    world.settle()
+    assert all(p.events == [] for p in world.nodes.values())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_happens_the_living_agree_when_it_stops(seed: int) -> None:
+    """Contract G12, section 7: flapping, partial cuts, stops, deaths and returns; then quiet."""
+    world = cluster(seed, 2 + seed % 4, trust_refused=seed % 2 > 0)
+    names = list(world.description.order)
+    for _ in range(12):
+        node, other = world.random.sample(names, 2)
+        match world.random.randrange(8):
+            case 0 | 1 if node in world.nodes and len(world.nodes) > 1:
+                world.kill(node, dark=world.random.random() < 0.3, lost=world.random.random() < 0.3)
+            case 2 | 3 if node not in world.nodes:
+                world.dark.discard(node)
+                world.start(node)
+            case 4 if node in world.nodes:
+                world.hang(node)
+            case 5:
+                for process in [p for p in world.nodes.values() if p.hung]:
+                    world.resume(process.node)
+            case 6:
+                world.cut.add((node, other))
+            case 7:
+                world.heal()
+        world.run(world.random.choice((5, 50, 300, 1_200, 2_600)))
+    world.heal()
+    for process in [p for p in world.nodes.values() if p.hung]:
+        world.resume(process.node)
+    for node in names:
+        if node not in world.nodes:
+            world.dark.discard(node)
+            world.start(node)
+    world.settle()
+
+
+def test_a_second_claimant_of_a_living_id_is_refused() -> None:
+    """System 1 (k): restart keeps the node ID, a second live claimant is refused."""
+    world = cluster(5, 3)
+    view = world.nodes["n1"].view
+    impostor = world.start_impostor("n2")
+    world.run(5_000)
+    assert not impostor.is_member
+    assert "belongs to a living member" in impostor.automaton.waiting_for(world.now)
+    assert world.nodes["n1"].view == view
+    assert world.agreed()
+
+
+def test_a_node_outside_the_description_is_refused_and_a_differing_hash_is_told() -> None:
+    """System 3 (j): a node missing from the description is refused by policy, a different hash is
+    reported."""
+    world = World(1, 3)
+    small = type(world.description)(tuple(n for n in world.description.nodes if n.node != "n3"))
+    world.descriptions = {"n1": small, "n2": small}
+    world.start("n1", "n2")
+    world.settle("n1", "n2")
+    world.start("n3")
+    world.run(5_000)
+    assert world.agreed("n1", "n2")
+    assert world.nodes["n1"].automaton.counts["differing_descriptions"] == 1
+    assert "not in this node's description" in world.nodes["n3"].automaton.waiting_for(world.now)
+
+
+def test_a_message_that_a_state_does_not_listen_to_is_dropped_and_counted() -> None:
+    """System 3.3: an illegal message in a state is dropped and counted."""
+    from sessionha.peer.base import Sender
+    from sessionha.peer.messages import Report
+
+    world = World(1, 3, trust_refused=False)
+    world.start("n1")
+    automaton = world.nodes["n1"].automaton
+    automaton.received(world.now, Sender("n2", "x"), Report("n3", "y", True))
+    assert automaton.counts["dropped"] == 1
+
+
+def test_a_stopped_member_is_found_by_the_data_path_before_the_heartbeats() -> None:
+    """System 5 (m): suspicion from the data path, confirmation, one view change."""
+    world = cluster(2, 3)
+    world.hang("n3")
+    world.run(20)
+    world.nodes["n1"].step(lambda automaton, now: automaton.suspect(now, "n3"))
+    took = world.run_until(lambda: world.agreed("n1", "n2"), 2_000)
+    assert took <= TIMING.confirm_after + 50
+
+
+def test_a_node_that_drains_tells_everybody() -> None:
+    import msgspec
+
+    world = cluster(2, 3)
+    process = world.nodes["n3"]
+    process.step(lambda a, now: a.describe(now, msgspec.structs.replace(a.me, ready=False)))
+    world.settle()
+    for other in world.nodes.values():
+        member = other.view.member("n3")
+        assert member is not None
+        assert not member.ready
+        assert other.kinds == []

@@ -1,0 +1,409 @@
+"""A cluster of automata joined by a fake wire in virtual time: one seed, one world."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from random import Random
+
+from sessionha.identity import ViewID
+from sessionha.peer.base import Sender, Verdict
+from sessionha.peer.messages import Confirm, Confirmed, Failed, Join, Message, decode, encode
+from sessionha.store.base import Reader, Usage, Writer
+from sessionha.topology.answers import FOR_THE_LEADER, answer
+from sessionha.topology.automaton import Automaton
+from sessionha.topology.base import Change
+from sessionha.topology.description import Description, Node
+from sessionha.topology.effects import Effect, Log, Renew, Send, Write
+from sessionha.topology.members import changes
+from sessionha.topology.rows import Rows
+from sessionha.topology.timing import Timing
+from sessionha.view import NO_MEMBERS, View
+
+TICK = 25
+TIMING = Timing()
+
+
+class Table:
+    """The rows of one snapshot or transaction."""
+
+    def __init__(self, rows: dict[bytes, bytes]) -> None:
+        self._rows = rows
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._rows.get(key)
+
+    def scan(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        for key in sorted(self._rows):
+            if key.startswith(prefix) and (after is None or key > after):
+                yield key, self._rows[key]
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._rows[key] = value
+
+    def delete(self, key: bytes) -> bool:
+        return self._rows.pop(key, None) is not None
+
+
+class Memory:
+    """A store in a dict, shared by the engines that are given one `rows`."""
+
+    def __init__(self, name: str = "s") -> None:
+        self.name = name
+        self.rows: dict[bytes, bytes] = {}
+        self.incarnation = f"{name}.1"
+        self.run = 1
+        self.slot = 0
+        self.leads = True
+        self._renewals = 1
+
+    @contextmanager
+    def read(self) -> Iterator[Reader]:
+        yield Table(self.rows)
+
+    @contextmanager
+    def write(self, *, urgent: bool = False) -> Iterator[Writer]:
+        table = dict(self.rows)
+        yield Table(table)
+        self.rows.clear()
+        self.rows.update(table)
+
+    def renew_incarnation(self) -> str:
+        self._renewals += 1
+        self.incarnation = f"{self.name}.{self._renewals}"
+        return self.incarnation
+
+    def try_lead(self) -> bool:
+        return self.leads
+
+    def living_slots(self) -> set[int]:
+        return {self.slot}
+
+    def usage(self) -> Usage:
+        return Usage(0, 1)
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def describe(count: int) -> Description:
+    """n1 … n<count>, in an order that is not that of the IDs."""
+    names = [f"n{number}" for number in range(1, count + 1)]
+    order = names[count // 2 :] + names[: count // 2]
+    return Description(tuple(Node(n, f"10.0.0.{n[1:]}:7946", url=f"http://{n}") for n in order))
+
+
+class SimNode:
+    """One process of one node: its automaton and the little that drives it."""
+
+    def __init__(self, world: World, node: str, store: Memory) -> None:
+        self.world = world
+        self.node = node
+        self.store = store
+        self.rows = Rows(store)
+        self.rows.begin_run(node)
+        self.description = world.description_of(node)
+        described = self.description.node(node) or world.description.node(node)
+        assert described is not None
+        self.me = described.member(store.incarnation)
+        view, kept = self.rows.held()
+        self.automaton = Automaton(
+            self.me,
+            self.description,
+            TIMING,
+            world.now,
+            view=view,
+            kept=kept,
+            trust_refused=world.trust_refused,
+        )
+        self.told = kept or view if (kept or view).members else NO_MEMBERS
+        self.events: list[tuple[View, tuple[Change, ...]]] = []
+        self.log: list[str] = []
+        self.alive = True
+        self.hung = False
+        self.backlog: list[Callable[[], None]] = []
+
+    @property
+    def view(self) -> View:
+        return self.rows.view()
+
+    @property
+    def is_member(self) -> bool:
+        member = self.view.member(self.node)
+        return member is not None and member.incarnation == self.store.incarnation
+
+    def step(self, event: Callable[[Automaton, int], list[Effect]]) -> None:
+        """Give the automaton an event and carry its effects out."""
+        self._sync()
+        self._run(event(self.automaton, self.world.now))
+        self.notice()
+
+    def _sync(self) -> None:
+        view, kept = self.rows.held()
+        if (view, kept) != (self.automaton.view, self.automaton.kept):
+            self._run(self.automaton.stored(self.world.now, view, kept))
+
+    def _run(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self.world.send(self, effect)
+                case Write():
+                    done = self.rows.replace(effect.base, effect.view, effect.kept, self.world.now)
+                    assert done, "one engine: nobody else writes"
+                case Renew():
+                    incarnation = self.store.renew_incarnation()
+                    self.me = self.automaton.me
+                    self._run(self.automaton.renewed(self.world.now, incarnation))
+                    self.me = self.automaton.me
+                case Log():
+                    self.log.append(f"{self.world.now} {self.node} {effect.text}")
+
+    def receive(self, sender: Sender, message: Message) -> Message | None:
+        me = self.automaton.me
+        reply = answer(message, me, self.rows, self.world.now, self.description.hash)
+        if isinstance(message, FOR_THE_LEADER):
+            if isinstance(message, Join) and self.automaton.refusal(message):
+                reply = Failed("InvalidSettings", self.automaton.refusal(message))
+            self.step(lambda automaton, now: automaton.received(now, sender, message))
+        return reply
+
+    def notice(self) -> None:
+        """Tell the listener what the row says, as an engine does."""
+        view = self.view
+        self.world.check(view)
+        if view.members and view.id != self.told.id:
+            self.events.append((view, changes(self.told, view)))
+            self.told = view
+
+    @property
+    def kinds(self) -> list[str]:
+        return [f"{c.kind} {c.node}" for _, news in self.events for c in news]
+
+
+class World:
+    """Nodes, a wire and a clock."""
+
+    def __init__(self, seed: int, count: int, *, trust_refused: bool = True) -> None:
+        self.random = Random(seed)
+        self.now = 1_000_000
+        self.description = describe(count)
+        self.descriptions: dict[str, Description] = {}
+        self.trust_refused = trust_refused
+        self.nodes: dict[str, SimNode] = {}
+        self.stores: dict[str, Memory] = {}
+        self.impostors: dict[str, SimNode] = {}
+        self.cut: set[tuple[str, str]] = set()
+        self.dark: set[str] = set()
+        """Hosts that are off: they do not even refuse."""
+        self.sent = 0
+        self._views: dict[ViewID, View] = {}
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._serial = 0
+
+    def description_of(self, node: str) -> Description:
+        return self.descriptions.get(node, self.description)
+
+    # --- time ---
+
+    def after(self, delay: int, action: Callable[[], None]) -> None:
+        self._serial += 1
+        heapq.heappush(self._queue, (self.now + delay, self._serial, action))
+
+    def run(self, duration: int) -> None:
+        """Let virtual milliseconds pass."""
+        end = self.now + duration
+        while self._queue and self._queue[0][0] <= end:
+            self.now, _, action = heapq.heappop(self._queue)
+            action()
+        self.now = end
+
+    def run_until(self, reached: Callable[[], bool], limit: int) -> int:
+        """How many milliseconds passed until it was reached; fails after `limit`."""
+        begin = self.now
+        while not reached():
+            assert self.now - begin < limit, "\n".join(self.story())
+            self.run(5)
+        return self.now - begin
+
+    # --- nodes ---
+
+    def start(self, *nodes: str, store: Memory | None = None) -> None:
+        for node in nodes:
+            assert node not in self.nodes
+            if store is not None or node not in self.stores:
+                self.stores[node] = store or Memory(f"{node}-{self.now}-{self._serial}")
+            process = SimNode(self, node, self.stores[node])
+            self.nodes[node] = process
+            self.after(self.random.randint(0, TICK), lambda p=process: self._tick(p))  # type: ignore[misc]
+            for other in list(self.description.order):
+                if other != node:
+                    self._dial(process, other)
+                    if other in self.nodes:
+                        self._dial(self.nodes[other], node)
+
+    def start_impostor(self, node: str) -> SimNode:
+        """A second process under the ID of another, at another address: nobody can dial it."""
+        process = SimNode(self, node, Memory(f"{node}-impostor"))
+        self.impostors[node] = process
+        self.after(1, lambda: self._tick(process))
+        return process
+
+    def _dial(self, process: SimNode, other: str) -> None:
+        def dialled() -> None:
+            if (process.node, other) in self.cut or other in self.dark:
+                return
+            peer = self.nodes.get(other)
+            if peer is None:
+                self.wake(process, lambda: process.step(
+                    lambda a, now: a.link_down(now, other, refused=True)))  # fmt: skip
+            elif not peer.hung:
+                incarnation = peer.store.incarnation
+                self.wake(process, lambda: process.step(
+                    lambda a, now: a.link_up(now, other, incarnation)))  # fmt: skip
+
+        self.after(self.random.randint(1, 20), dialled)
+
+    def kill(self, *nodes: str, dark: bool = False, lost: bool = False) -> None:
+        """kill -9; `dark`: the machine goes too; `lost`: its store as well."""
+        for node in nodes:
+            process = self.nodes.pop(node)
+            process.alive = False
+            process.store.run += 1
+            if dark:
+                self.dark.add(node)
+            if lost:
+                del self.stores[node]
+        for node in nodes:
+            for process in self.nodes.values():
+                self._dial(process, node)
+
+    def hang(self, node: str) -> None:
+        """SIGSTOP."""
+        self.nodes[node].hung = True
+
+    def resume(self, node: str) -> None:
+        """SIGCONT."""
+        process = self.nodes[node]
+        process.hung = False
+        backlog, process.backlog = process.backlog, []
+        for action in backlog:
+            self.after(0, action)
+
+    def split(self, *sides: tuple[str, ...]) -> None:
+        """Partition: no message passes between the sides."""
+        for one in sides:
+            for other in sides:
+                if one is not other:
+                    self.cut |= {(a, b) for a in one for b in other}
+
+    def heal(self) -> None:
+        self.cut.clear()
+
+    def leave(self, node: str, *, returning: bool = False) -> None:
+        self.nodes[node].step(lambda a, now: a.leave(now, returning=returning))
+
+    def _tick(self, process: SimNode) -> None:
+        if not process.alive:
+            return
+        if process.hung:
+            process.backlog.append(lambda: self._tick(process))
+            return
+        process.step(lambda automaton, now: automaton.tick(now))
+        self.after(TICK, lambda: self._tick(process))
+
+    def wake(self, process: SimNode, action: Callable[[], None]) -> None:
+        if process.hung:
+            process.backlog.append(action)
+        elif process.alive:
+            action()
+
+    # --- the wire ---
+
+    def send(self, sender: SimNode, effect: Send) -> None:
+        self.sent += 1
+        origin = Sender(sender.node, sender.store.incarnation)
+        settled = [False]
+        delay = self.random.randint(1, 3)
+
+        def unanswered(refused: bool) -> None:
+            if not settled[0]:
+                settled[0] = True
+                self.wake(sender, lambda: sender.step(
+                    lambda a, now: a.unanswered(now, effect.node, refused=refused)))  # fmt: skip
+
+        def arrive() -> None:
+            target = self.nodes.get(effect.node)
+            if (sender.node, effect.node) in self.cut or effect.node in self.dark:
+                return
+            if target is None:
+                unanswered(True)
+            else:
+                self.wake(target, lambda: self._deliver(target, origin, effect.message, reply))
+
+        def reply(message: Message) -> None:
+            def back() -> None:
+                if settled[0]:
+                    return
+                settled[0] = True
+                self.wake(sender, lambda: sender.step(
+                    lambda a, now: a.replied(now, effect.node, effect.message, message)))  # fmt: skip
+
+            self.after(self.random.randint(1, 3), back)
+
+        self.after(delay, arrive)
+        self.after(effect.timeout, lambda: unanswered(False))
+
+    def _deliver(
+        self, target: SimNode, sender: Sender, message: Message, reply: Callable[[Message], None]
+    ) -> None:
+        crossed = decode(encode(message))
+        if isinstance(crossed, Confirm):
+            self._probe(target, crossed.node, lambda verdict: reply(Confirmed(verdict)))
+            return
+        answered = target.receive(sender, crossed)
+        if answered is not None:
+            reply(decode(encode(answered)))
+
+    def _probe(self, prober: SimNode, node: str, done: Callable[[Verdict], None]) -> None:
+        peer = self.nodes.get(node)
+        if (prober.node, node) in self.cut or node in self.dark or (peer and peer.hung):
+            self.after(TIMING.probe, lambda: done("silent"))
+        else:
+            self.after(3, lambda: done("refused" if peer is None else "alive"))
+
+    # --- what must hold ---
+
+    def check(self, view: View) -> None:
+        """Two views with one ID are the same view."""
+        if not view.members:
+            return
+        assert view.id.lowest == min(view.nodes)
+        assert self._views.setdefault(view.id, view) == view, "\n".join(self.story())
+
+    def agreed(self, *nodes: str) -> bool:
+        """Whether these nodes are joined in one view of exactly them."""
+        wanted = set(nodes or self.nodes)
+        views = {self.nodes[node].view for node in wanted}
+        return len(views) == 1 and all(
+            set(p.view.nodes) == wanted and p.is_member and p.automaton.state == "joined"
+            for p in (self.nodes[node] for node in wanted)
+        )
+
+    def settle(self, *nodes: str, limit: int = 15_000) -> int:
+        """Run until they agree, and see that nothing happens afterwards; the time it took."""
+        took = self.run_until(lambda: self.agreed(*nodes), limit)
+        before = {node: self.nodes[node].view for node in nodes or self.nodes}
+        self.run(3_000)
+        assert {n: self.nodes[n].view for n in before} == before, "\n".join(self.story())
+        return took
+
+    def views(self) -> Mapping[str, View]:
+        return {node: process.view for node, process in self.nodes.items()}
+
+    def story(self) -> list[str]:
+        lines = [line for p in self.nodes.values() for line in p.log]
+        ends = [f"{n}: {p.automaton.state} {p.view}" for n, p in self.nodes.items()]
+        return sorted(lines)[-80:] + ends
