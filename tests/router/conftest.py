@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -93,12 +93,12 @@ class Upstream:
 
 
 async def whole_body(receive: Receive) -> bytes:
-    body = b""
+    body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body", False):
-            return body
+            return bytes(body)
 
 
 async def reply(
@@ -156,16 +156,19 @@ class World:
         self.upstreams = Upstreams(asyncio.get_running_loop().time)
         self.url = ""
 
+    async def enter(self, context: AbstractAsyncContextManager[str]) -> str:
+        return await self._stack.enter_async_context(context)
+
     async def node(self, name: str) -> Upstream:
         upstream = Upstream(name)
-        upstream.url = await self._stack.enter_async_context(serving(upstream))
+        upstream.url = await self.enter(serving(upstream))
         return upstream
 
     async def raw(
         self, act: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
     ) -> tuple[RawServer, str]:
         server = RawServer(act)
-        return server, await self._stack.enter_async_context(server.listening())
+        return server, await self.enter(server.listening())
 
     async def route(self, *members: Member, http: str = "auto", **options: Any) -> Router:
         """Start the router with these members in view 1."""
@@ -173,7 +176,7 @@ class World:
         self.upstreams.view_changed(view_of(*members))
         await router.start()
         self._stack.push_async_callback(router.stop)
-        self.url = await self._stack.enter_async_context(serving(router, http))
+        self.url = await self.enter(serving(router, http))
         return router
 
     async def request(

@@ -1,0 +1,119 @@
+"""Builds the router from settings and runs it: what `sessionha router` calls."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+import uvicorn
+
+from sessionha.errors import InvalidSettings
+from sessionha.identity import new_incarnation
+from sessionha.keys import ROUTE_LABEL
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import Message
+from sessionha.peer.streams import Streams
+from sessionha.router.app import Router
+from sessionha.router.follow import Follower
+from sessionha.router.options import Options
+from sessionha.router.upstreams import Upstreams
+from sessionha.session.cookies import RouteCookies
+from sessionha.settings import Settings
+from sessionha.view import View
+
+
+class ClusterObserver:
+    """Follows the view over peer streams; opened and closed with the router."""
+
+    def __init__(self, settings: Settings, changed: Callable[[View], None]) -> None:
+        incarnation = new_incarnation()
+        self._streams = Streams(
+            f"router-{secrets.token_hex(4)}",
+            settings.cluster,
+            _say_nothing,
+            secrets=lambda: settings.secret,
+            incarnation=lambda: incarnation,
+            role="observer",
+        )
+        self._follower = Follower(self._streams, dict(settings.description.addresses), changed)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._follower.start()
+
+    async def stop(self) -> None:
+        """Stop following and close the streams."""
+        await self._follower.stop()
+        await self._streams.close()
+
+
+def _say_nothing(sender: Sender, message: Message) -> None:
+    """An observer asks; nobody has anything to ask it."""
+
+
+def build(settings: Settings, options: Options | None = None) -> Router:
+    """The router of a cluster; nothing is opened before it starts.
+
+    Raises:
+        InvalidSettings: no nodes, or no cluster secret.
+    """
+    problems = []
+    if not settings.description.nodes:
+        problems.append(
+            "`nodes` is empty: name the cluster's nodes and their peer addresses, for instance"
+            " SESSIONHA_NODES=n1=http://10.0.0.1:7946"
+        )
+    if not settings.secret:
+        problems.append("`secret` is not set: give the router the nodes' SESSIONHA_SECRET")
+    if problems:
+        raise InvalidSettings(problems)
+    upstreams = Upstreams(time.monotonic)
+    cookies = RouteCookies(settings.keys(ROUTE_LABEL), settings.route_cookie)
+    observer = ClusterObserver(settings, upstreams.view_changed)
+    return Router(upstreams, cookies, options, observer)
+
+
+def serve(
+    settings: Settings,
+    listen: str = "127.0.0.1:8000",
+    options: Options | None = None,
+    *,
+    trusted_proxies: str = "",
+    tls_certificate: str | None = None,
+    tls_key: str | None = None,
+) -> None:
+    """Run the router until it is told to stop (SIGINT, SIGTERM).
+
+    Args:
+        settings: From `Settings.observe`: the cluster's nodes, secret and cookie name.
+        listen: `host:port` for clients.
+        options: Limits and preferences.
+        trusted_proxies: Addresses (comma-separated) whose `X-Forwarded-For` and `-Proto` are
+            believed, when something stands in front of the router; empty: nobody's.
+        tls_certificate: PEM file of the certificate, to serve https.
+        tls_key: PEM file of its key.
+
+    Raises:
+        InvalidSettings: as `build`, or `listen` is no address.
+    """
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise InvalidSettings([f"`listen` = {listen!r} must be host:port, such as 0.0.0.0:8000"])
+    options = options or Options()
+    uvicorn.run(
+        build(settings, options),
+        host=host.strip("[]"),
+        port=int(port),
+        access_log=False,  # nothing per request above DEBUG
+        log_level="info",
+        proxy_headers=bool(trusted_proxies),
+        forwarded_allow_ips=trusted_proxies or None,
+        server_header=False,  # both are the upstream's
+        date_header=False,
+        ws_max_size=options.message_bytes,
+        timeout_keep_alive=75,  # as browsers expect of a front server
+        timeout_graceful_shutdown=10,
+        ssl_certfile=tls_certificate,
+        ssl_keyfile=tls_key,
+    )
