@@ -40,14 +40,25 @@ class Writer(Reader, Protocol):
 class Store(Protocol):
     """The memory of a node, shared by its engines."""
 
-    incarnation: str
-    """Random identity of this store; `renew_incarnation` changes it for every engine at once."""
+    @property
+    def incarnation(self) -> str:
+        """Random identity of this store; `renew_incarnation` changes it for all engines at once."""
+        ...
 
-    run: int
-    """Grows when the first engine of a node starts: what was in flight before is unknown."""
+    @property
+    def run(self) -> int:
+        """Grows when the first engine of a node starts: what was in flight before is unknown."""
+        ...
 
-    slot: int
-    """This engine's ID: a file locked for the engine's life, unique inside the node."""
+    @property
+    def slot(self) -> int:
+        """This engine's ID: a file locked for the engine's life, unique inside the node."""
+        ...
+
+    @property
+    def boot_changed(self) -> bool:
+        """Whether this run found a store that another boot of the machine had written (R7)."""
+        ...
 
     def read(self) -> AbstractContextManager[Reader]: ...
 
