@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ import typer
 import typer.main
 
 from sessionha import __version__
-from sessionha.cli.extras import MissingExtra
+from sessionha.cli.extras import MissingExtra, needs
 from sessionha.errors import InvalidSettings
+from sessionha.identity import is_name
 from sessionha.keys import new_secret
+from sessionha.quantities import read_duration
 from sessionha.settings import Explained, Settings, markdown
 
 app = typer.Typer(
@@ -84,6 +87,69 @@ def config(
         print(json.dumps([row._asdict() for row in rows], indent=2))
     else:
         print(_aligned(rows))
+
+
+@app.command()
+def router(
+    file: ConfigFile = None,
+    nodes: Annotated[
+        str | None, typer.Option(help="The nodes to follow: n1=http://10.0.0.1:7946,n2=…")
+    ] = None,
+    listen: Annotated[str, typer.Option(help="host:port for clients.")] = "127.0.0.1:8000",
+    zone: Annotated[str, typer.Option(help="New clients go to servers of this zone.")] = "",
+    engine_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PREFIX=TYPE", help="Engine type that serves a path prefix."),
+    ] = None,
+    response_timeout: Annotated[
+        str, typer.Option(help="How long a server may take to begin its answer.")
+    ] = "30s",
+    health_path: Annotated[
+        str, typer.Option(help="Path that the router answers itself: 200, or 503 without servers.")
+    ] = "",
+    trusted_proxies: Annotated[
+        str, typer.Option(help="Addresses in front of it whose X-Forwarded-* is believed.")
+    ] = "",
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate, to serve https.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+) -> None:
+    """Pass each client's requests to the server that has its session."""
+    with needs("router", "the router"):
+        from sessionha.router.options import Options
+        from sessionha.router.serve import serve
+    options = Options(
+        zone=zone,
+        health_path=health_path,
+        engine_types=_engine_types(engine_type or []),
+        response_timeout=_duration("--response-timeout", response_timeout),
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    serve(
+        Settings.observe(config=file, nodes=nodes),
+        listen,
+        options,
+        trusted_proxies=trusted_proxies,
+        tls_certificate=None if tls_certificate is None else str(tls_certificate),
+        tls_key=None if tls_key is None else str(tls_key),
+    )
+
+
+def _engine_types(words: list[str]) -> dict[str, str]:
+    """Path prefix to engine type, from `PREFIX=TYPE`."""
+    pairs = dict(word.rpartition("=")[::2] for word in words)
+    for prefix, engine_type in pairs.items():
+        if not prefix.startswith("/") or not is_name(engine_type):
+            raise typer.BadParameter("write it as PREFIX=TYPE, such as --engine-type /api=api")
+    return pairs
+
+
+def _duration(option: str, text: str) -> float:
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {error}") from error
 
 
 def _aligned(rows: list[Explained]) -> str:

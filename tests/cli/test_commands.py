@@ -12,6 +12,8 @@ import pytest
 from sessionha import __version__
 from sessionha.cli import main
 from sessionha.cli.extras import MissingExtra, needs
+from sessionha.keys import new_secret
+from sessionha.router.options import Options
 from sessionha.settings import Settings
 
 Output = pytest.CaptureFixture[str]
@@ -124,3 +126,63 @@ def test_the_package_runs_as_a_module() -> None:
     )
 
     assert done.stdout == f"sessionha {__version__}\n"
+
+
+class Served:
+    """Stands in for the router's server; keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.settings: Settings | None = None
+        self.listen = ""
+        self.options: Options | None = None
+
+    def __call__(self, settings: Settings, listen: str, options: Options, **others: object) -> None:
+        self.settings, self.listen, self.options = settings, listen, options
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    stub = Served()
+    monkeypatch.setattr("sessionha.router.serve.serve", stub)
+    return stub
+
+
+def test_the_router_follows_the_named_nodes(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSIONHA_SECRET", new_secret())
+    words = ["--nodes", "n1=http://127.0.0.1:7001", "--listen", "127.0.0.1:8080"]
+    words += ["--engine-type", "/api=api", "--zone", "a", "--response-timeout", "5min"]
+
+    assert main(["router", *words]) == 0
+
+    assert served.settings is not None
+    assert served.settings.description.order == ("n1",)
+    assert served.listen == "127.0.0.1:8080"
+    assert served.options == Options(zone="a", engine_types={"/api": "api"}, response_timeout=300.0)
+
+
+@pytest.mark.parametrize(
+    "words", [["--engine-type", "api"], ["--response-timeout", "soon"], ["--zoen", "a"]]
+)
+def test_wrong_words_for_the_router_exit_2(served: Served, words: list[str]) -> None:
+    assert main(["router", *words]) == 2
+    assert served.settings is None
+
+
+def test_the_router_without_its_extra_names_it_and_exits_2(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "sessionha.router.serve", raising=False)
+
+    assert main(["router"]) == 2
+    assert "pip install 'sessionha[router]'" in capsys.readouterr().err
+
+
+def test_a_router_without_nodes_or_secret_says_what_is_missing(capsys: Output) -> None:
+    assert main(["router"]) == 2
+
+    message = capsys.readouterr().err
+    assert "`nodes`" in message
+    assert "SESSIONHA_SECRET" in message
