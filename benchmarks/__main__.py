@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from benchmarks import application, inprocess, load
+from benchmarks import application, inprocess, load, store, stream
 from benchmarks.processes import NotStarted
 from benchmarks.served import WrongAnswer
 
@@ -72,6 +72,10 @@ def _run(found: argparse.Namespace) -> int:
         return 0
     if found.benchmark == "inprocess":
         return inprocess.main(found.variants, found.rounds, quiet=found.json, save=found.save)
+    if found.benchmark == "store":
+        return store.main(found.rounds, quiet=found.json, save=found.save)
+    if found.benchmark == "stream":
+        return stream.main(found.rounds, quiet=found.json, save=found.save)
     plan = load.Plan(found.variants, found.rounds, found.seconds, found.connections)
     return load.main(plan, quiet=found.json, save=found.save)
 

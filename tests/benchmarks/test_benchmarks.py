@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from benchmarks import application, figures, load
+from benchmarks import application, figures, inprocess, load, store, stream
 from benchmarks.__main__ import arguments, main
 from benchmarks.processes import NotStarted, Processes
 
@@ -76,6 +76,26 @@ def test_an_unknown_variant_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     assert "nonsense" in capsys.readouterr().err
 
 
+def test_the_stores_are_compared_with_bare_lmdb() -> None:
+    found = {
+        "py-lmdb": {"read": [1.0, 2.0], "write": [2.0, 2.0]},
+        "LMDB store": {"read": [2.0, 4.0], "write": [5.0, 5.0]},
+    }
+    assert store.report(found)["ratios"]["LMDB store"] == {"read": 2.0, "write": 2.5}
+    assert "LMDB store" in store.text(found)
+
+
+def test_the_stream_is_compared_with_each_way_of_redis() -> None:
+    """A way that has no figure for a number in flight is left out, not compared with zero."""
+    found = {kind: [{"rates": {}}] for kind in stream.KINDS}
+    found["stream"] = [{"p50": 20.0, "p99": 40.0, "rates": {"64": 900.0, "256": 1000.0}}]
+    found["redis-asyncio"] = [{"p50": 80.0, "p99": 90.0, "rates": {"64": 100.0, "256": 100.0}}]
+    ratios = stream.report(found)["ratios"]
+    assert ratios["redis-asyncio"] == {"64": 9.0, "256": 10.0}
+    assert ratios["redis-sync"] == {}
+    assert "–" in stream.text(found)
+
+
 @pytest.fixture
 def processes() -> Iterator[Processes]:
     with Processes() as running:
@@ -107,3 +127,11 @@ def test_a_short_comparison_is_valid(capsys: pytest.CaptureFixture[str]) -> None
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["ratios"]["bare"] == {"read": 1.0, "write": 1.0}
     assert 0 < found["ratios"]["cookie"]["read"] < 1.5
+
+
+@pytest.mark.processes
+def test_a_driver_counts_what_it_wrote() -> None:
+    run = inprocess.measure(("bare", "cookie"), 1)
+    assert run.errors == []
+    assert set(inprocess.report(run)["inprocess"]) == {"bare", "cookie"}
+    assert "cookie" in inprocess.text(run)
