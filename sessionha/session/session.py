@@ -185,9 +185,9 @@ class Session(MutableMapping[str, Any]):
         return tuple(self._unreadable)
 
     @property
-    def available(self) -> bool:
-        """Whether the session can be used at all."""
-        return self._failure is None
+    def failure(self) -> SessionError | None:
+        """Why the session cannot be used at all, None when it can."""
+        return self._failure
 
     # --- what can be done with it ---
 
@@ -316,6 +316,12 @@ class Session(MutableMapping[str, Any]):
         """Raise ElementNotReadable when an undecodable element has this name."""
         if name in self._unreadable:
             raise ElementNotReadable(name, self._unreadable[name])
+
+    def refused(self) -> SessionError:
+        """Why the session cannot be used; asking counts as a use."""
+        self._accessed = True
+        assert self._failure is not None, "the session can be used"
+        return self._failure
 
     def _use(self) -> None:
         self._accessed = True
@@ -524,10 +530,8 @@ class UnavailableSession(MutableMapping[str, Any]):
     It is no dict, so that no C code can take it for an empty session; every use of it raises.
     """
 
-    def __init__(self, failure: SessionError) -> None:
-        self._failure = failure
-        self.accessed = False
-        self.modified = False
+    def __init__(self, body: Session) -> None:
+        self._body = body
 
     def mark_accessed(self) -> None:
         """Raise why there is no session: Starlette's `request.session` asks for this first."""
@@ -551,14 +555,20 @@ class UnavailableSession(MutableMapping[str, Any]):
         self._refuse()
 
     def __len__(self) -> int:
-        raise self._failure
+        raise self._body.refused()
 
     def __repr__(self) -> str:
         return "<UnavailableSession>"
 
+    @property
+    def accessed(self) -> bool:
+        """Whether it was used, in vain."""
+        return self._body.accessed
+
+    modified = False
+
     def _refuse(self) -> NoReturn:
-        self.accessed = True
-        raise self._failure
+        raise self._body.refused()
 
 
 def _puts(elements: Mapping[str, tuple[str, bytes]]) -> tuple[tuple[str, str, bytes], ...]:

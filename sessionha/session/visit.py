@@ -18,7 +18,6 @@ from typing import Final, Literal, Protocol
 
 from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
 from sessionha.identity import (
-    GroupID,
     Position,
     SessionKey,
     new_group,
@@ -212,8 +211,6 @@ class Visit:
             log.warning(
                 "a session's change after the start of its response was not stored: %s", error
             )
-        finally:
-            self._closed = True
 
     def discard(self) -> None:
         """Drop what is not committed; nothing more is committed by this visit."""
@@ -231,7 +228,7 @@ class Visit:
         if self._closed:
             return None
         self._look()
-        if not self.session.available:
+        if self.session.failure is not None:
             return None
         create = Create(max(0, self._terms.idle_timeout), self._terms.lifetime)
         prepared = self.session.prepare(self._mint, create)
@@ -248,7 +245,7 @@ class Visit:
 
     def headers(self) -> list[tuple[str, str]]:
         """The headers to add to the response, after `respond`; `Vary` is told by `vary`."""
-        if not self.session.available:
+        if self.session.failure is not None:
             return []
         cookies = [cookie for cookie in (self._session_cookie(), self._route_cookie()) if cookie]
         found = [("set-cookie", cookie) for cookie in cookies]
@@ -389,8 +386,8 @@ class Visit:
         values = self.source() if self.source else None
         if isinstance(values, UnavailableSession) or not isinstance(values, Mapping):
             return
-        if not self.session.available:
-            self.session["replaced"] = values  # raises why there is no session to be replaced
+        if self.session.failure is not None:
+            raise self.session.failure  # there is no session to be replaced
         self.session.adopt(values)
 
     def _touch(self) -> None:

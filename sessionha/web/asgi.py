@@ -1,0 +1,256 @@
+"""The ASGI middleware: sessions for Starlette, FastAPI and any other ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, Literal
+
+from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
+from sessionha.session.cookies import CookieAttributes, SameSite
+from sessionha.session.session import Session, UnavailableSession
+from sessionha.session.visit import Visit
+from sessionha.settings import Settings
+from sessionha.web.base import (
+    UNAVAILABLE,
+    Engine,
+    Factory,
+    checked_keys,
+    default_factory,
+    health,
+    terms_for,
+    warn_of_weak_keys,
+)
+
+log = logging.getLogger("sessionha.web")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+OnError = Literal["discard", "commit"]
+
+_STARTS: Final = frozenset(
+    {"http.response.start", "websocket.accept", "websocket.http.response.start"}
+)
+_TRY_AGAIN_LATER: Final = 1013  # the close code of websockets that 503 would be for requests
+
+
+class SessionMiddleware:
+    """Gives every request and websocket `scope["session"]`, a dict, and `scope["sessionha"]`.
+
+    Takes the arguments of Starlette's class of this name, and as further keywords the settings of
+    sessionha. `on_error`: what happens to changes when the application raises: "discard" them, as
+    Starlette does, or "commit" those to a session that exists. Responses with a 5xx status commit.
+    `engine`: an engine to use instead of the one that the settings describe.
+
+    Raises:
+        InvalidSettings: every mistake in the arguments, at construction.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        secret_key: object,
+        session_cookie: str = "session",
+        max_age: int | None = 14 * 24 * 60 * 60,
+        path: str = "/",
+        same_site: SameSite = "lax",
+        https_only: bool = False,
+        domain: str | None = None,
+        partitioned: bool = False,
+        *,
+        on_error: OnError = "discard",
+        engine: Engine | None = None,
+        **settings: object,
+    ) -> None:
+        if on_error not in ("discard", "commit"):
+            raise InvalidSettings([f"`on_error` {on_error!r} is not one of discard, commit"])
+        self.app = app
+        self.settings = engine.settings if engine else Settings.load(None, **settings)
+        self._keys = checked_keys(secret_key, self.settings)
+        attributes = CookieAttributes(
+            session_cookie, path, same_site, https_only, domain, partitioned
+        )
+        self._terms = terms_for(self.settings, self._keys, attributes, max_age)
+        self._on_error: OnError = on_error
+        self._engine = engine
+        self._factory: Factory = default_factory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._live(scope, receive, send)
+        elif kind in ("http", "websocket"):
+            await self._serve(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the lifespan on; the engine starts before the application and stops after it."""
+
+        async def receive_starting() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._running_engine()
+                except SessionHAError as error:
+                    # Only this message stops a server: an exception alone passes for an
+                    # application without lifespan.
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+            return message
+
+        async def send_stopping(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown.") and self._engine is not None:
+                await self._engine.stop()
+            await send(message)
+
+        await self.app(scope, receive_starting, send_stopping)
+
+    async def _running_engine(self) -> Engine:
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = self._factory(self.settings, self._keys)
+        if not engine.running:
+            warn_of_weak_keys(self._keys)
+            await engine.start()
+        return engine
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        engine = await self._running_engine()
+        if scope["type"] == "http" and (answer := health(engine, scope["path"])):
+            await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
+            return
+        cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
+        secure = scope.get("scheme") in ("https", "wss")
+        visit = Visit(engine, self._terms, cookies, secure=secure)
+        if not visit.arrive():
+            await visit.acquire()
+        failure = visit.session.failure
+        scope["sessionha"] = visit.session
+        scope["session"] = UnavailableSession(visit.session) if failure else visit.session.as_dict()
+        visit.source = lambda: scope.get("session")
+        await self._run(scope, receive, _Exchange(scope, send, visit))
+
+    async def _run(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
+        visit = exchange.visit
+        try:
+            await self.app(scope, receive, exchange.send)
+        except Exception as error:
+            if exchange.refused:
+                log.debug("the application gave up after its response was refused", exc_info=True)
+            elif isinstance(error, SessionUnavailable) and not exchange.started:
+                await exchange.refuse(error.retry_after)
+            elif self._on_error == "commit":
+                await visit.end()
+                raise
+            else:
+                raise
+        else:
+            await visit.end()
+
+
+class _Exchange:
+    """What one request sends: the session is committed before the first byte of it."""
+
+    def __init__(self, scope: Scope, send: Send, visit: Visit) -> None:
+        self.visit = visit
+        self.started = False
+        self.refused = False
+        self._scope = scope
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        kind: str = message["type"]
+        if self.refused:
+            if message.get("more_body", False) or kind == "websocket.send":
+                raise _ResponseRefused("the response was replaced by 503")
+            return
+        if kind in _STARTS and not self.started:
+            if not await self._start(message):
+                return
+        elif kind == "websocket.close":
+            await self.visit.end()
+        await self._send(message)
+
+    async def _start(self, message: Message) -> bool:
+        """Commit and add the headers; False when 503 was answered in the response's place."""
+        try:
+            await self.visit.respond()
+        except SessionUnavailable as error:
+            await self.refuse(error.retry_after)
+            return False
+        except StoreFull as error:
+            log.warning("%s", error)
+            await self.refuse(SessionUnavailable.retry_after)
+            return False
+        self.started = True
+        added = [(name.encode(), value.encode()) for name, value in self.visit.headers()]
+        if added or self.visit.vary:
+            headers = [*message.get("headers", ()), *added]
+            message["headers"] = _vary_by_cookie(headers) if self.visit.vary else headers
+        return True
+
+    async def refuse(self, retry_after: int) -> None:
+        """Answer 503 with Retry-After, or what a websocket has in its place."""
+        self.refused = True
+        self.visit.discard()
+        retry = [(b"retry-after", str(retry_after).encode()), (b"cache-control", b"no-store")]
+        if self._scope["type"] == "http":
+            await _answer(self._send, 503, UNAVAILABLE, retry)
+        elif "websocket.http.response" in self._scope.get("extensions", {}):
+            await _answer(self._send, 503, UNAVAILABLE, retry, kind="websocket.http.response")
+        else:
+            await self._send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+
+
+class _ResponseRefused(OSError):
+    """What an application that still streams is told, as after a disconnect."""
+
+
+async def _answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: list[tuple[bytes, bytes]],
+    *,
+    kind: str = "http.response",
+) -> None:
+    about = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": f"{kind}.start", "status": status, "headers": [*about, *headers]})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with `Cookie` in `Vary`, beside what the application put there."""
+    for index, (name, value) in enumerate(headers):
+        if name.lower() == b"vary":
+            fields = {part.strip().lower() for part in value.split(b",")}
+            if fields & {b"*", b"cookie"}:
+                return headers
+            return [*headers[:index], (name, value + b", Cookie"), *headers[index + 1 :]]
+    return [*headers, (b"vary", b"Cookie")]
+
+
+def session_from(scope: Scope) -> Session:
+    """The session of the request or websocket with this scope, element by element.
+
+    It is the same session as `scope["session"]`: a change through either is seen in both.
+
+    Raises:
+        LookupError: no SessionMiddleware is around the application.
+    """
+    session = scope.get("sessionha")
+    if not isinstance(session, Session):
+        raise LookupError("no session here: put sessionha.SessionMiddleware around the application")
+    return session
+
+
+def current_session(connection: Any) -> Session:
+    """The session of a Starlette or FastAPI `Request` or `WebSocket`; see `session_from`."""
+    return session_from(connection.scope)
