@@ -7,9 +7,9 @@ from sessionha import SessionMiddleware, SessionTooLarge
 
 app = Starlette()
 
-SessionMiddleware(app, secret_key=17)  # wrong
+SessionMiddleware(app, secret_key="x", max_age="1h")  # wrong
 SessionMiddleware(app, secret_key="x", https_only="yes")  # wrong
-app.add_middleware(SessionMiddleware, secret_key=None)  # wrong
+app.add_middleware(SessionMiddleware, secret_key="x", same_site="Lax")  # wrong
 misspelt = sessionha.Sesion  # wrong
 
 
