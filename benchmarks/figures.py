@@ -15,6 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+QUIET = 0.1
+"""Cores: what a machine's own daemons may use without being seen in the figures."""
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 _PACKAGES = (
@@ -79,6 +82,16 @@ def machine() -> dict[str, Any]:
         "redis-server": _program_version("redis-server", "--version"),
         "wrk": _program_version("wrk", "-v"),
     }
+
+
+def disturbed(others: float) -> str:
+    """A line to print when other work took part; empty on a quiet machine."""
+    if others < QUIET:
+        return ""
+    return (
+        f"\nOther work kept {others:.1f} cores busy meanwhile: only the CPU figures and, with care,"
+        " the ratios mean something."
+    )
 
 
 def keep(name: str, report: Mapping[str, Any]) -> Path:

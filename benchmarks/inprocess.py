@@ -35,6 +35,8 @@ class Run:
     clock: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
     cpu: dict[tuple[str, str, int], list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    others: float = 0.0
+    """Cores that other work kept busy."""
 
 
 class Driver:
@@ -86,6 +88,7 @@ def measure(variants: tuple[str, ...], rounds: int) -> Run:
                 for route in ROUTES:
                     for at_once in AT_ONCE:
                         _one(run, drivers[variant], variant, route, at_once)
+    run.others = processes.others
     return run
 
 
@@ -113,6 +116,7 @@ def report(run: Run) -> dict[str, Any]:
             for variant in run.variants
         },
         "valid": not run.errors,
+        "others_cores": figures.significant(run.others, 2),
         "rounds": run.rounds,
         "requests": REQUESTS,
         "state_bytes": application.state_bytes(),
@@ -132,7 +136,7 @@ def text(run: Run) -> str:
         rows = [[variant, *_cells(run, variant, at_once)] for variant in run.variants]
         parts.append(figures.table(header, rows))
     parts += [f"INVALID: {error}" for error in run.errors]
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + figures.disturbed(run.others)
 
 
 def _cells(run: Run, variant: str, at_once: int) -> list[str]:

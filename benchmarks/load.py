@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import application, figures
-from benchmarks.processes import Processes, has_program
+from benchmarks.processes import Processes, Server, has_program
 from benchmarks.served import Client, serve
 
 ROUTES = {"read": "GET", "write": "POST"}
@@ -43,6 +43,8 @@ class Sample(NamedTuple):
     p50: int
     p99: int
     """Microseconds, with all connections busy."""
+    cpu: float
+    """Microseconds of the server's CPU for one answer; other work on the machine hardly shows."""
 
 
 class Thread(NamedTuple):
@@ -61,6 +63,8 @@ class Run:
     plan: Plan
     samples: dict[tuple[str, str], list[Sample]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    others: float = 0.0
+    """Cores that other work kept busy."""
 
 
 def measure(plan: Plan) -> Run:
@@ -72,13 +76,14 @@ def measure(plan: Plan) -> Run:
     run = Run(plan)
     with Processes() as processes:
         served = {variant: serve(variant, processes) for variant in plan.variants}
-        for variant, port in served.items():
+        for variant, server in served.items():
             for route in ROUTES:
-                _one(variant, port, route, run, processes, warm_up=True)
+                _one(variant, server, route, run, processes, warm_up=True)
         for number in range(plan.rounds):
             for variant in _rotated(plan.variants, number):
                 for route in ROUTES:
                     _one(variant, served[variant], route, run, processes)
+    run.others = processes.others
     return run
 
 
@@ -100,6 +105,11 @@ def report(run: Run) -> dict[str, Any]:
             variant: {route: _latency(run.samples[variant, route]) for route in ROUTES}
             for variant in run.plan.variants
         },
+        "server_cpu_us": {
+            variant: {route: _cpu(run, variant, route).rounded() for route in ROUTES}
+            for variant in run.plan.variants
+        },
+        "others_cores": figures.significant(run.others, 2),
         "rounds": run.plan.rounds,
         "seconds": run.plan.seconds,
         "connections": run.plan.connections,
@@ -111,20 +121,20 @@ def report(run: Run) -> dict[str, Any]:
 
 def text(run: Run) -> str:
     """The table of a run, for people."""
-    header = ["variant", *(f"{route} {what}" for route in ROUTES for what in _COLUMNS)]
-    rows = [[variant, *_cells(run, variant)] for variant in run.plan.variants]
     lines = [
         f"{run.plan.rounds} rounds of {run.plan.seconds} s, {run.plan.connections} connections, "
         f"{application.state_bytes()} bytes of state; median (least–most)",
-        "",
-        figures.table(header, rows),
     ]
+    for route in ROUTES:
+        rows = [[variant, *_cells(run, variant, route)] for variant in run.plan.variants]
+        lines += ["", figures.table([route, *_COLUMNS], rows)]
     for goal in _goals(run):
         verdict = "met" if goal["met"] else "MISSED"
         lines.append(
             f"\nsessionha {goal['route']}: {goal['found']:.2f} times {goal['over']} "
             f"(goal {goal['least']}): {verdict}"
         )
+    lines.append(figures.disturbed(run.others))
     lines += [f"\nINVALID: {error}" for error in run.errors]
     return "\n".join(lines)
 
@@ -134,21 +144,23 @@ def missing_programs() -> list[str]:
     return [name for name in ("wrk", "redis-server") if not has_program(name)]
 
 
-_COLUMNS = ("requests/s", "of bare", "p50 us", "p99 us")
+_COLUMNS = ("requests/s", "of bare", "CPU us", "p50 us", "p99 us")
 
 
-def _cells(run: Run, variant: str) -> list[str]:
-    cells = []
-    for route in ROUTES:
-        samples = run.samples[variant, route]
-        latency = _latency(samples)
-        cells += [
-            str(figures.spread(sample.rate for sample in samples)),
-            str(_ratio(run, variant, application.BARE, route) or "–"),
-            figures.short(latency["p50"]),
-            figures.short(latency["p99"]),
-        ]
-    return cells
+def _cells(run: Run, variant: str, route: str) -> list[str]:
+    samples = run.samples[variant, route]
+    latency = _latency(samples)
+    return [
+        str(figures.spread(sample.rate for sample in samples)),
+        str(_ratio(run, variant, application.BARE, route) or "–"),
+        figures.short(_cpu(run, variant, route).median),
+        figures.short(latency["p50"]),
+        figures.short(latency["p99"]),
+    ]
+
+
+def _cpu(run: Run, variant: str, route: str) -> figures.Spread:
+    return figures.spread(sample.cpu for sample in run.samples[variant, route])
 
 
 def _latency(samples: Sequence[Sample]) -> dict[str, float]:
@@ -201,7 +213,7 @@ def _rotated(variants: tuple[str, ...], number: int) -> tuple[str, ...]:
 
 def _one(
     variant: str,
-    port: int,
+    server: Server,
     route: str,
     run: Run,
     processes: Processes,
@@ -210,11 +222,12 @@ def _one(
 ) -> None:
     """One run of wrk on fresh sessions, then the check of what they hold."""
     plan = run.plan
-    clients = [Client(port) for _ in range(plan.connections)]
+    clients = [Client(server.port) for _ in range(plan.connections)]
     before = [client.login() for client in clients]
     seconds = 1 if warm_up else plan.seconds
-    output = _wrk(port, route, seconds, [client.header() for client in clients], processes)
-    sample, threads, broken = parse(output)
+    cpu = server.cpu()
+    output = _wrk(server.port, route, seconds, [client.header() for client in clients], processes)
+    sample, threads, broken = parse(output, server.cpu() - cpu)
     writes = [thread.answered if route == "write" else 0 for thread in threads]
     counters = []
     for client, thread, start in zip(clients, threads, before, strict=True):
@@ -259,8 +272,8 @@ def _wrk(port: int, route: str, seconds: int, cookies: Sequence[str], processes:
     return output.decode()
 
 
-def parse(output: str) -> tuple[Sample, list[Thread], int]:
-    """The sample, the threads, and how many connections broke."""
+def parse(output: str, cpu: float) -> tuple[Sample, list[Thread], int]:
+    """The sample, the threads, and how many connections broke; `cpu`: seconds of the server."""
     threads: list[Thread] = []
     p50 = p99 = broken = 0
     for line in output.splitlines():
@@ -274,7 +287,8 @@ def parse(output: str) -> tuple[Sample, list[Thread], int]:
     rate = sum(thread.answered / thread.took for thread in threads if thread.answered)
     if not math.isfinite(rate) or rate <= 0:
         raise RuntimeError(f"wrk had no answer:\n{output}")
-    return Sample(rate, p50, p99), threads, broken
+    answered = sum(thread.answered for thread in threads)
+    return Sample(rate, p50, p99, cpu / answered * 1e6), threads, broken
 
 
 def main(plan: Plan, *, quiet: bool, save: bool) -> int:

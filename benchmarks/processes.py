@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, NamedTuple
 
 READY_WITHIN = 20.0
 """Seconds: a Python server imports its application in one; a loaded machine takes a few."""
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -39,6 +40,18 @@ class Cores:
         self.helper = cores[2] if len(cores) > 2 else self.load
 
 
+class Server(NamedTuple):
+    """A process that serves the application."""
+
+    pid: int
+    port: int
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used."""
+        words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / _TICKS  # utime and stime
+
+
 class Processes:
     """A context in which processes run; leaving it ends them all and removes their directories.
 
@@ -51,11 +64,15 @@ class Processes:
         self._logs: dict[int, Path] = {}
         self.directory = Path()
         self.memory = Path()
+        self.others = 0.0
+        """After the context: how many cores other work on this machine kept busy meanwhile."""
+        self._began = (0.0, 0.0, 0.0)
 
     def __enter__(self) -> Processes:
         self.directory = Path(tempfile.mkdtemp(prefix="benchmark-"))
         shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.memory = Path(tempfile.mkdtemp(prefix="benchmark-", dir=shared))
+        self._began = _times()
         return self
 
     def __exit__(
@@ -70,6 +87,8 @@ class Processes:
             end(process)
         shutil.rmtree(self.directory, ignore_errors=True)
         shutil.rmtree(self.memory, ignore_errors=True)
+        clock, busy, own = (now - then for now, then in zip(_times(), self._began, strict=True))
+        self.others = max(0.0, busy - own) / max(clock, 1 / _TICKS)
 
     def start(
         self,
@@ -133,16 +152,26 @@ class Processes:
         command = [sys.executable, "-m", module, *arguments]
         return self.start(module.rpartition(".")[2], command, core, environment, pipes=pipes)
 
-    def serve(self, environment: Mapping[str, str], core: int) -> int:
-        """Serve the application with one uvicorn worker; its port."""
+    def serve(self, environment: Mapping[str, str], core: int) -> Server:
+        """Serve the application with one uvicorn worker."""
         port = free_port()
         arguments = [
             *("benchmarks.application:create", "--factory", "--port", str(port)),
             *("--loop", "uvloop", "--http", "httptools", "--ws", "none"),
             *("--lifespan", "on", "--no-access-log", "--log-level", "warning"),
         ]
-        self.await_port(self.python("uvicorn", arguments, core, environment), port)
-        return port
+        process = self.python("uvicorn", arguments, core, environment)
+        self.await_port(process, port)
+        return Server(process.pid, port)
+
+
+def _times() -> tuple[float, float, float]:
+    """Seconds: the clock, all cores' work, and the work of this process and its ended children."""
+    own = os.times()
+    words = Path("/proc/stat").read_text().split(maxsplit=9)
+    user, nice, system, _, _, interrupts, soft = map(int, words[1:8])
+    busy = (user + nice + system + interrupts + soft) / _TICKS
+    return time.monotonic(), busy, own.user + own.system + own.children_user + own.children_system
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:

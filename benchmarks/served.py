@@ -8,7 +8,7 @@ import secrets
 from typing import Any
 
 from benchmarks import application
-from benchmarks.processes import Processes, free_port
+from benchmarks.processes import Processes, Server, free_port
 
 REPLICATED_WITHIN = 200
 """Writes in which a fresh cluster must have named its backup in a cookie."""
@@ -61,13 +61,13 @@ class Client:
         self._connection.close()
 
 
-def serve(variant: str, processes: Processes) -> int:
-    """Serve one variant on the server's core, with what it needs beside it; its port."""
+def serve(variant: str, processes: Processes) -> Server:
+    """Serve one variant on the server's core, with what it needs beside it."""
     environment = settings(variant, processes)
-    port = processes.serve(environment, processes.cores.server)
+    server = processes.serve(environment, processes.cores.server)
     if variant == application.SESSIONHA:
-        await_replication(port)
-    return port
+        await_replication(server.port)
+    return server
 
 
 def settings(variant: str, processes: Processes, *, alone: bool = False) -> dict[str, str]:

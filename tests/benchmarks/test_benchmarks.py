@@ -11,6 +11,7 @@ import pytest
 from benchmarks import application, figures, inprocess, load, store, stream
 from benchmarks.__main__ import arguments, main
 from benchmarks.processes import NotStarted, Processes
+from benchmarks.stream_client import KINDS
 
 
 def run_of(**rates: list[float]) -> load.Run:
@@ -19,7 +20,7 @@ def run_of(**rates: list[float]) -> load.Run:
     run = load.Run(plan)
     for variant, values in rates.items():
         for route in load.ROUTES:
-            run.samples[variant, route] = [load.Sample(value, 100, 200) for value in values]
+            run.samples[variant, route] = [load.Sample(value, 100, 200, 40.0) for value in values]
     return run
 
 
@@ -55,8 +56,8 @@ def test_lost_doubled_and_failed_writes_are_errors() -> None:
 
 def test_what_wrk_prints_is_read() -> None:
     output = "Running 1s test\nload 500 1500 0\nthread 1000 0 0.500000 a=b; c=d\nthread 0 0 0.0 \n"
-    sample, threads, broken = load.parse(output)
-    assert sample == load.Sample(2000.0, 500, 1500)
+    sample, threads, broken = load.parse(output, cpu=0.05)
+    assert sample == load.Sample(2000.0, 500, 1500, 50.0)
     assert [thread.cookies for thread in threads] == ["a=b; c=d", ""]
     assert broken == 0
 
@@ -87,7 +88,7 @@ def test_the_stores_are_compared_with_bare_lmdb() -> None:
 
 def test_the_stream_is_compared_with_each_way_of_redis() -> None:
     """A way that has no figure for a number in flight is left out, not compared with zero."""
-    found = {kind: [{"rates": {}}] for kind in stream.KINDS}
+    found: stream.Found = {kind: [{"rates": {}}] for kind in KINDS}
     found["stream"] = [{"p50": 20.0, "p99": 40.0, "rates": {"64": 900.0, "256": 1000.0}}]
     found["redis-asyncio"] = [{"p50": 80.0, "p99": 90.0, "rates": {"64": 100.0, "256": 100.0}}]
     ratios = stream.report(found)["ratios"]
