@@ -132,6 +132,8 @@ class Automaton:
         self._joins: dict[str, tuple[Join, int]] = {}
         self._leavers: dict[str, Leave] = {}
         self._differing: set[str] = set()
+        self._proposed: tuple[View, set[str]] = (NO_MEMBERS, set())
+        self._proposed_at = NEVER
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
@@ -238,6 +240,7 @@ class Automaton:
                 self._detector.confirmed(now, request.node, node, reply.verdict, self._others())
             case Install(), Installed():
                 self._learn(now, reply.view)
+                self._accepted(reply.view)
             case Join(), Failed() if self.state is State.JOINING:
                 self._rejected(f"{node} refuses this node: {reply.reason}")
             case _:
@@ -683,14 +686,33 @@ class Automaton:
     # --- changes of this node's own standing -----------------------------------------------------
 
     def _decide(self, now: int, view: View, why: str, told: Iterable[str] = ()) -> None:
-        """Make `view` the cluster's next one and send it to every member, and to who leaves."""
-        before = self.view
-        self._log(logging.INFO, f"decided view {view.id.number} ({view.id.lowest}): {why}")
-        self._write(view)
-        self._entered(now, before)
-        targets = {*view.nodes, *told} - {self.me.node}
+        """Make `view` the cluster's next one and send it to every member, and to who leaves.
+
+        Only a view's lowest member puts it into force, so that no ID is ever given twice: when a
+        lower node joins it must install the view first, and the others follow its word.
+        """
         timeout = self._timing.suspect_after
-        self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
+        targets = {*view.nodes, *told} - {self.me.node}
+        owner = view.id.lowest
+        if owner == self.me.node:
+            before = self.view
+            self._log(logging.INFO, f"decided view {view.id.number} ({owner}): {why}")
+            self._write(view)
+            self._entered(now, before)
+            self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
+        elif now - self._proposed_at >= self._timing.heartbeat:
+            self._log(logging.INFO, f"proposed view {view.id.number} to {owner}: {why}")
+            self._proposed, self._proposed_at = (view, targets - {owner}), now
+            self._out.append(Send(owner, Install(view), timeout))
+
+    def _accepted(self, view: View) -> None:
+        """The owner of a proposed view put it into force: tell the others."""
+        proposed, targets = self._proposed
+        self._proposed_at = NEVER
+        if proposed == view:
+            self._proposed = (NO_MEMBERS, set())
+            timeout = self._timing.suspect_after
+            self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
 
     def _write(self, view: View, kept: View | None = None) -> None:
         if (view, kept) != (self.view, self.kept):
@@ -709,8 +731,7 @@ class Automaton:
         self._leavers = {n: gone for n, gone in self._leavers.items() if n in others}
         for node in others:
             if before.member(node) != self.view.member(node):
-                known = self._detector.node(node, now)
-                known.since = now
+                self._detector.begin(now, node)
         self._described = {n: m for n, m in self._described.items() if n in others}
         self._told.clear()
         self._rejection = ""

@@ -96,6 +96,14 @@ class Detector:
             known.suspicion = None
         self.deaths.clear()
 
+    def begin(self, now: int, node: str) -> None:
+        """A membership begins: what was held against an earlier one of the node is void."""
+        known = self.node(node, now)
+        known.since = now
+        known.suspicion = None
+        known.trusted_until = NEVER
+        self.deaths.pop(node, None)
+
     def answered(self, now: int, node: str) -> None:
         """A living node clears itself of any suspicion."""
         known = self.node(node, now)

@@ -379,9 +379,10 @@ def test_a_node_that_drains_tells_everybody() -> None:
     world = cluster(2, 3)
     process = world.nodes["n3"]
     process.step(lambda a, now: a.describe(now, msgspec.structs.replace(a.me, ready=False)))
-    world.settle()
+    world.run(1_000)
     for other in world.nodes.values():
         member = other.view.member("n3")
         assert member is not None
         assert not member.ready
         assert other.kinds == []
+        assert len(other.events) == 1

@@ -199,7 +199,7 @@ class World:
         self.dark: set[str] = set()
         """Hosts that are off: they do not even refuse."""
         self.sent = 0
-        self._views: dict[ViewID, View] = {}
+        self._views: dict[tuple[ViewID, str], View] = {}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
 
@@ -377,11 +377,14 @@ class World:
     # --- what must hold ---
 
     def check(self, view: View) -> None:
-        """Two views with one ID are the same view."""
+        """Two views with one ID are the same view, unless their owner lost its store between."""
         if not view.members:
             return
         assert view.id.lowest == min(view.nodes)
-        assert self._views.setdefault(view.id, view) == view, "\n".join(self.story())
+        owner = view.member(view.id.lowest)
+        assert owner is not None
+        known = self._views.setdefault((view.id, owner.incarnation), view)
+        assert known == view, "\n".join(self.story())
 
     def agreed(self, *nodes: str) -> bool:
         """Whether these nodes are joined in one view of exactly them."""

@@ -1,0 +1,464 @@
+"""The topology manager of one engine: drives the automaton over streams, store and clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from sessionha.errors import PeerUnavailable
+from sessionha.identity import ViewID
+from sessionha.peer.base import Links, Sender
+from sessionha.peer.messages import (
+    Confirm,
+    Confirmed,
+    Done,
+    Failed,
+    Install,
+    Installed,
+    Join,
+    Message,
+    Ping,
+    Report,
+    Watch,
+)
+from sessionha.store.base import Reader, Store
+from sessionha.topology.answers import FOR_THE_LEADER, answer, standing
+from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, State
+from sessionha.topology.base import ViewListener
+from sessionha.topology.description import Description
+from sessionha.topology.effects import Effect, Log, Renew, Send, Write
+from sessionha.topology.members import changes, holds
+from sessionha.topology.rows import Rows
+from sessionha.topology.timing import Admission, Timing
+from sessionha.view import NO_MEMBERS, Member, View
+
+logger = logging.getLogger("sessionha.topology")
+
+TICK = 0.025
+"""Seconds between two looks at the store and the clock: a tenth of a heartbeat."""
+LEAD_EVERY = 3
+"""Ticks between two tries of an engine that does not lead."""
+WATCHFUL = 0.005
+"""Seconds between two looks at the store while somebody waits for a view."""
+AFTER_ERROR = 1.0
+"""Seconds before the next tick when one failed, so that a broken store is not a flood of logs."""
+
+
+class TopologyManager:
+    """What one engine knows of the membership, and its part in agreeing on it.
+
+    The view lies in the store, so it is the same in every engine. The one that leads runs the
+    automaton; any other answers messages from the store and leaves the rest to the leader. All
+    but `view`, `view_in`, `is_member` and `unproven` belong to the engine's event loop.
+    Construction does nothing.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        me: Member,
+        description: Description,
+        clock: Callable[[], int],
+        timing: Timing | None = None,
+        *,
+        trust_refused: bool | None = None,
+        admission: Admission = "static-only",
+    ) -> None:
+        """`clock`: milliseconds of a clock that all engines of the machine share and that runs on
+        while the machine sleeps. `trust_refused`: None trusts loopback and the same host."""
+        self._store = store
+        self._rows = Rows(store)
+        self._me = me
+        self._description = description
+        self._clock = clock
+        self._timing = timing or Timing()
+        self._trust_refused = trust_refused
+        self._admission: Admission = admission
+        self._links: Links | None = None
+        self._automaton: Automaton | None = None
+        self._listeners: list[ViewListener] = []
+        self._told = NO_MEMBERS
+        self._raw: tuple[bytes | None, bytes | None] = (None, None)
+        self._incarnation = ""
+        self._reach: tuple[dict[str, str], tuple[str, ...]] = ({}, ())
+        self._started = 0
+        self._ticks = 0
+        self._counts: Counter[str] = Counter()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+
+    # --- questions -------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """The view that this node holds now, read from the store."""
+        return self._rows.view()
+
+    def view_in(self, reader: Reader) -> View:
+        """The same, inside a transaction that acts on it."""
+        return self._rows.view_in(reader)
+
+    def is_member(self) -> bool:
+        """Whether the view has this node, in its present incarnation."""
+        return holds(self.view(), self._me.node, self._store.incarnation)
+
+    def unproven(self) -> tuple[str, ...]:
+        """Nodes out of the view that may hold data which nobody in it has.
+
+        One that was a member counts for `forget_after`; one that was never seen, for the
+        discovery time after this engine's start.
+        """
+        now, view, gone = self._clock(), self.view(), self._rows.gone()
+        found = []
+        for node in dict.fromkeys((*self._description.order, *gone)):
+            if node == self._me.node or view.member(node) is not None:
+                continue
+            if node in gone:
+                # An instant of another boot may lie ahead; then the wait begins anew.
+                waiting = now - min(gone[node], now) < self._timing.forget_after
+            else:
+                waiting = now - self._started < self._timing.discovery_time
+            if waiting:
+                found.append(node)
+        return tuple(found)
+
+    @property
+    def state(self) -> str:
+        """The state of the node's automaton; of an engine that does not lead, as far as the store
+        shows it."""
+        if self._automaton is not None:
+            return self._automaton.state
+        return standing(*self._rows.held(), self._member())
+
+    @property
+    def leads(self) -> bool:
+        """Whether this engine runs the node's automaton."""
+        return self._automaton is not None
+
+    @property
+    def waiting_for(self) -> str:
+        """What the node waits for, for people; empty when it waits for nothing."""
+        return self._automaton.waiting_for(self._clock()) if self._automaton is not None else ""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """views, suspicions, false_suspicions, transitions, dropped, refused_joins, excluded,
+        pauses, differing_descriptions, and one for each transition (`joined_to_leaving`, …)."""
+        mine = self._automaton.counts if self._automaton is not None else Counter[str]()
+        return self._counts + mine
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: ViewListener) -> None:
+        """Tell the listener every view from now on, in order and once."""
+        self._listeners.append(listener)
+
+    async def start(self, links: Links) -> None:
+        """Take part. `links` must already answer with `handle`, and tell of its streams.
+
+        Raises:
+            StoreError: the store cannot be used.
+        """
+        assert self._links is None, "started once"
+        self._links = links
+        self._started = self._clock()
+        self._rows.begin_run(self._me.node)
+        self._incarnation = self._store.incarnation
+        view, kept = self._rows.held()
+        # What listeners learn next is told against the view before a restart, so that a member
+        # that failed meanwhile is news.
+        self._told = kept or NO_MEMBERS
+        self._reach_out(view)
+        self.poll()
+        self._spawn(self._tick_forever())
+
+    async def leave(self, *, returning: bool) -> None:
+        """Say goodbye and wait until the others have a view without this node, at most about a
+        second. Only the node's last engine does it; one that cannot lead does nothing.
+
+        `returning`: a restart, the node's seats are kept.
+        """
+        if self._automaton is None and not self._take_the_lead():
+            return
+        self._step(lambda automaton, now: automaton.leave(now, returning=returning))
+        end = self._clock() + LEAVE_PATIENCE + 10 * self._timing.heartbeat
+        while self.state != State.STOPPED and self._clock() < end:
+            await asyncio.sleep(TICK)
+
+    async def stop(self) -> None:
+        """Take no further part; says nothing to anybody."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for waiter in self._waiters:
+            waiter.cancel()
+        self._automaton = None
+
+    def describe(self, me: Member) -> None:
+        """Tell the cluster that this node describes itself anew: ready, weight, zone, url."""
+        self._me = me
+        if self._automaton is not None:
+            self._step(lambda automaton, now: automaton.describe(now, self._me))
+        else:
+            self._post(Join(me=self._member(), view=NO_MEMBERS, served=False))
+
+    def forget(self, node: str) -> None:
+        """Wait no longer for what the node may hold, until it is a member again (R18)."""
+        self._rows.forget(node)
+
+    def suspect(self, node: str) -> None:
+        """The data path got no answer from `node`: look at it now."""
+        if self._automaton is not None:
+            self._step(lambda automaton, now: automaton.suspect(now, node))
+        else:
+            self._post(Confirm(node))
+
+    async def wait_change(self, view_id: ViewID, timeout: float) -> bool:
+        """Wait until the node holds another view than `view_id`, at most `timeout` seconds."""
+        if self.view().id != view_id:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        if self._watcher is None:
+            self._watcher = self._spawn(self._watch_store())
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except TimeoutError:
+            return self.view().id != view_id
+        finally:
+            self._waiters.discard(waiter)
+        return True
+
+    # --- messages and streams --------------------------------------------------------------------
+
+    def handle(
+        self, sender: Sender, message: Message
+    ) -> Message | None | Awaitable[Message | None]:
+        """Answer a membership message; None for a message that is none."""
+        match message:
+            case Confirm():
+                return self._confirm(message.node)
+            case Watch():
+                return self._watch(ViewID(*message.view))
+        now = self._clock()
+        reply = answer(message, self._member(), self._rows, now, self._description.hash)
+        if isinstance(message, FOR_THE_LEADER):
+            self._tell_leader(sender, message, reply)
+            if isinstance(message, Join) and self._automaton is not None:
+                reason = self._automaton.refusal(message)
+                reply = Failed("InvalidSettings", reason) if reason else reply
+        return reply
+
+    def _tell_leader(self, sender: Sender, message: Message, reply: Message | None) -> None:
+        if self._automaton is not None:
+            self._step(lambda automaton, now: automaton.received(now, sender, message))
+            return
+        self._notice()
+        if isinstance(message, Ping) and message.view == self.view().id:
+            return
+        if isinstance(message, Install) and reply == Installed(message.view):
+            return
+        self._rows.post(sender, message)
+
+    async def _confirm(self, node: str) -> Message:
+        address = self._addresses().get(node)
+        if node == self._me.node or self._links is None:
+            return Confirmed("alive")
+        if address is None:
+            return Confirmed("silent")
+        return Confirmed(await self._links.probe(address, self._timing.probe / 1000))
+
+    async def _watch(self, view_id: ViewID) -> Message:
+        if await self.wait_change(view_id, self._timing.heartbeat / 1000):
+            return Installed(self.view())
+        return Done()
+
+    def link_up(self, node: str, incarnation: str) -> None:
+        """A stream that this engine dialled is open."""
+        if self._automaton is not None:
+            self._step(lambda automaton, now: automaton.link_up(now, node, incarnation))
+
+    def link_down(self, node: str, *, refused: bool) -> None:
+        """A stream broke and could not be made again."""
+        member = self.view().member(node)
+        if self._automaton is not None:
+            self._step(lambda automaton, now: automaton.link_down(now, node, refused=refused))
+        elif member is not None:
+            self._post(Report(node, member.incarnation, True) if refused else Confirm(node))
+
+    # --- the automaton ---------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        while True:
+            pause = TICK
+            try:
+                self.poll()
+            except Exception:
+                logger.exception("the topology manager failed; it goes on in %s s", AFTER_ERROR)
+                pause = AFTER_ERROR
+            await asyncio.sleep(pause)
+
+    def poll(self) -> None:
+        """One tick."""
+        if self._store.incarnation != self._incarnation:
+            self._renewed()
+        self._ticks += 1
+        if self._automaton is not None or (self._ticks % LEAD_EVERY == 1 and self._take_the_lead()):
+            for sender, message in self._rows.drain():
+                self._step(_left_by_sibling(sender, message))
+            self._step(lambda automaton, now: automaton.tick(now))
+        self._notice()
+
+    def _take_the_lead(self) -> bool:
+        """Become the engine that runs the automaton, from what the store says: no view changes."""
+        if not self._store.try_lead():
+            return False
+        view, kept = self._rows.held()
+        self._automaton = Automaton(
+            self._member(),
+            self._description,
+            self._timing,
+            self._clock(),
+            view=view,
+            kept=kept,
+            trust_refused=self._trust_refused,
+            admission=self._admission,
+        )
+        logger.info("this engine leads its node; the node is %s", self._automaton.state)
+        return True
+
+    def _step(self, event: Callable[[Automaton, int], list[Effect]]) -> None:
+        automaton = self._automaton
+        if automaton is None:
+            return
+        now = self._clock()
+        view, kept = self._rows.held()
+        if (view, kept) != (automaton.view, automaton.kept):
+            self._carry_out(automaton, automaton.stored(now, view, kept))
+        self._carry_out(automaton, event(automaton, now))
+        self._notice()
+
+    def _carry_out(self, automaton: Automaton, effects: list[Effect]) -> None:
+        now = self._clock()
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._spawn(self._call(automaton, effect))
+                case Write():
+                    if not self._rows.replace(effect.base, effect.view, effect.kept, now):
+                        held = self._rows.held()
+                        self._carry_out(automaton, automaton.stored(now, *held))
+                        return
+                case Renew():
+                    self._store.renew_incarnation()
+                    self._renewed()
+                    self._carry_out(automaton, automaton.renewed(now, self._incarnation))
+                case Log():
+                    logger.log(effect.level, "%s", effect.text)
+
+    async def _call(self, automaton: Automaton, effect: Send) -> None:
+        assert self._links is not None, "started"
+        try:
+            reply = await self._links.call(effect.node, effect.message, effect.timeout / 1000)
+        except PeerUnavailable as error:
+            refused = error.refused
+            if self._automaton is automaton:
+                self._step(lambda a, now: a.unanswered(now, effect.node, refused=refused))
+            return
+        if self._automaton is automaton:
+            self._step(lambda a, now: a.replied(now, effect.node, effect.message, reply))
+
+    def _renewed(self) -> None:
+        """The node is another incarnation: every stream must say so."""
+        self._incarnation = self._store.incarnation
+        if self._links is not None:
+            self._links.drop_all()
+
+    # --- what the store says ---------------------------------------------------------------------
+
+    def _notice(self) -> None:
+        """Tell listeners, waiters and streams when the store has another view than before."""
+        raw = self._rows.raw()
+        if raw != self._raw:
+            self._raw = raw
+            view = self.view()
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._reach_out(view)
+            if view.members and view != self._told:
+                self._publish(view)
+        elif self._automaton is not None:
+            self._reach_out(self.view())
+
+    def _publish(self, view: View) -> None:
+        news = changes(self._told, view)
+        self._told = view
+        self._counts["installed"] += 1
+        words = ", ".join(f"{change.kind} {change.node}" for change in news) or "as before"
+        level = logging.INFO if self.leads else logging.DEBUG
+        logger.log(level, "view %s (%s): %s; members %s", *view.id, words, ", ".join(view.nodes))
+        for listener in self._listeners:
+            listener.view_changed(view, news)
+
+    def _reach_out(self, view: View) -> None:
+        """Let the streams know where nodes listen, and which of them to hold."""
+        automaton = self._automaton
+        if automaton is not None:
+            reach = (automaton.addresses, automaton.neighbours)
+        else:
+            reach = (self._addresses(), ())
+        if reach != self._reach and self._links is not None:
+            self._reach = reach
+            self._links.know(reach[0])
+            self._links.keep(reach[1])
+
+    def _addresses(self) -> dict[str, str]:
+        found = {member.node: member.peer for member in self.view().members}
+        found |= self._description.addresses
+        found.pop(self._me.node, None)
+        return found
+
+    async def _watch_store(self) -> None:
+        """Look more often while somebody waits: another engine may have learnt the view."""
+        try:
+            while self._waiters:
+                await asyncio.sleep(WATCHFUL)
+                self._notice()
+        finally:
+            self._watcher = None
+
+    def _member(self) -> Member:
+        """This node as it offers itself."""
+        if self._me.incarnation != self._store.incarnation:
+            self._me = msgspec.structs.replace(self._me, incarnation=self._store.incarnation)
+        return self._me
+
+    def _post(self, message: Message) -> None:
+        self._rows.post(Sender(self._me.node, self._store.incarnation), message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _left_by_sibling(sender: Sender, message: Message) -> Callable[[Automaton, int], list[Effect]]:
+    """The event that a message from the inbox is."""
+    if isinstance(message, Confirm):
+        return lambda automaton, now: automaton.suspect(now, message.node)
+    if isinstance(message, Join) and message.me.incarnation == sender.incarnation:
+        return lambda automaton, now: (
+            automaton.describe(now, message.me)
+            if message.me.node == automaton.me.node
+            else automaton.received(now, sender, message)
+        )
+    return lambda automaton, now: automaton.received(now, sender, message)
