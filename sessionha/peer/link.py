@@ -85,7 +85,8 @@ class Link:
             raise self._refusal("too much waits to be sent to it")
         loop = asyncio.get_running_loop()
         self._number = number = self._number + 1
-        future = self._pending[number] = loop.create_future()
+        future: asyncio.Future[Message] = loop.create_future()
+        self._pending[number] = future
         self._outbox.add((number, _REQUEST, data))
         if self.up:
             assert self.channel is not None

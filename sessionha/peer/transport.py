@@ -254,9 +254,11 @@ class _Bridge(WSListener):
         self.remote = address_text(peer[0], peer[1]) if peer else ""
         self._guard(self._receiver.opened, self)
 
-    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:  # noqa: ARG002
-        if not self._open:
-            return  # picows goes on with the frames of its buffer after a close
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        # After a close, also its own for a frame that is too long, picows reads on for a while
+        # and delivers what it objected to.
+        if not self._open or transport.is_close_frame_sent:
+            return
         if frame.msg_type is WSMsgType.BINARY and frame.fin:
             self._guard(self._receiver.received, frame.get_payload_as_memoryview())
             return
