@@ -18,7 +18,7 @@ class Sender(NamedTuple):
 Verdict = Literal["alive", "refused", "silent"]
 """What a fresh dial of a node met."""
 
-Handler = Callable[[Sender, Message], "Message | None | Awaitable[Message | None]"]
+Handler = Callable[[Sender, Message], "Message | Awaitable[Message | None] | None"]
 """Answers one message; a plain return value is sent at once, None sends no reply."""
 
 

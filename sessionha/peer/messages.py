@@ -45,7 +45,7 @@ class ElementRow(msgspec.Struct, frozen=True, array_like=True):
     value: bytes | None
 
 
-class Push(Wire):
+class Push(Wire, frozen=True):
     """What changed in a group since `base` (R8); `full`: everything, drop what is not in it."""
 
     group: GroupID
@@ -67,31 +67,31 @@ class Push(Wire):
     elements: tuple[ElementRow, ...]
 
 
-class Pushed(Wire):
+class Pushed(Wire, frozen=True):
     """The copy is at this version of the pushed epoch, and in sync."""
 
     version: int
 
 
-class Behind(Wire):
+class Behind(Wire, frozen=True):
     """The copy is not at the base; here is where it is."""
 
     position: Position
 
 
-class Refused(Wire):
+class Refused(Wire, frozen=True):
     """The receiver promised a newer epoch; nothing was changed."""
 
     promise: Epoch
 
 
-class CannotHold(Wire):
+class CannotHold(Wire, frozen=True):
     """The receiver recorded "not in sync" and holds nothing of the group: full, or draining."""
 
     reason: str
 
 
-class Claim(Wire):
+class Claim(Wire, frozen=True):
     """Hand-over: the claimant asks the living primary for the group under a new epoch."""
 
     group: GroupID
@@ -100,19 +100,19 @@ class Claim(Wire):
     """Where the claimant's own copy is; the grant carries what is newer."""
 
 
-class Granted(Wire):
+class Granted(Wire, frozen=True):
     """The primary promised the claim's epoch; `content` brings the claimant up to date."""
 
     content: Push
 
 
-class NotPrimary(Wire):
+class NotPrimary(Wire, frozen=True):
     """The asked node is not a synced primary: ask `hint`, or promote in full."""
 
     hint: str = ""
 
 
-class Promise(Wire):
+class Promise(Wire, frozen=True):
     """Ask a member to refuse every epoch of these groups below `epoch` (R3)."""
 
     groups: tuple[GroupID, ...]
@@ -132,20 +132,20 @@ class Standing(msgspec.Struct, frozen=True, array_like=True):
     seats: tuple[str, ...]
 
 
-class Promised(Wire):
+class Promised(Wire, frozen=True):
     """One standing per asked group, in the order of the question."""
 
     standings: tuple[Standing, ...]
 
 
-class Fetch(Wire):
+class Fetch(Wire, frozen=True):
     """Ask for what is newer than `position` in a group."""
 
     group: GroupID
     position: Position
 
 
-class Fetched(Wire):
+class Fetched(Wire, frozen=True):
     """The content asked for, or None when the node holds nothing."""
 
     content: Push | None
@@ -180,27 +180,27 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
     changes: tuple[SessionChange, ...]
 
 
-class Forward(Wire):
+class Forward(Wire, frozen=True):
     """Commit this batch as the primary: its sender lost the group while a request ran (R5)."""
 
     batch: Batch
 
 
-class Committed(Wire):
+class Committed(Wire, frozen=True):
     """The forwarded batch is committed and acknowledged."""
 
     position: Position
     holders: tuple[str, ...]
 
 
-class Failed(Wire):
+class Failed(Wire, frozen=True):
     """A request that could not be carried out; `kind` names an error of the error tree."""
 
     kind: str
     reason: str
 
 
-class Touch(Wire):
+class Touch(Wire, frozen=True):
     """Sessions of a group were used: (session, remaining idle milliseconds). Cast only."""
 
     group: GroupID
@@ -210,7 +210,7 @@ class Touch(Wire):
 # --- membership: between topology managers -------------------------------------------------------
 
 
-class Ping(Wire):
+class Ping(Wire, frozen=True):
     """A heartbeat: who I am and the view I hold."""
 
     me: Member
@@ -221,7 +221,7 @@ class Ping(Wire):
     """The state of the sender's topology automaton."""
 
 
-class Pong(Wire):
+class Pong(Wire, frozen=True):
     """The answer: who answers, and its whole view when it differs from the asker's."""
 
     me: Member
@@ -232,7 +232,7 @@ class Pong(Wire):
     """Only a view whose sender is `joined` is in force; one `reconnecting` is being verified."""
 
 
-class Join(Wire):
+class Join(Wire, frozen=True):
     """A node that is in no view asks to be a member (again)."""
 
     me: Member
@@ -244,38 +244,38 @@ class Join(Wire):
     """Whether its store holds data from an earlier membership."""
 
 
-class Watch(Wire):
+class Watch(Wire, frozen=True):
     """An observer (a router) holds this view; answered by Installed when it differs, else Done
     after a heartbeat."""
 
     view: tuple[int, str]
 
 
-class Install(Wire):
+class Install(Wire, frozen=True):
     """A decided view."""
 
     view: View
 
 
-class Installed(Wire):
+class Installed(Wire, frozen=True):
     """The view that the receiver now holds."""
 
     view: View
 
 
-class Confirm(Wire):
+class Confirm(Wire, frozen=True):
     """Ask a third member whether it can reach `node`."""
 
     node: str
 
 
-class Confirmed(Wire):
+class Confirmed(Wire, frozen=True):
     """What the third member saw: it answers, its host refuses, or it is silent."""
 
     verdict: Literal["alive", "refused", "silent"]
 
 
-class Report(Wire):
+class Report(Wire, frozen=True):
     """Tell the decider that `node` is dead: its host refused, or two members found it silent."""
 
     node: str
@@ -283,7 +283,7 @@ class Report(Wire):
     refused: bool
 
 
-class Leave(Wire):
+class Leave(Wire, frozen=True):
     """A planned goodbye; `returning`: a restart, seats are kept."""
 
     node: str
@@ -291,7 +291,7 @@ class Leave(Wire):
     returning: bool
 
 
-class Done(Wire):
+class Done(Wire, frozen=True):
     """Received; nothing else to say."""
 
 
