@@ -6,7 +6,9 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ from sessionha.peer.messages import (
     Touch,
 )
 from sessionha.peer.streams import Limits, Streams
-from sessionha.peer.transport import dial
+from sessionha.peer.transport import TLS, dial
 from tests.peer.conftest import QUICK, SECRET, Make, Watcher, at, until
 
 WAIT = 10.0
@@ -741,6 +743,32 @@ async def test_a_probe_tells_alive_refused_and_silent_apart(make: Make, mute: st
     assert await ann.probe(mute, 0.05) == "silent"
     assert await ann.probe(await at(foreign), 0.05) == "silent"
     await until(lambda: not bob._accepted)
+
+
+@pytest.mark.needs("openssl")
+async def test_streams_run_over_mutual_tls(make: Make, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    process = await asyncio.create_subprocess_exec(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+        "-nodes", "-days", "1", "-subj", "/CN=peer", "-addext", "subjectAltName=IP:127.0.0.1",
+        "-keyout", str(key), "-out", str(certificate), stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == 0
+    client = ssl.create_default_context(cafile=certificate)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
+    server.verify_mode = ssl.CERT_REQUIRED
+    for context in (client, server):
+        context.load_cert_chain(certificate, key)
+    tls = TLS(client, server)
+    ann, bob, plain = make("ann", tls=tls), make("bob", tls=tls), make("cat")
+    address = await at(bob)
+    for streams in (ann, plain):
+        streams.know({"bob": address})
+
+    assert await ann.call("bob", push(100_000), WAIT) == Done()
+    with pytest.raises(PeerUnavailable) as raised:
+        await plain.call("bob", Done(), WAIT)
+    assert not raised.value.refused
 
 
 async def test_closing_ends_everything_and_later_calls_fail_at_once(make: Make) -> None:
