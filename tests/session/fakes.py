@@ -1,0 +1,198 @@
+"""A state manager and an engine in one dict, that keep the protocol and can be told to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sessionha.errors import SessionError, SessionRevoked
+from sessionha.identity import Epoch, GroupID, Position, SessionKey
+from sessionha.peer.messages import Batch, SessionChange
+from sessionha.session.cookies import RouteCookies, cluster_tag
+from sessionha.session.visit import Event
+from sessionha.settings import Settings
+from sessionha.state.base import Held, Loaded, Receipt
+
+WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
+
+
+@dataclass
+class Clock:
+    """One clock for both uses: wall seconds, and milliseconds inside."""
+
+    seconds: float = WALL
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    @property
+    def ms(self) -> int:
+        return int(self.seconds * 1000)
+
+
+@dataclass
+class Record:
+    """One session."""
+
+    created: int
+    idle_timeout: int
+    lifetime: int
+    used: int
+    elements: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+
+@dataclass
+class Group:
+    """All sessions of one client."""
+
+    position: Position
+    sessions: dict[SessionKey, Record] = field(default_factory=dict)
+    buried: dict[SessionKey, int] = field(default_factory=dict)
+
+
+class FakeState:
+    """Groups in a dict. `holders` names the nodes that are said to have every copy."""
+
+    def __init__(self, clock: Clock, holders: tuple[str, ...] = ("n1",)) -> None:
+        self.clock = clock
+        self.holders = holders
+        self.groups: dict[GroupID, Group] = {}
+        self.away: set[GroupID] = set()
+        """Groups that another node serves: they must be acquired."""
+        self.failure: SessionError | None = None
+        """What the next acquisitions and commits raise."""
+        self.before_commit: Callable[[Batch], None] | None = None
+        self.batches: list[Batch] = []
+        self.fresh: list[bool] = []
+        self.touches: list[SessionKey] = []
+        self.acquired: list[GroupID] = []
+
+    def held(self, group: GroupID, floor: Position | None) -> Held | None:
+        found = self.groups.get(group)
+        if found is None or group in self.away or (floor and found.position < floor):
+            return None
+        return Held(found.position, self.holders)
+
+    async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
+        self.acquired.append(group)
+        if self.failure is not None:
+            raise self.failure
+        self.away.discard(group)
+        found = self.groups.get(group)
+        if found is None:
+            return None
+        epoch = found.position.epoch
+        found.position = found.position._replace(epoch=epoch._replace(attempt=epoch.attempt + 1))
+        return self.held(group, floor)
+
+    def load(self, group: GroupID, key: SessionKey) -> Loaded | None:
+        found = self.groups[group]
+        record = found.sessions.get(key)
+        if record is None or self._ended(record):
+            return None
+        now = self.clock.ms
+        left = record.created + record.lifetime - now if record.lifetime else None
+        return Loaded(
+            Held(found.position, self.holders),
+            now - record.created,
+            record.idle_timeout,
+            record.used + record.idle_timeout - now,
+            left,
+            now - record.used > min(60_000, record.idle_timeout // 20),
+            dict(sorted(record.elements.items())),
+        )
+
+    def buried(self, group: GroupID, key: SessionKey) -> int | None:
+        found = self.groups.get(group)
+        when = found.buried.get(key) if found else None
+        return None if when is None else self.clock.ms - when
+
+    async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
+        if self.before_commit is not None:
+            self.before_commit(batch)
+        if self.failure is not None:
+            raise self.failure
+        if fresh:
+            assert batch.group not in self.groups, "a fresh group was known"
+        found = self.groups.setdefault(batch.group, Group(Position(Epoch(1, 1, "n1"), 0)))
+        for change in batch.changes:
+            asked = change.replaces or change.key
+            if change.create is None and asked not in found.sessions:
+                raise SessionRevoked("destroyed meanwhile")
+        for change in batch.changes:
+            self._apply(found, change)
+        found.position = found.position._replace(version=found.position.version + 1)
+        self.batches.append(batch)
+        self.fresh.append(fresh)
+        return Receipt(found.position, self.holders, len(self.holders) - 1)
+
+    def touch(self, group: GroupID, key: SessionKey) -> None:
+        self.touches.append(key)
+        self.groups[group].sessions[key].used = self.clock.ms
+
+    def _apply(self, group: Group, change: SessionChange) -> None:
+        now = self.clock.ms
+        if change.destroy:
+            del group.sessions[change.key]
+            group.buried[change.key] = now
+            return
+        if change.replaces is not None:
+            group.sessions[change.key] = group.sessions.pop(change.replaces)
+            group.buried[change.replaces] = now
+        if change.create is not None:
+            assert change.key not in group.sessions, "created twice"
+            create = change.create
+            group.sessions[change.key] = Record(now, create.idle_timeout, create.lifetime, now)
+        record = group.sessions[change.key]
+        record.used = now
+        if change.clear:
+            record.elements.clear()
+        for name in change.deletes:
+            record.elements.pop(name, None)
+        for name, manager, value in change.puts:
+            record.elements[name] = (manager, value)
+
+    def _ended(self, record: Record) -> bool:
+        now = self.clock.ms
+        if record.lifetime and now > record.created + record.lifetime:
+            return True
+        return now > record.used + record.idle_timeout
+
+
+class FakeEngine:
+    """An engine around a FakeState; with `holders` of several nodes it writes route cookies."""
+
+    def __init__(
+        self,
+        holders: tuple[str, ...] = ("n1",),
+        *,
+        settings: Settings | None = None,
+        backups: int | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.state = FakeState(self.clock, holders)
+        self.settings = settings or Settings()
+        self.route_cookies = RouteCookies([b"r" * 32]) if len(holders) > 1 else None
+        self.cluster = cluster_tag("test")
+        self.server = holders[0]
+        self.backups = len(holders) - 1 if backups is None else backups
+        self.running = False
+        self.starts = 0
+        self.ready = 200
+        self.counts: list[str] = []
+
+    def now(self) -> float:
+        return self.clock()
+
+    def count(self, event: Event) -> None:
+        self.counts.append(event)
+
+    async def start(self) -> None:
+        self.running = True
+        self.starts += 1
+
+    async def stop(self) -> None:
+        self.running = False
+
+    def readiness(self) -> int:
+        return self.ready

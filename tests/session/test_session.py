@@ -1,0 +1,417 @@
+"""The session as applications see it: what is noticed, what is sent, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionUnavailable
+from sessionha.peer.messages import Create, SessionChange
+from sessionha.session.codec import decode, encode
+from sessionha.session.session import DictSession, Known, Prepared, Session, UnavailableSession
+
+Face = MutableMapping[str, Any]
+STORED = {"user": "ada", "cart": {"items": [1, 2]}, "n": 1}
+CREATE = Create(60_000, 0)
+faces = pytest.mark.parametrize(
+    "face", [lambda s: s, lambda s: s.as_dict()], ids=["mapping", "dict"]
+)
+
+
+def stored(**values: Any) -> Session:
+    elements = {name: ("value", encode(value, name)) for name, value in (values or STORED).items()}
+    return Session(Known("old-id", b"old-key", elements, 5000), now=100.0)
+
+
+def mint() -> tuple[str, bytes]:
+    return "new-id", b"new-key"
+
+
+def prepared(session: Session) -> Prepared:
+    return session.prepare(mint, CREATE)
+
+
+def change(session: Session) -> SessionChange | None:
+    changes = prepared(session).changes
+    assert len(changes) <= 1
+    return changes[0] if changes else None
+
+
+def puts(session: Session) -> dict[str, Any]:
+    found = change(session)
+    return {name: decode(value) for name, _, value in found.puts} if found else {}
+
+
+# --- what is sent ---
+
+
+@faces
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: None,
+        lambda s: s["cart"],
+        lambda s: [*s.items()],
+        lambda s: s.update(user="ada"),
+        lambda s: s.update(cart={"items": [1, 2]}),
+        lambda s: (s.update(extra=1), s.pop("extra")),
+        lambda s: (s["cart"]["items"].append(3), s["cart"]["items"].pop()),
+        lambda s: (s.clear(), s.update(STORED)),
+        lambda s: s.pop("missing", None),
+    ],
+)
+def test_what_changes_nothing_sends_nothing(
+    face: Callable[[Session], Face], use: Callable[[Face], object]
+) -> None:
+    """System 2, 4: add then remove, or an equal value, sends nothing."""
+    session = stored()
+    use(face(session))
+    assert change(session) is None
+
+
+@faces
+def test_an_assignment_sends_that_element_only(face: Callable[[Session], Face]) -> None:
+    """System 2 (a) and (c)."""
+    session = stored()
+    face(session)["n"] = 2
+    assert puts(session) == {"n": 2}
+
+
+@faces
+def test_a_change_inside_a_value_is_noticed(face: Callable[[Session], Face]) -> None:
+    """System 2 (e)."""
+    session = stored()
+    face(session)["cart"]["items"].append(3)
+    assert puts(session) == {"cart": {"items": [1, 2, 3]}}
+
+
+@faces
+def test_a_deletion_sends_the_name(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    del face(session)["n"]
+    found = change(session)
+    assert found is not None
+    assert (found.key, found.deletes, found.puts) == (b"old-key", ("n",), ())
+    assert "n" not in session
+
+
+@faces
+def test_true_in_the_place_of_1_is_a_change(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    face(session)["n"] = True
+    assert puts(session) == {"n": True}
+
+
+@faces
+def test_a_new_session_begins_with_its_first_data(face: Callable[[Session], Face]) -> None:
+    session = Session()
+    assert change(session) is None
+    assert session.id is None
+    assert session.new
+    face(session)["a"] = 1
+    ready = prepared(session)
+    assert ready.changes == (
+        SessionChange(b"new-key", create=CREATE, puts=(("a", "value", encode(1, "a")),)),
+    )
+    session.settle(ready, None)
+    assert session.id == "new-id"
+    assert not session.new
+    assert change(session) is None
+    face(session)["a"] = 2
+    assert puts(session) == {"a": 2}
+
+
+@faces
+def test_clearing_ends_the_session(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    face(session).clear()
+    assert dict(session) == {}
+    assert change(session) == SessionChange(b"old-key", destroy=True)
+
+
+@faces
+def test_deleting_the_last_element_does_not_end_the_session(
+    face: Callable[[Session], Face],
+) -> None:
+    """Another request may have put data in meanwhile."""
+    session = stored(flash="hi")
+    assert face(session).pop("flash") == "hi"
+    found = change(session)
+    assert found is not None
+    assert (found.destroy, found.deletes) == (False, ("flash",))
+
+
+@faces
+def test_data_after_clearing_replaces_everything(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    face(session).clear()
+    face(session)["n"] = 1
+    found = change(session)
+    assert found is not None
+    assert found.clear
+    assert [name for name, _, _ in found.puts] == ["n"]
+
+
+@faces
+def test_renewal_moves_the_session_to_a_new_id(face: Callable[[Session], Face]) -> None:
+    """System 5, 10."""
+    session = stored()
+    session.renew_id()
+    face(session)["user"] = "bob"
+    ready = prepared(session)
+    (found,) = ready.changes
+    assert (found.key, found.replaces) == (b"new-key", b"old-key")
+    session.settle(ready, None)
+    assert session.id == "new-id"
+    assert session["cart"] == STORED["cart"]
+    assert change(session) is None
+
+
+@faces
+def test_data_after_destroying_begins_a_new_session(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    session.destroy()
+    face(session)["flash"] = "bye"
+    first, second = prepared(session).changes
+    assert first == SessionChange(b"old-key", destroy=True)
+    assert (second.key, second.create) == (b"new-key", CREATE)
+
+
+def test_what_changes_during_a_commit_is_kept_for_the_next() -> None:
+    session = stored()
+    session["n"] = 2
+    ready = prepared(session)
+    del session["user"]
+    session.destroy()
+    session.settle(ready, None)
+    assert change(session) == SessionChange(b"old-key", destroy=True)
+
+
+def test_a_discarded_change_is_forgotten() -> None:
+    session = stored()
+    session["n"] = 2
+    session.destroy()
+    session.discard()
+    assert change(session) is None
+    assert session["n"] == 1
+
+
+def test_the_data_manager_of_an_element_is_kept() -> None:
+    session = Session(Known("i", b"k", {"hits": ("counter", encode(1, "hits"))}))
+    session["hits"] = 5
+    found = change(session)
+    assert found is not None
+    assert found.puts[0][1] == "counter"
+
+
+# --- the mapping ---
+
+
+def test_only_what_is_read_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    monkeypatch.setattr(
+        "sessionha.session.session.decode", lambda data: read.append(data) or decode(data)
+    )
+    session = stored()
+    assert session["n"] == 1
+    assert read == [encode(1, "n")]
+
+
+@faces
+def test_both_faces_are_mappings_with_the_same_content(face: Callable[[Session], Face]) -> None:
+    view = face(stored())
+    assert dict(view) == STORED
+    assert view == STORED
+    assert (len(view), "n" in view, "x" in view, view.get("x", 7)) == (3, True, False, 7)
+    with pytest.raises(KeyError):
+        view["x"]
+    with pytest.raises(KeyError):
+        del view["x"]
+
+
+def test_a_change_through_one_face_is_seen_in_the_other() -> None:
+    session = stored()
+    session["early"] = 1
+    face = session.as_dict()
+    face["a"] = 1
+    session["b"] = 2
+    del session["n"]
+    assert dict(face) == dict(session) == {"user": "ada", "cart": STORED["cart"], "early": 1,
+                                           "a": 1, "b": 2}  # fmt: skip
+    session.clear()
+    assert not face
+    assert change(session) == SessionChange(b"old-key", destroy=True)
+
+
+def test_the_dict_is_complete_for_code_that_reads_its_storage() -> None:
+    face = stored().as_dict()
+    assert isinstance(face, dict)
+    assert json.loads(json.dumps(face)) == STORED
+    assert msgspec.json.decode(msgspec.json.encode(face)) == STORED
+    assert face | {} == STORED
+    assert {**face} == STORED
+    assert face.copy() == STORED
+
+
+@pytest.mark.parametrize(
+    ("use", "accessed", "modified"),
+    [
+        (lambda s: None, False, False),
+        (lambda s: s.get("n"), True, False),
+        (lambda s: s["n"], True, False),
+        (lambda s: "n" in s, True, False),
+        (list, True, False),
+        (bool, True, False),
+        (lambda s: s.items(), True, False),
+        (lambda s: s.pop("x", None), True, False),
+        (lambda s: s.setdefault("n", 5), True, False),
+        (lambda s: s.setdefault("x", 5), True, True),
+        (lambda s: s.pop("n"), True, True),
+        (lambda s: s.popitem(), True, True),
+        (lambda s: s.update(a=1), True, True),
+        (lambda s: s.__ior__({"a": 1}), True, True),
+        (lambda s: s.__delitem__("n"), True, True),
+        (lambda s: s.clear(), True, True),
+    ],
+)
+def test_the_dict_knows_how_it_was_used(
+    use: Callable[[DictSession], object], accessed: bool, modified: bool
+) -> None:
+    session = stored()
+    face = session.as_dict()
+    use(face)
+    prepared(session)
+    assert (face.accessed, face.modified) == (accessed, modified)
+    assert (session.accessed, session.modified) == (accessed, modified)
+
+
+def test_a_plain_dict_in_its_place_is_the_session() -> None:
+    session = stored()
+    session.as_dict()
+    session.adopt({"n": 1, "fresh": []})
+    found = change(session)
+    assert found is not None
+    assert found.deletes == ("cart", "user")
+    assert [name for name, _, _ in found.puts] == ["fresh"]
+
+
+def test_an_empty_plain_dict_in_its_place_ends_the_session() -> None:
+    session = stored()
+    session.as_dict()
+    session.adopt({})
+    assert change(session) == SessionChange(b"old-key", destroy=True)
+
+
+@pytest.mark.parametrize("name", [1, None, ("a",), "x" * 257, "é" * 129])
+def test_names_are_short_texts(name: Any) -> None:
+    session = Session()
+    with pytest.raises(ElementNotEncodable):
+        session[name] = 1
+    other = Session()
+    other.as_dict()[name] = 1
+    with pytest.raises(ElementNotEncodable):
+        prepared(other)
+
+
+def test_its_text_tells_no_secret() -> None:
+    session = stored()
+    assert "ada" not in repr(session)
+    assert "old-id" not in repr(session)
+
+
+def test_age_and_creation() -> None:
+    session = stored()
+    assert session.age == 5.0
+    assert session.created is not None
+    assert session.created.timestamp() == 95.0
+    assert Session().created is None
+
+
+# --- what cannot be read ---
+
+
+def spoilt() -> Session:
+    elements = {"bad": ("value", b"\xc1"), "n": ("value", encode(1, "n"))}
+    return Session(Known("old-id", b"old-key", elements))
+
+
+@faces
+def test_an_undecodable_element_does_not_spoil_the_others(
+    face: Callable[[Session], Face],
+) -> None:
+    """System 2 (k)."""
+    session = spoilt()
+    view = face(session)
+    assert view["n"] == 1
+    assert list(view) == ["n"]
+    assert "bad" in view
+    for use in (lambda: view["bad"], lambda: view.get("bad"), lambda: view.pop("bad", 1),
+                lambda: view.setdefault("bad", 1)):  # fmt: skip
+        with pytest.raises(ElementNotReadable, match="bad"):
+            use()
+    view["n"] = 2
+    found = change(session)
+    assert found is not None
+    assert found.deletes == ()
+    assert puts(session) == {"n": 2}
+    assert session.unreadable == ("bad",)
+
+
+@faces
+def test_an_undecodable_element_can_be_replaced_and_deleted(
+    face: Callable[[Session], Face],
+) -> None:
+    session = spoilt()
+    face(session)["bad"] = 5
+    assert puts(session) == {"bad": 5}
+    assert face(session)["bad"] == 5
+    del face(session)["bad"]
+    found = change(session)
+    assert found is not None
+    assert found.deletes == ("bad",)
+    session = spoilt()
+    del face(session)["bad"]
+    found = change(session)
+    assert found is not None
+    assert found.deletes == ("bad",)
+
+
+# --- what is unavailable ---
+
+USES: list[Callable[[Any], object]] = [
+    lambda s: s["a"],
+    lambda s: s.get("a"),
+    lambda s: s.update(a=1),
+    lambda s: s.clear(),
+    lambda s: "a" in s,
+    list,
+    len,
+    bool,
+    dict,
+    lambda s: s.pop("a", None),
+    lambda s: s.setdefault("a", 1),
+    lambda s: s.items() and list(s.items()),
+    lambda s: s == {},
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_use_of_an_unavailable_session_raises(use: Callable[[Any], object]) -> None:
+    session = Session(failure=SessionUnavailable("n2 does not answer"))
+    for face in (session, UnavailableSession(session)):
+        with pytest.raises(SessionUnavailable):
+            use(face)
+    assert session.accessed
+
+
+def test_an_unavailable_session_cannot_be_taken_for_an_empty_dict() -> None:
+    face = UnavailableSession(Session(failure=SessionUnavailable("no")))
+    with pytest.raises(SessionUnavailable):
+        face.mark_accessed()
+    with pytest.raises(TypeError):
+        json.dumps(face)
+    assert not isinstance(face, dict)
