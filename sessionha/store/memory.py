@@ -310,7 +310,7 @@ class MemoryReader:
         del self._rows
 
     def get(self, key: bytes) -> bytes | None:
-        return self._rows.values.get(_checked(key))
+        return self._rows.values.get(key)
 
     def scan(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         rows = self._rows
@@ -347,6 +347,7 @@ class MemoryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         memory = self._memory
+        del self._rows
         if not memory.is_writing(self):
             return  # killed in the middle: nothing was changed
         try:
@@ -360,7 +361,7 @@ class MemoryWriter:
     def get(self, key: bytes) -> bytes | None:
         if key in self._changes:
             return self._changes[key]
-        return self._rows.values.get(_checked(key))
+        return self._rows.values.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         grown = self._used + _cost(_checked(key), value) - _cost(key, self.get(key))
