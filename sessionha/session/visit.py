@@ -394,7 +394,9 @@ class Visit:
         loaded, known, group = self._loaded, self.session.known, self._group
         if loaded is None or known is None or group is None:
             return
-        if self.session.touched or (loaded.touch_due and self.session.accessed):
+        due = loaded.touch_due and self.session.accessed and not self._extended
+        if self.session.touched or due:
+            self.session.touched = False
             self._home.state.touch(group, known.key)
             self._extended = True
 

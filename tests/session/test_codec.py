@@ -60,6 +60,7 @@ def test_a_named_time_zone_keeps_its_name_and_fold() -> None:
     zone = ZoneInfo("Europe/Berlin")
     value = datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=1)
     read = decode(encode(value, "x"))
+    assert isinstance(read, datetime)
     assert read.tzinfo is zone
     assert read.fold == 1
     assert read.utcoffset() == timedelta(hours=1)

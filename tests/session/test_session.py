@@ -110,16 +110,14 @@ def test_true_in_the_place_of_1_is_a_change(face: Callable[[Session], Face]) -> 
 def test_a_new_session_begins_with_its_first_data(face: Callable[[Session], Face]) -> None:
     session = Session()
     assert change(session) is None
-    assert session.id is None
-    assert session.new
+    assert (session.id, session.new) == (None, True)
     face(session)["a"] = 1
     ready = prepared(session)
     assert ready.changes == (
         SessionChange(b"new-key", create=CREATE, puts=(("a", "value", encode(1, "a")),)),
     )
     session.settle(ready, None)
-    assert session.id == "new-id"
-    assert not session.new
+    assert (session.id, session.new) == ("new-id", False)
     assert change(session) is None
     face(session)["a"] = 2
     assert puts(session) == {"a": 2}
@@ -213,9 +211,12 @@ def test_the_data_manager_of_an_element_is_kept() -> None:
 
 def test_only_what_is_read_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
-    monkeypatch.setattr(
-        "sessionha.session.session.decode", lambda data: read.append(data) or decode(data)
-    )
+
+    def noted(data: bytes) -> Any:
+        read.append(data)
+        return decode(data)
+
+    monkeypatch.setattr("sessionha.session.session.decode", noted)
     session = stored()
     assert session["n"] == 1
     assert read == [encode(1, "n")]
@@ -349,8 +350,13 @@ def test_an_undecodable_element_does_not_spoil_the_others(
     assert view["n"] == 1
     assert list(view) == ["n"]
     assert "bad" in view
-    for use in (lambda: view["bad"], lambda: view.get("bad"), lambda: view.pop("bad", 1),
-                lambda: view.setdefault("bad", 1)):  # fmt: skip
+    uses: list[Callable[[], object]] = [
+        lambda: view["bad"],
+        lambda: view.get("bad"),
+        lambda: view.pop("bad", 1),
+        lambda: view.setdefault("bad", 1),
+    ]
+    for use in uses:
         with pytest.raises(ElementNotReadable, match="bad"):
             use()
     view["n"] = 2
