@@ -72,7 +72,7 @@ class LoneMembership:
         self,
         sender: Sender,  # noqa: ARG002
         message: Message,  # noqa: ARG002
-    ) -> Message | None | Awaitable[Message | None]:
+    ) -> Message | Awaitable[Message | None] | None:
         """Nobody sends messages here."""
         return None
 
@@ -86,6 +86,6 @@ class LoneMembership:
     async def stop(self) -> None:
         """Nothing runs."""
 
-    async def wait_change(self, view_id: ViewID, timeout: float) -> bool:  # noqa: ARG002
-        """Whether the view is another one; it will not change, so there is nothing to wait for."""
-        return self.view().id != view_id
+    async def wait_change(self, known: ViewID, timeout: float) -> View:  # noqa: ARG002
+        """The view; it will not change, so there is nothing to wait for."""
+        return self.view()

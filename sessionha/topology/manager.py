@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
@@ -45,6 +46,8 @@ LEAD_EVERY = 3
 """Ticks between two tries of an engine that does not lead."""
 WATCHFUL = 0.005
 """Seconds between two looks at the store while somebody waits for a view."""
+LEAVE_TIMEOUT = 2 * LEAVE_PATIENCE / 1000
+"""Seconds after which a goodbye ends, should even the automaton not have ended it."""
 AFTER_ERROR = 1.0
 """Seconds before the next tick when one failed, so that a broken store is not a flood of logs."""
 
@@ -91,6 +94,7 @@ class TopologyManager:
         self._counts: Counter[str] = Counter()
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
     # --- questions -------------------------------------------------------------------------------
@@ -169,11 +173,11 @@ class TopologyManager:
         self._started = self._clock()
         self._rows.begin_run(self._me.node)
         self._incarnation = self._store.incarnation
-        view, kept = self._rows.held()
+        _, kept = self._rows.held()
         # What listeners learn next is told against the view before a restart, so that a member
         # that failed meanwhile is news.
         self._told = kept or NO_MEMBERS
-        self._reach_out(view)
+        self._reach_out()
         self.poll()
         self._spawn(self._tick_forever())
 
@@ -186,9 +190,9 @@ class TopologyManager:
         if self._automaton is None and not self._take_the_lead():
             return
         self._step(lambda automaton, now: automaton.leave(now, returning=returning))
-        end = self._clock() + LEAVE_PATIENCE + 10 * self._timing.heartbeat
-        while self.state != State.STOPPED and self._clock() < end:
-            await asyncio.sleep(TICK)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT):
+                await self._stopped.wait()
 
     async def stop(self) -> None:
         """Take no further part; says nothing to anybody."""
@@ -219,28 +223,28 @@ class TopologyManager:
         else:
             self._post(Confirm(node))
 
-    async def wait_change(self, view_id: ViewID, timeout: float) -> bool:
-        """Wait until the node holds another view than `view_id`, at most `timeout` seconds."""
-        if self.view().id != view_id:
-            return True
+    async def wait_change(self, known: ViewID, timeout: float) -> View:
+        """The view, as soon as it is not `known` any more, or after `timeout` seconds."""
+        view = self.view()
+        if view.id != known:
+            return view
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         if self._watcher is None:
             self._watcher = self._spawn(self._watch_store())
         try:
-            async with asyncio.timeout(timeout):
-                await waiter
-        except TimeoutError:
-            return self.view().id != view_id
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await waiter
         finally:
             self._waiters.discard(waiter)
-        return True
+        return self.view()
 
     # --- messages and streams --------------------------------------------------------------------
 
     def handle(
         self, sender: Sender, message: Message
-    ) -> Message | None | Awaitable[Message | None]:
+    ) -> Message | Awaitable[Message | None] | None:
         """Answer a membership message; None for a message that is none."""
         match message:
             case Confirm():
@@ -276,9 +280,8 @@ class TopologyManager:
         return Confirmed(await self._links.probe(address, self._timing.probe / 1000))
 
     async def _watch(self, view_id: ViewID) -> Message:
-        if await self.wait_change(view_id, self._timing.heartbeat / 1000):
-            return Installed(self.view())
-        return Done()
+        view = await self.wait_change(view_id, self._timing.heartbeat / 1000)
+        return Done() if view.id == view_id else Installed(view)
 
     def link_up(self, node: str, incarnation: str) -> None:
         """A stream that this engine dialled is open."""
@@ -343,6 +346,8 @@ class TopologyManager:
         if (view, kept) != (automaton.view, automaton.kept):
             self._carry_out(automaton, automaton.stored(now, view, kept))
         self._carry_out(automaton, event(automaton, now))
+        if automaton.state is State.STOPPED:
+            self._stopped.set()
         self._notice()
 
     def _carry_out(self, automaton: Automaton, effects: list[Effect]) -> None:
@@ -392,11 +397,11 @@ class TopologyManager:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-            self._reach_out(view)
+            self._reach_out()
             if view.members and view != self._told:
                 self._publish(view)
         elif self._automaton is not None:
-            self._reach_out(self.view())
+            self._reach_out()
 
     def _publish(self, view: View) -> None:
         news = changes(self._told, view)
@@ -408,7 +413,7 @@ class TopologyManager:
         for listener in self._listeners:
             listener.view_changed(view, news)
 
-    def _reach_out(self, view: View) -> None:
+    def _reach_out(self) -> None:
         """Let the streams know where nodes listen, and which of them to hold."""
         automaton = self._automaton
         if automaton is not None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from random import Random
 
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender, Verdict
 from sessionha.peer.messages import Confirm, Confirmed, Failed, Join, Message, decode, encode
-from sessionha.store.base import Reader, Usage, Writer
+from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.answers import FOR_THE_LEADER, answer
 from sessionha.topology.automaton import Automaton
 from sessionha.topology.base import Change
@@ -25,69 +24,6 @@ TICK = 25
 TIMING = Timing()
 
 
-class Table:
-    """The rows of one snapshot or transaction."""
-
-    def __init__(self, rows: dict[bytes, bytes]) -> None:
-        self._rows = rows
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._rows.get(key)
-
-    def scan(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        for key in sorted(self._rows):
-            if key.startswith(prefix) and (after is None or key > after):
-                yield key, self._rows[key]
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._rows[key] = value
-
-    def delete(self, key: bytes) -> bool:
-        return self._rows.pop(key, None) is not None
-
-
-class Memory:
-    """A store in a dict, shared by the engines that are given one `rows`."""
-
-    def __init__(self, name: str = "s") -> None:
-        self.name = name
-        self.rows: dict[bytes, bytes] = {}
-        self.incarnation = f"{name}.1"
-        self.run = 1
-        self.slot = 0
-        self.leads = True
-        self._renewals = 1
-
-    @contextmanager
-    def read(self) -> Iterator[Reader]:
-        yield Table(self.rows)
-
-    @contextmanager
-    def write(self, *, urgent: bool = False) -> Iterator[Writer]:
-        table = dict(self.rows)
-        yield Table(table)
-        self.rows.clear()
-        self.rows.update(table)
-
-    def renew_incarnation(self) -> str:
-        self._renewals += 1
-        self.incarnation = f"{self.name}.{self._renewals}"
-        return self.incarnation
-
-    def try_lead(self) -> bool:
-        return self.leads
-
-    def living_slots(self) -> set[int]:
-        return {self.slot}
-
-    def usage(self) -> Usage:
-        return Usage(0, 1)
-
-    def check(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def describe(count: int) -> Description:
     """n1 … n<count>, in an order that is not that of the IDs."""
     names = [f"n{number}" for number in range(1, count + 1)]
@@ -98,16 +34,16 @@ def describe(count: int) -> Description:
 class SimNode:
     """One process of one node: its automaton and the little that drives it."""
 
-    def __init__(self, world: World, node: str, store: Memory) -> None:
+    def __init__(self, world: World, node: str, memory: Memory) -> None:
         self.world = world
         self.node = node
-        self.store = store
-        self.rows = Rows(store)
+        self.store = MemoryStore(memory).open()
+        self.rows = Rows(self.store)
         self.rows.begin_run(node)
         self.description = world.description_of(node)
         described = self.description.node(node) or world.description.node(node)
         assert described is not None
-        self.me = described.member(store.incarnation)
+        self.me = described.member(memory.incarnation)
         view, kept = self.rows.held()
         self.automaton = Automaton(
             self.me,
@@ -234,7 +170,7 @@ class World:
         for node in nodes:
             assert node not in self.nodes
             if store is not None or node not in self.stores:
-                self.stores[node] = store or Memory(f"{node}-{self.now}-{self._serial}")
+                self.stores[node] = store or Memory(random=self.random)
             process = SimNode(self, node, self.stores[node])
             self.nodes[node] = process
             self.after(self.random.randint(0, TICK), lambda p=process: self._tick(p))  # type: ignore[misc]
@@ -246,7 +182,7 @@ class World:
 
     def start_impostor(self, node: str) -> SimNode:
         """A second process under the ID of another, at another address: nobody can dial it."""
-        process = SimNode(self, node, Memory(f"{node}-impostor"))
+        process = SimNode(self, node, Memory(random=self.random))
         self.impostors[node] = process
         self.after(1, lambda: self._tick(process))
         return process
@@ -271,7 +207,7 @@ class World:
         for node in nodes:
             process = self.nodes.pop(node)
             process.alive = False
-            process.store.run += 1
+            process.store.kill()
             if dark:
                 self.dark.add(node)
             if lost:
@@ -348,8 +284,8 @@ class World:
                 if settled[0]:
                     return
                 settled[0] = True
-                self.wake(sender, lambda: sender.step(
-                    lambda a, now: a.replied(now, effect.node, effect.message, message)))  # fmt: skip
+                self.wake(sender, lambda: sender.step(lambda a, now: a.replied(
+                    now, effect.node, effect.message, message)))  # fmt: skip
 
             self.after(self.random.randint(1, 3), back)
 

@@ -1,0 +1,75 @@
+"""The static description: both forms, and every mistake at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sessionha.errors import InvalidSettings
+from sessionha.topology.description import Description, same_host
+
+
+def test_the_short_form_keeps_the_order_and_takes_the_peer_address() -> None:
+    described = Description.parse("n2=http://10.0.0.2:7946, n1=https://[fd00::1]:7946/,n3=h:1")
+    assert described.order == ("n2", "n1", "n3")
+    assert described.addresses["n1"] == "[fd00::1]:7946"
+    assert described.nodes[0].host == "10.0.0.2"
+
+
+def test_the_hash_depends_on_the_order() -> None:
+    assert Description.parse("a=h:1,b=h:2").hash == Description.parse("a=h:1, b=http://h:2").hash
+    assert Description.parse("a=h:1,b=h:2").hash != Description.parse("b=h:2,a=h:1").hash
+
+
+def test_a_file_names_every_part(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        '[[node]]\nid = "n1"\npeer = "http://10.0.0.1:7946"\nurl = "http://10.0.0.1:8000/"\n'
+        'zone = "a"\nhost = "rack1"\nweight = 2\nrole = "spare"\n'
+    )
+    member = Description.read(path).nodes[0].member("i")
+    assert (member.url, member.zone, member.host) == ("http://10.0.0.1:8000", "a", "rack1")
+    assert (member.weight, member.role, member.ready) == (2, "spare", True)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Description.of_tables(
+            [
+                {"id": "n1", "peer": "10.0.0.1:7946"},
+                {"id": "n1", "peer": "10.0.0.2:7946"},
+                {"id": "n2", "peer": "10.0.0.1:7946"},
+                {"id": "bad name", "peer": "nowhere", "wieght": 2},
+                {"id": "n3", "peer": "h:1", "weight": 0, "role": "boss", "url": "ftp://x"},
+                {"id": "n4", "peer": 5},
+            ]
+        )
+    text = str(caught.value)
+    for part in (
+        "'n1' stands twice",
+        "have one peer address 10.0.0.1:7946",
+        "did you mean `weight`",
+        "`id` must be 1 to 64",
+        "`peer` must be http://HOST:PORT",
+        "`weight` must be",
+        "`role` must be one of",
+        "`url` must be",
+        "`peer` must be text",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "n1", "n1=", "n1=http://h", "n1=http://h:99999", "n1=ftp://h:1"]
+)
+def test_a_short_form_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSettings):
+        Description.parse(text)
+
+
+def test_only_loopback_and_the_same_host_prove_a_death() -> None:
+    assert same_host("127.0.0.1:1", "localhost:2")
+    assert same_host("10.0.0.1:1", "10.0.0.1:2")
+    assert not same_host("10.0.0.1:1", "10.0.0.2:1")
+    assert not same_host("127.0.0.1:1", "10.0.0.2:1")

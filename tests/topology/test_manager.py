@@ -1,0 +1,253 @@
+"""The topology manager: engines of one node share a view, hand the lead over, and answer alike."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+
+import msgspec
+import pytest
+
+from sessionha.errors import PeerUnavailable
+from sessionha.identity import ViewID
+from sessionha.peer.base import Sender, Verdict
+from sessionha.peer.messages import Done, Installed, Message, Ping, Pong, Watch, decode, encode
+from sessionha.store.memory import Memory, MemoryStore
+from sessionha.topology.base import Change, Membership
+from sessionha.topology.description import Description
+from sessionha.topology.lone import LoneMembership
+from sessionha.topology.manager import TopologyManager
+from sessionha.topology.timing import Timing
+from sessionha.view import View
+
+NODES = "n1=http://127.0.0.1:7001,n2=http://127.0.0.1:7002,n3=http://127.0.0.1:7003"
+
+
+class Engine:
+    """One engine, its listener and its streams."""
+
+    def __init__(self, wire: Wire, node: str, memory: Memory) -> None:
+        self.wire = wire
+        self.node = node
+        self.store = MemoryStore(memory).open()
+        described = wire.description.node(node)
+        assert described is not None
+        self.manager = TopologyManager(
+            self.store,
+            described.member(self.store.incarnation),
+            wire.description,
+            lambda: wire.now,
+            wire.timing,
+        )
+        self.manager.subscribe(self)
+        self.told: list[tuple[ViewID, tuple[Change, ...]]] = []
+        self.kept: Collection[str] = ()
+        self.dropped = 0
+
+    def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
+        self.told.append((view.id, changes))
+
+    # --- Links ---
+
+    async def call(self, node: str, message: Message, timeout: float) -> Message:
+        await asyncio.sleep(0)
+        target = self.wire.answering(node)
+        if target is None:
+            raise PeerUnavailable(node, "refused", refused=True)
+        sender = Sender(self.node, self.store.incarnation)
+        reply = target.manager.handle(sender, decode(encode(message)))
+        answered = await reply if isinstance(reply, Awaitable) else reply
+        assert answered is not None
+        return decode(encode(answered))
+
+    def cast(self, node: str, message: Message) -> None: ...
+
+    def know(self, directory: Mapping[str, str]) -> None: ...
+
+    def keep(self, nodes: Collection[str]) -> None:
+        self.kept = nodes
+
+    async def probe(self, address: str, timeout: float) -> Verdict:
+        return "alive"
+
+    def drop_all(self) -> None:
+        self.dropped += 1
+
+
+class Wire:
+    """Engines by node; the last one started answers for its node."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000
+        self.description = Description.parse(NODES)
+        self.timing = Timing()
+        self.engines: list[Engine] = []
+
+    def answering(self, node: str) -> Engine | None:
+        return next((e for e in reversed(self.engines) if e.node == node), None)
+
+    async def start(self, node: str, memory: Memory | None = None) -> Engine:
+        engine = Engine(self, node, memory or Memory())
+        self.engines.append(engine)
+        await engine.manager.start(engine)
+        return engine
+
+    async def kill(self, engine: Engine) -> None:
+        self.engines.remove(engine)
+        await engine.manager.stop()
+        engine.store.kill()
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Ticks, each 25 virtual milliseconds, until it is reached."""
+        for _ in range(400):
+            if reached():
+                return
+            self.now += 25
+            for engine in self.engines:
+                engine.manager.poll()
+            for _ in range(4):  # calls and their replies pass
+                await asyncio.sleep(0)
+        raise AssertionError([(e.node, e.manager.state, e.manager.view()) for e in self.engines])
+
+    def agreed(self, *nodes: str) -> bool:
+        views = {e.manager.view() for e in self.engines}
+        return len(views) == 1 and set(views.pop().nodes) == set(nodes)
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    made = Wire()
+    yield made
+    for engine in list(made.engines):
+        await made.kill(engine)
+
+
+async def test_nodes_form_a_view_and_a_dead_one_leaves_it(wire: Wire) -> None:
+    first, second, third = [await wire.start(node) for node in ("n1", "n2", "n3")]
+    await wire.until(lambda: wire.agreed("n1", "n2", "n3"))
+    assert all(e.manager.is_member() for e in wire.engines)
+    await wire.kill(third)
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    assert first.told[-1][1] == second.told[-1][1] == (Change("failed", "n3"),)
+    assert first.manager.unproven() == ("n3",)
+    wire.now += wire.timing.forget_after
+    assert first.manager.unproven() == ()
+
+
+async def test_only_one_engine_of_a_node_leads_and_all_are_told_once(wire: Wire) -> None:
+    memory = Memory()
+    one = await wire.start("n1", memory)
+    other = await wire.start("n1", memory)
+    await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2") and len(other.told) == len(one.told))
+    assert one.manager.leads
+    assert not other.manager.leads
+    assert other.told[-1] == one.told[-1]
+    assert len(dict(other.told)) == len(other.told), "each view once"
+    assert one.manager.state == other.manager.state == "joined"
+    assert other.kept == ()
+
+
+async def test_another_engine_takes_the_lead_without_a_new_view(wire: Wire) -> None:
+    memory = Memory()
+    one = await wire.start("n1", memory)
+    other = await wire.start("n1", memory)
+    await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    view = other.manager.view()
+    await wire.kill(one)
+    await wire.until(lambda: other.manager.leads)
+    for _ in range(100):
+        wire.now += 25
+        await wire.until(lambda: True)
+    assert other.manager.view() == view
+    assert other.manager.is_member()
+
+
+async def test_a_join_that_reaches_an_engine_that_does_not_lead_is_left_to_the_leader(
+    wire: Wire,
+) -> None:
+    memory = Memory()
+    await wire.start("n1", memory)
+    follower = await wire.start("n1", memory)
+    await wire.until(lambda: wire.agreed("n1"))
+    assert wire.answering("n1") is follower
+    await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+
+
+async def test_a_leader_that_says_goodbye_is_missed_at_once(wire: Wire) -> None:
+    one = await wire.start("n1")
+    two = await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    leaving = asyncio.create_task(one.manager.leave(returning=True))
+    await wire.until(leaving.done)
+    assert two.told[-1][1] == (Change("left", "n1", kept=True),)
+    assert one.manager.state == "stopped"
+    assert not one.manager.is_member()
+
+
+async def test_a_restart_tells_listeners_what_failed_meanwhile(wire: Wire) -> None:
+    memory = Memory()
+    one = await wire.start("n1", memory)
+    await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    for engine in list(wire.engines):
+        await wire.kill(engine)
+    again = await wire.start("n1", memory)
+    await wire.until(again.manager.is_member)
+    assert again.told == [(again.manager.view().id, (Change("failed", "n2"),))]
+    assert again.manager.view().id > one.told[-1][0]
+
+
+async def test_an_observer_is_told_of_a_new_view(wire: Wire) -> None:
+    one = await wire.start("n1")
+    await wire.until(lambda: wire.agreed("n1"))
+    router = Sender("router", "r")
+    view = one.manager.view()
+    watching = one.manager.handle(router, Watch(view.id))
+    assert isinstance(watching, Awaitable)
+    watch = asyncio.ensure_future(watching)
+    await wire.start("n2")
+    await wire.until(lambda: watch.done() and wire.agreed("n1", "n2"))
+    assert isinstance(watch.result(), Installed | Done)
+    behind = one.manager.handle(router, Watch(view.id))
+    assert isinstance(behind, Awaitable)
+    assert await behind == Installed(one.manager.view())
+
+
+async def test_a_heartbeat_is_answered_by_an_engine_that_does_not_lead(wire: Wire) -> None:
+    memory = Memory()
+    one = await wire.start("n1", memory)
+    follower = await wire.start("n1", memory)
+    await wire.until(lambda: wire.agreed("n1"))
+    me = msgspec.structs.replace(one.manager.view().members[0], node="n2")
+    pong = follower.manager.handle(Sender("n2", "x"), Ping(me=me, view=(0, "")))
+    assert isinstance(pong, Pong)
+    assert pong.newer == one.manager.view()
+
+
+def test_a_node_without_peers_has_one_view_and_needs_no_loop() -> None:
+    memory = Memory()
+    store = MemoryStore(memory).open()
+    me = Description.parse("n1=127.0.0.1:7001").nodes[0].member(store.incarnation)
+    lone: Membership = LoneMembership(store, me)
+    assert isinstance(lone, LoneMembership)
+    assert not lone.is_member()
+    lone.begin()
+    view = lone.view()
+    assert (view.id, view.nodes) == ((1, "n1"), ("n1",))
+    store.close()
+    again = LoneMembership(MemoryStore(memory).open(), me)
+    again.begin()
+    assert again.view() == view
+
+
+def test_counts_and_states_are_plain_words() -> None:
+    wire = Wire()
+    engine = Engine(wire, "n1", Memory())
+    assert engine.manager.state == "connecting"
+    assert json.loads(json.dumps(engine.manager.counts)) == {}
+    membership: Membership = engine.manager
+    assert membership.view().members == ()
