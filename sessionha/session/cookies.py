@@ -270,6 +270,8 @@ def cookie_values(headers: Iterable[str], name: str) -> list[str]:
 
 def only_valid(values: Sequence[str], read: Callable[[str], Found | None]) -> Found | None:
     """What the only valid one among several cookies of one name says; None for none or several."""
+    if len(values) == 1:
+        return read(values[0])
     distinct = list(dict.fromkeys(values))
     if len(distinct) > CANDIDATES:
         return None

@@ -237,7 +237,7 @@ class Session(MutableMapping[str, Any]):
 
     def adopt(self, values: Mapping[str, Any]) -> None:
         """Let a mapping that the application put in the dict's place be the session."""
-        if values is self._face:
+        if self.is_face(values):
             return
         self._change()
         if not values:
@@ -246,6 +246,10 @@ class Session(MutableMapping[str, Any]):
         self._face = None
         self._deleted = {name for name in self._stored if name not in self._values}
         self._deleted -= self._unreadable.keys()
+
+    def is_face(self, values: object) -> bool:
+        """Whether this is the dict that `as_dict` gave."""
+        return values is self._face and values is not None
 
     # --- what changed ---
 
@@ -455,6 +459,20 @@ class DictSession(dict[str, Any]):
         self.accessed = True
         return super().__eq__(other)
 
+    def __or__(self, other: Any, /) -> dict[str, Any]:  # type: ignore[override]
+        self.accessed = True
+        merged: dict[str, Any] = dict(super().items()) | other
+        return merged
+
+    def __ror__(self, other: Any, /) -> dict[str, Any]:  # type: ignore[override]
+        self.accessed = True
+        merged: dict[str, Any] = other | dict(super().items())
+        return merged
+
+    def __reversed__(self) -> Any:
+        self.accessed = True
+        return super().__reversed__()
+
     __hash__ = None
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -518,7 +536,7 @@ class DictSession(dict[str, Any]):
         self.mark_modified()
         super().update(*args, **kwargs)
 
-    def __ior__(self, other: Any, /) -> DictSession:  # type: ignore[override,misc]
+    def __ior__(self, other: Any, /) -> DictSession:  # type: ignore[override]
         self.mark_modified()
         super().update(other)
         return self
@@ -578,7 +596,14 @@ def _puts(elements: Mapping[str, tuple[str, bytes]]) -> tuple[tuple[str, str, by
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise ElementNotEncodable(repr(name)[:40], type(name).__qualname__, "names are text")
-    if len(name) > NAME_BYTES or len(name.encode(errors="replace")) > NAME_BYTES:
+    if name.isascii():
+        size = len(name)
+    else:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError as error:
+            raise ElementNotEncodable(ascii(name)[:40], "name", "it is no Unicode text") from error
+    if size > NAME_BYTES:
         raise ElementNotEncodable(
             f"{name[:40]}…", "name", f"names have at most {NAME_BYTES} bytes; nothing was changed"
         )

@@ -113,7 +113,7 @@ class Visit:
     def __init__(
         self, home: Home, terms: Terms, cookie_headers: Sequence[str], *, secure: bool = False
     ) -> None:
-        self.session = Session()
+        self.session: Session  # from `arrive` or `acquire` on
         self.started = False
         """Whether the response's headers are gone: no cookie can be set any more."""
         self._home = home
@@ -230,6 +230,8 @@ class Visit:
         self._look()
         if self.session.failure is not None:
             return None
+        if not (self.session.accessed or self.session.touched):
+            return None
         create = Create(max(0, self._terms.idle_timeout), self._terms.lifetime)
         prepared = self.session.prepare(self._mint, create)
         self._report_unreadable()
@@ -301,7 +303,7 @@ class Visit:
 
     def _read_route(self, headers: Sequence[str]) -> Route | None:
         cookies = self._home.route_cookies
-        if cookies is None:
+        if cookies is None or not headers:
             return None
         values = cookie_values(headers, cookies.name)
         route = only_valid(values, cookies.read) if values else None
@@ -384,6 +386,8 @@ class Visit:
 
     def _look(self) -> None:
         values = self.source() if self.source else None
+        if values is None or self.session.is_face(values):
+            return
         if isinstance(values, UnavailableSession) or not isinstance(values, Mapping):
             return
         if self.session.failure is not None:
