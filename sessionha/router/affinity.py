@@ -130,11 +130,12 @@ def in_order(
     """
     seen: set[str] = set()
     wanted = prefer.engine_type
+    for name in servers:
+        for target in table.lead(name):
+            if target.name not in seen and _suits(target, wanted) and _serves(target, health):
+                seen.add(target.name)
+                yield target  # nearly always the only one that is asked for
     named = [target for name in servers for target in table.lead(name)]
-    for target in named:
-        if target.name not in seen and _suits(target, wanted) and _serves(target, health):
-            seen.add(target.name)
-            yield target
     targets = [target for target in table.targets if _suits(target, wanted)]
     yield from _balanced(
         [
@@ -162,7 +163,7 @@ def _balanced(
         return (target.spare, suspect, bool(zone) and target.zone != zone, load)
 
     while targets:
-        best = min(targets, key=rank)  # the first is nearly always the last that is asked for
+        best = min(targets, key=rank)
         targets.remove(best)
         seen.add(best.name)
         yield best

@@ -73,10 +73,16 @@ class Body:
         self.progress()
         return piece
 
-    async def disconnected(self) -> None:
-        """Return when the client closes its connection. Only for a complete body."""
-        while not self.gone:
-            self.gone = (await self._receive())["type"] == "http.disconnect"
+    async def disconnected(self) -> bool:
+        """Wait until the client closes its connection. Only for a complete body.
+
+        False: the server said something else, so it will not tell.
+        """
+        message = await self._receive()
+        if message["type"] == "http.request":  # the end of a body of no bytes was not read yet
+            message = await self._receive()
+        self.gone = message["type"] == "http.disconnect"
+        return self.gone
 
 
 def _nothing() -> None:

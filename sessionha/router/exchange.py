@@ -226,8 +226,8 @@ class HttpExchange:
             self._watch_later()
 
     async def _watch_client(self) -> None:
-        await self._body.disconnected()
-        self._end()
+        if await self._body.disconnected():
+            self._end()
 
     # --- answers of the router's own -------------------------------------------------------------
 
