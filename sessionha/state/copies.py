@@ -209,9 +209,7 @@ class _Merge:
         self.writer.put(session_row_key(self.group, key), write_record(session))
 
 
-def merge(
-    writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: Limits
-) -> Delta:
+def merge(writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: Limits) -> Delta:
     """Apply `batch` on top of the group's present state and raise `record.version` by one.
 
     The caller writes the record. Raises SessionRevoked or SessionTooLarge: let the exception leave
@@ -277,9 +275,7 @@ def content(
     return _push(group, record, position, delta, full=full)
 
 
-def _push(
-    group: GroupID, record: GroupRecord, base: Position, delta: Delta, *, full: bool
-) -> Push:
+def _push(group: GroupID, record: GroupRecord, base: Position, delta: Delta, *, full: bool) -> Push:
     return Push(
         group=group,
         base=base,
@@ -369,19 +365,25 @@ def clear(writer: Writer, group: GroupID) -> None:
 
 
 def give_up(writer: Writer, group: GroupID, record: GroupRecord, keep_until: int) -> None:
-    """Drop the copy and keep the promise (R1: its holder's own record, before C goes on)."""
+    """Drop the copy, and remember the promise and where it was given up, so that no late push
+    brings it back (R1: its holder's own record, before C goes on)."""
     clear(writer, group)
-    writer.put(
-        group_key(group),
-        write_record(GroupRecord(promise=record.promise, keep_until=keep_until)),
+    left = GroupRecord(
+        epoch=record.epoch, version=record.version, promise=record.promise, keep_until=keep_until
     )
+    writer.put(group_key(group), write_record(left))
 
 
-def recount(reader: Reader, group: GroupID, key: SessionKey) -> tuple[int, int]:
-    """(bytes, elements) of a session: a copy that was received carries no totals of its own."""
-    size = count = 0
-    for name, element in elements(reader, group, key):
-        if element.value is not None:
-            size += len(name) + len(element.value)
-            count += 1
-    return size, count
+def recount(writer: Writer, group: GroupID) -> None:
+    """Write the totals of every session: a copy that was received carries none."""
+    for key, session in [
+        (row.session, read_session(row.value)) for row in rows(writer, group) if row.element is None
+    ]:
+        sizes = [
+            len(name) + len(element.value)
+            for name, element in elements(writer, group, key)
+            if element.value is not None
+        ]
+        if (session.size, session.count) != (sum(sizes), len(sizes)):
+            session.size, session.count = sum(sizes), len(sizes)
+            writer.put(session_row_key(group, key), write_record(session))

@@ -32,7 +32,7 @@ class Options:
     commit_timeout: float = 2.0
     acquire_timeout: float = 3.0
     heal_after: float = 30.0
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Counters:
     forwards: int = 0
     unconfirmed: int = 0
     rolled_back: int = 0
-    lost: int = 0
+    gone: int = 0
     pushes_in: int = 0
     pushes_full: int = 0
     fenced: int = 0
@@ -69,7 +69,7 @@ class Node:
     counters: Counters = field(default_factory=Counters)
     refusing: dict[str, int] = field(default_factory=dict)
     """Nodes that said they cannot hold copies, and until when (clock)."""
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
 
     def joined(self, view: View) -> ViewID:
         """The view at which this node became a member; NO_VIEW when it is none."""
@@ -94,9 +94,7 @@ class Node:
     def valid_backups(self, record: GroupRecord, view: View) -> tuple[str, ...]:
         """The holders, this node left out, that have been members since C was formed."""
         return tuple(
-            node
-            for node in record.holders
-            if node != self.me and view.holds(node, record.formed)
+            node for node in record.holders if node != self.me and view.holds(node, record.formed)
         )
 
     def view_in(self, reader: Reader) -> View:
@@ -105,11 +103,11 @@ class Node:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` whatever becomes of the request that started it (R17)."""
         task = asyncio.ensure_future(work)
-        self.tasks.add(task)
+        self.tasks[task] = None  # a set of tasks has no order that could be repeated
         task.add_done_callback(self._finished)
         return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if not task.cancelled():
             task.exception()  # whoever waits for the task gets it; nobody must

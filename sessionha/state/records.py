@@ -53,6 +53,8 @@ class GroupRecord(msgspec.Struct, array_like=True):
     """This node's `joined` when its copy was last in sync; any other value means quarantined."""
     run: int = 0
     """The node's run in which it synced as primary (R13)."""
+    widened: ViewID = NO_VIEW
+    """The view under which C was last filled up to the wanted number of backups."""
     seats: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
     """Former holders that must confirm that they gave their copies up."""
@@ -184,6 +186,16 @@ def groups(
         if len(key) == _GROUP_END:
             yield group, read_group(value)
         last = GROUPS + group + b"\xff" * 17
+
+
+def epoch_at(line: Line, version: int) -> Epoch:
+    """The epoch in which `version` lies on this line."""
+    found = NO_EPOCH
+    for epoch, first in line:
+        if first > version:
+            break
+        found = epoch
+    return found
 
 
 def epoch_end(line: Line, epoch: Epoch) -> int | None:

@@ -1,0 +1,359 @@
+"""The state manager: where the data is. What sessions and peers ask of it is answered here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import NamedTuple
+
+from sessionha.errors import (
+    CommitUnconfirmed,
+    Fenced,
+    PeerUnavailable,
+    SessionError,
+    SessionRevoked,
+    SessionTooLarge,
+    SessionUnavailable,
+    StoreFull,
+)
+from sessionha.identity import NO_VIEW, GroupID, Position, SessionKey
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import (
+    Batch,
+    Claim,
+    Committed,
+    Failed,
+    Fetch,
+    Forward,
+    Message,
+    NotPrimary,
+    Promise,
+    Push,
+    Touch,
+)
+from sessionha.state import copies, placement
+from sessionha.state.base import Held, Loaded, Receipt
+from sessionha.state.node import Node
+from sessionha.state.ownership import Ownership
+from sessionha.state.records import (
+    GroupRecord,
+    elements,
+    get_group,
+    get_session,
+    group_key,
+    session_row_key,
+    write_record,
+)
+from sessionha.state.replication import Replication, Round
+from sessionha.store.base import Writer
+from sessionha.view import View
+
+TOUCH_EVERY = 60_000
+"""Milliseconds between two recorded touches at most; a twentieth of the idle timeout if less."""
+
+
+class NotHeld(Exception):
+    """This node may not commit to the group now; `primary` may."""
+
+    def __init__(self, primary: str) -> None:
+        self.primary = primary
+
+
+class Unsettled(SessionUnavailable):
+    """A sibling engine's commit is between its two transactions: acquire again, then load."""
+
+
+class _Started(NamedTuple):
+    record: GroupRecord
+    round: Round | None
+
+
+def touch_interval(idle_timeout: int) -> int:
+    """How old the last recorded touch must be before another is recorded, milliseconds."""
+    return min(TOUCH_EVERY, idle_timeout // 20)
+
+
+class StateManager:
+    """Implements `sessionha.state.base.State`, and answers the state managers of other nodes."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.replication = Replication(node)
+        self.ownership = Ownership(node, self.replication)
+
+    # --- sessions ask ---------------------------------------------------------------------------
+
+    def held(self, group: GroupID, floor: Position | None) -> Held | None:
+        """See `State.held`."""
+        return self.ownership.held(group, floor)
+
+    async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
+        """See `State.acquire`."""
+        return await self.ownership.acquire(group, floor)
+
+    def load(self, group: GroupID, key: SessionKey) -> Loaded | None:
+        """See `State.load`. Raises Unsettled when another engine is just committing."""
+        node = self.node
+        now = node.clock.now()
+        with node.store.read() as reader:
+            record = get_group(reader, group)
+            if record is None:
+                return None
+            held = self.ownership.serves(record, node.view_in(reader), None)
+            if held is None:
+                raise Unsettled("another request is changing the session")
+            session = get_session(reader, group, key)
+            if session is None or session.ended(now):
+                return None
+            values = {
+                name: (element.manager, element.value)
+                for name, element in elements(reader, group, key)
+                if element.value is not None
+            }
+        return Loaded(
+            held=held,
+            age=now - session.created,
+            idle_timeout=session.idle_timeout,
+            idle_left=session.deadline - now,
+            life_left=session.lifetime - now if session.lifetime else None,
+            touch_due=now - session.touched >= touch_interval(session.idle_timeout),
+            elements=values,
+        )
+
+    async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
+        """See `State.commit`."""
+        try:
+            started = self._start(batch, fresh=fresh)
+        except NotHeld as elsewhere:
+            return await self._commit_elsewhere(batch, elsewhere.primary)
+        return await self._finish(started)
+
+    def touch(self, group: GroupID, key: SessionKey) -> None:
+        """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""
+        node = self.node
+        now = node.clock.now()
+        with node.store.write() as writer:
+            record = get_group(writer, group)
+            session = get_session(writer, group, key)
+            if record is None or session is None or session.ended(now):
+                return
+            session.touched, session.deadline = now, now + session.idle_timeout
+            writer.put(session_row_key(group, key), write_record(session))
+        node.counters.touches += 1
+        if node.peers is not None:
+            message = Touch(group, ((key, session.idle_timeout),))
+            for name in record.holders[1:]:
+                node.peers.cast(name, message)
+
+    # --- committing -----------------------------------------------------------------------------
+
+    def _start(self, batch: Batch, *, fresh: bool) -> _Started:
+        """Transaction 1: merge the batch at version + 1, if this node may."""
+        node = self.node
+        urgent = any(change.destroy for change in batch.changes)
+        with node.store.write(urgent=urgent) as writer:
+            view = node.view_in(writer)
+            record = get_group(writer, batch.group)
+            if fresh and (record is None or not record.held):
+                record = self._found(writer, batch.group, view)
+            elif record is None or not node.is_primary(record, view):
+                raise NotHeld(record.promise.node if record else "")
+            base = record.position
+            self.replication.reform(record, batch.group, view, widen=True)
+            if len(record.holders) <= node.options.min_copies:
+                raise SessionUnavailable(
+                    f"fewer than `min_copies` = {node.options.min_copies} servers can take a copy"
+                )
+            delta = copies.merge(writer, record, batch, node.clock.now(), node.options.limits)
+            alone = len(record.holders) == 1 and not record.leaving
+            if alone:
+                record.acked = record.version
+            writer.put(group_key(batch.group), write_record(record))
+        node.counters.commits += 1
+        if alone:
+            return _Started(record, None)
+        push = copies.delta_push(batch.group, record, base, delta)
+        return _Started(record, Round(push, record.holders[1:], record.leaving, view.id))
+
+    def _found(self, writer: Writer, group: GroupID, view: View) -> GroupRecord:
+        """A group that was made in this request: nobody else can know of it."""
+        node = self.node
+        joined = node.joined(view)
+        if joined == NO_VIEW:
+            raise SessionUnavailable("this server is not a member of its cluster yet")
+        epoch = self.ownership.first_epoch(writer, view)
+        backups = placement.backups(group, view, node.me, node.options.backups)
+        holders = (node.me, *backups)
+        return GroupRecord(
+            epoch=epoch,
+            promise=epoch,
+            holders=holders,
+            formed=view.id,
+            widened=view.id,
+            synced=joined,
+            run=node.store.run,
+            seats=holders,
+            line=((epoch, 1),),
+            since=0,  # nothing has gone anywhere yet: it may be handed over at once
+        )
+
+    async def _finish(self, started: _Started) -> Receipt:
+        """The round to C, and transaction 2."""
+        record = started.record
+        if started.round is None:
+            return self._receipt(record)
+        node = self.node
+        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+        try:
+            record = await self.replication.confirm(started.round, deadline)
+        except asyncio.CancelledError:
+            work = self.replication.settle(started.round.push.group, deadline, widen=True)
+            node.spawn(work)
+            raise
+        except Fenced as fenced:
+            node.counters.unconfirmed += 1
+            raise CommitUnconfirmed((fenced.promise.node,), 0) from fenced
+        except CommitUnconfirmed:
+            node.counters.unconfirmed += 1
+            raise
+        return self._receipt(record)
+
+    @staticmethod
+    def _receipt(record: GroupRecord) -> Receipt:
+        return Receipt(record.position, record.holders, len(record.holders) - 1)
+
+    async def _commit_elsewhere(self, batch: Batch, primary: str) -> Receipt:
+        """The group went away while the request ran: the primary merges its batch (R5)."""
+        node = self.node
+        deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
+        while True:
+            if primary and primary != node.me and node.membership.view().member(primary):
+                forwarded = await self._forward(batch, primary)
+                if isinstance(forwarded, Receipt):
+                    return forwarded
+                primary = forwarded
+            else:
+                if await self.acquire(batch.group, None) is None:
+                    raise SessionRevoked("the session is gone; its changes were dropped")
+                primary = node.me
+            try:
+                return await self._finish(self._start(batch, fresh=False))
+            except NotHeld as elsewhere:
+                primary = primary if primary not in ("", node.me) else elsewhere.primary
+            if node.clock.now() >= deadline:
+                raise SessionUnavailable("the session moved on and on; nothing was changed")
+
+    async def _forward(self, batch: Batch, primary: str) -> Receipt | str:
+        """The receipt, or whom to try next."""
+        node = self.node
+        assert node.peers is not None, "a group without peers is nowhere else"
+        node.counters.forwards += 1
+        try:
+            reply = await node.peers.call(primary, Forward(batch), node.options.commit_timeout)
+        except PeerUnavailable as error:
+            node.membership.suspect(primary)
+            if error.sent and not error.refused:
+                raise CommitUnconfirmed((primary,), 0) from error
+            return ""
+        match reply:
+            case Committed():
+                return Receipt(reply.position, reply.holders, len(reply.holders) - 1)
+            case NotPrimary():
+                return reply.hint if reply.hint != primary else ""
+            case Failed():
+                raise _error_from(reply, primary)
+            case _:
+                raise CommitUnconfirmed((primary,), 0)
+
+    # --- peers ask ------------------------------------------------------------------------------
+
+    def handle(self, sender: Sender, message: Message) -> Message | Awaitable[Message] | None:
+        """Answer another node's state manager."""
+        match message:
+            case Push():
+                return self._on_push(sender, message)
+            case Claim():
+                return self.ownership.on_claim(sender, message)
+            case Promise():
+                return self.ownership.on_promise(sender, message)
+            case Fetch():
+                return self.ownership.on_fetch(sender, message)
+            case Forward():
+                return self._on_forward(message)
+            case Touch():
+                self._on_touch(sender, message)
+                return None
+            case _:
+                return Failed("BadMessage", "not a message for a state manager")
+
+    def _on_push(self, sender: Sender, push: Push) -> Message | Awaitable[Message]:
+        reply = self.replication.accept(sender, push)
+        if self.replication.is_gap(push, reply):
+            return self.replication.accept_later(sender, push)
+        return reply
+
+    async def _on_forward(self, forward: Forward) -> Message:
+        try:
+            started = self._start(forward.batch, fresh=False)
+        except NotHeld as elsewhere:
+            return NotPrimary(elsewhere.primary)
+        except SessionError as error:
+            return Failed(type(error).__name__, str(error))
+        try:
+            receipt = await self._finish(started)
+        except CommitUnconfirmed as error:
+            return Failed(type(error).__name__, str(error))
+        return Committed(receipt.position, receipt.holders)
+
+    def _on_touch(self, sender: Sender, touch: Touch) -> None:
+        node = self.node
+        now = node.clock.now()
+        with node.store.write() as writer:
+            record = get_group(writer, touch.group)
+            if record is None or sender.node not in record.holders:
+                return
+            for key, left in touch.sessions:
+                session = get_session(writer, touch.group, key)
+                if session is None or session.destroyed:
+                    continue
+                deadline = now + min(left, session.idle_timeout)
+                if deadline > session.deadline:
+                    session.touched = deadline - session.idle_timeout
+                    session.deadline = deadline
+                    writer.put(session_row_key(touch.group, key), write_record(session))
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Wait for the commits and acquisitions that are under way."""
+        tasks = list(self.node.tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.node.options.commit_timeout)
+
+
+def _error_from(failed: Failed, primary: str) -> SessionError:
+    """The error that the primary met while it committed for another node."""
+    match failed.kind:
+        case "SessionRevoked":
+            return SessionRevoked(failed.reason)
+        case "SessionTooLarge" | "StoreFull" | "SessionUnavailable":
+            return _REMOTE[failed.kind](failed.reason)
+        case _:
+            return CommitUnconfirmed((primary,), 0)
+
+
+class _RemoteTooLarge(SessionTooLarge):
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, reason)
+
+
+class _RemoteFull(StoreFull):
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, reason)
+
+
+_REMOTE: dict[str, type[_RemoteTooLarge] | type[_RemoteFull] | type[SessionUnavailable]] = {
+    "SessionTooLarge": _RemoteTooLarge,
+    "StoreFull": _RemoteFull,
+    "SessionUnavailable": SessionUnavailable,
+}

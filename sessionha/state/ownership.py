@@ -1,0 +1,516 @@
+"""Who is primary of a group: hand-over from a living primary, promotion without one (R3–R5, R12).
+
+Both take a fresh epoch, adopt the newest copy, and push before anything is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from sessionha.errors import Fenced, PeerUnavailable, SessionUnavailable, StaleSession
+from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import (
+    Claim,
+    Failed,
+    Fetch,
+    Fetched,
+    Granted,
+    Message,
+    NotPrimary,
+    Promise,
+    Promised,
+    Push,
+    Refused,
+    Standing,
+)
+from sessionha.state import copies, placement
+from sessionha.state.base import Held
+from sessionha.state.node import Node
+from sessionha.state.records import (
+    LINE_LIMIT,
+    GroupRecord,
+    get_group,
+    group_key,
+    write_record,
+)
+from sessionha.state.replication import PROMISE_TTL, TRY, Replication
+from sessionha.store.base import Writer
+from sessionha.view import View
+
+log = logging.getLogger("sessionha.state")
+
+ATTEMPTS = b"\x00attempt"
+"""Store row: the highest attempt this node has used or seen."""
+
+HOLD = 100
+"""Milliseconds a group stays where it went before it is handed over again (R5)."""
+
+LOSER_WAITS = (0.005, 0.05)
+"""Seconds, drawn at random, that the loser of two claims waits (R5)."""
+
+OWN_FIRST = 0.2
+"""Seconds a claim waits for this node's own acquisition of the same group. Bounded, because two
+nodes may believe of each other that the other one is primary."""
+
+SETTLE_FIRST = 1_000
+"""Milliseconds a primary that is asked to let a group go may take to finish running commits."""
+
+
+class _Lost(Exception):
+    """Another claimant was faster, or the view changed: look again."""
+
+
+class _Answer(NamedTuple):
+    node: str
+    standing: Standing
+
+
+class Ownership:
+    """Makes this node primary of groups, and lets them go."""
+
+    def __init__(self, node: Node, replication: Replication) -> None:
+        self._node = node
+        self._replication = replication
+        self._running: dict[GroupID, asyncio.Task[Held | None]] = {}
+
+    # --- serving --------------------------------------------------------------------------------
+
+    def held(self, group: GroupID, floor: Position | None) -> Held | None:
+        """The group, when it may be served from here at once. One read transaction."""
+        with self._node.store.read() as reader:
+            record = get_group(reader, group)
+            if record is None:
+                return None
+            return self.serves(record, self._node.view_in(reader), floor)
+
+    def serves(self, record: GroupRecord, view: View, floor: Position | None) -> Held | None:
+        """What may be said of a group that this node serves; None: not now, or not here."""
+        if record.acked != record.version or not self._node.is_primary(record, view):
+            return None
+        position = Position(record.epoch, record.version)
+        if floor is not None and position < floor:
+            return None
+        if record.formed == view.id:
+            return Held(position, record.holders)
+        return Held(position, (self._node.me, *self._node.valid_backups(record, view)))
+
+    # --- acquiring ------------------------------------------------------------------------------
+
+    async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
+        """One acquisition of a group runs at a time, whoever waits for it (R17)."""
+        if self._node.peers is None:
+            return await self._acquire(group, floor)
+        running = self._running.get(group)
+        if running is None:
+            running = self._node.spawn(self._acquire(group, floor))
+            self._running[group] = running
+            running.add_done_callback(lambda _: self._running.pop(group, None))
+        held = await asyncio.shield(running)
+        if held is not None and floor is not None and held.position < floor:
+            return await self._acquire(group, floor)
+        return held
+
+    async def _acquire(self, group: GroupID, floor: Position | None) -> Held | None:
+        node = self._node
+        deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
+        hint = floor.epoch.node if floor is not None else ""
+        asked: set[str] = set()
+        while True:
+            held = self.held(group, floor)
+            if held is not None:
+                return held
+            try:
+                found = await self._attempt(group, floor, hint, asked, deadline)
+                if found is None:
+                    return None
+                hint = found
+            except (_Lost, Fenced):
+                hint = ""
+                asked.clear()
+                if node.peers is not None:
+                    await asyncio.sleep(node.random.uniform(*LOSER_WAITS))
+            if node.clock.now() >= deadline:
+                raise SessionUnavailable("no server could take the session over in time")
+
+    async def _attempt(
+        self,
+        group: GroupID,
+        floor: Position | None,
+        hint: str,
+        asked: set[str],
+        deadline: int,
+    ) -> str | None:
+        """One try. Returns whom to ask next ("": look again), or None: proven to be nowhere.
+
+        `asked` has those that said that they are not primary: two that name each other must not
+        be asked for ever.
+        """
+        node = self._node
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            record = get_group(reader, group) or GroupRecord()
+        if node.joined(view) == NO_VIEW:
+            raise SessionUnavailable("this server is not a member of its cluster yet")
+        current = record.epoch.node == record.promise.node == node.me
+        below = floor is not None and record.position < floor
+        if current and record.promise == record.epoch and not below:
+            if record.acked != record.version and record.run == node.store.run:
+                await self._let_sibling_finish(group)
+            try:
+                await self._replication.settle(group, deadline, widen=False)
+                return ""
+            except Fenced:
+                pass  # its epoch is from before a merge, or it was out of the view: promote
+        known = max(record.promise, floor.epoch if floor else NO_EPOCH).node
+        target = hint or known
+        if target not in asked | {node.me, ""} and view.member(target) is not None:
+            asked.add(target)
+            reply = await self._claim(group, floor, target, record, view)
+            if reply is not None:
+                return reply
+        return await self._promote(group, floor, deadline)
+
+    async def _let_sibling_finish(self, group: GroupID) -> None:
+        """Another request's commit is under way; give it a moment before pushing for it (R13)."""
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+            with self._node.store.read() as reader:
+                record = get_group(reader, group)
+            if record is None or record.acked == record.version:
+                return
+
+    # --- hand-over ------------------------------------------------------------------------------
+
+    async def _claim(
+        self, group: GroupID, floor: Position | None, asked: str, record: GroupRecord, view: View
+    ) -> str | None:
+        """Ask the living primary. "": done; a name: ask that one; None: promote in full."""
+        node = self._node
+        assert node.peers is not None
+        epoch = self._fresh_epoch(group, floor, promise=False)
+        position = record.position if record.held else Position(NO_EPOCH, 0)
+        try:
+            timeout = (SETTLE_FIRST + HOLD) / 1000 + TRY
+            reply = await node.peers.call(asked, Claim(group, epoch, position), timeout)
+        except PeerUnavailable:
+            node.membership.suspect(asked)
+            await node.membership.wait_change(view.id, 0.02)
+            raise _Lost from None
+        match reply:
+            case Granted():
+                source = reply.content
+                self._check_floor(Position(source.epoch, source.version), floor)
+                self._adopt_handover(group, epoch, asked, source)
+                deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+                await self._replication.settle(group, deadline, widen=False)
+                node.counters.handovers += 1
+                return ""
+            case NotPrimary() if reply.hint not in ("", asked, node.me):
+                return reply.hint
+            case Refused():
+                self._saw(reply.promise)
+                raise _Lost
+            case Failed():
+                raise _Lost
+            case _:
+                return None
+
+    def _adopt_handover(self, group: GroupID, epoch: Epoch, source: str, push: Push) -> None:
+        """Take the old primary's place; it becomes a backup in this node's place."""
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            view = node.view_in(writer)
+            record = self._take(writer, group, epoch, push, view)
+            others = [name for name in node.valid_backups(record, view) if name != source]
+            wanted = [source, *others][: max(node.options.backups, 1)]
+            self._crown(writer, group, record, epoch, view, tuple(wanted), set(others))
+
+    # --- promotion ------------------------------------------------------------------------------
+
+    async def _promote(self, group: GroupID, floor: Position | None, deadline: int) -> str | None:
+        """Full promotion: a promise of every member, the newest copy, a push, then serve."""
+        node = self._node
+        epoch = self._fresh_epoch(group, floor, promise=True)
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            record = get_group(reader, group) or GroupRecord()
+            mine = _Answer(node.me, self._standing(record, epoch, view))
+        answers = [mine, *await self._ask_all(group, epoch, view)]
+        highest = max(answer.standing.promised for answer in answers)
+        if highest > epoch:
+            self._saw(highest)
+            raise _Lost
+        holding = [answer for answer in answers if answer.standing.held]
+        if not holding:
+            self._check_nowhere()
+            return None
+        best = max(holding, key=lambda answer: (answer.standing.position, answer.standing.in_sync))
+        self._check_floor(best.standing.position, floor)
+        if floor is None and not best.standing.in_sync and node.membership.unproven():
+            raise SessionUnavailable("a newer copy may be on a server that is away")
+        content = None
+        if best.node != node.me:
+            content = await self._fetch(group, best.node, record, view)
+        self._adopt_promotion(group, epoch, content, view, holding)
+        node.counters.promotions += 1
+        await self._replication.settle(group, deadline, widen=False)
+        return ""
+
+    async def _ask_all(self, group: GroupID, epoch: Epoch, view: View) -> list[_Answer]:
+        node = self._node
+        others = [name for name in view.nodes if name != node.me]
+        if not others:
+            return []
+        question = Promise((group,), epoch)
+        replies = await asyncio.gather(*(self._ask(name, question, view) for name in others))
+        return [
+            _Answer(name, reply.standings[0])
+            for name, reply in zip(others, replies, strict=True)
+            if reply is not None
+        ]
+
+    async def _ask(self, name: str, question: Promise, view: View) -> Promised | None:
+        """One member's promise. Whoever does not answer must leave the view first."""
+        node = self._node
+        assert node.peers is not None
+        member = view.member(name)
+        if member is not None and member.role == "witness":
+            return None
+        try:
+            reply = await node.peers.call(name, question, SETTLE_FIRST / 1000 + TRY)
+        except PeerUnavailable:
+            node.membership.suspect(name)
+            await node.membership.wait_change(view.id, 0.02)
+            raise _Lost from None
+        if not isinstance(reply, Promised) or len(reply.standings) != len(question.groups):
+            raise _Lost
+        return reply
+
+    async def _fetch(self, group: GroupID, source: str, record: GroupRecord, view: View) -> Push:
+        node = self._node
+        assert node.peers is not None
+        position = record.position if record.held else Position(NO_EPOCH, 0)
+        try:
+            reply = await node.peers.call(source, Fetch(group, position), TRY * 2)
+        except PeerUnavailable:
+            node.membership.suspect(source)
+            await node.membership.wait_change(view.id, 0.02)
+            raise _Lost from None
+        if not isinstance(reply, Fetched) or reply.content is None:
+            raise _Lost
+        return reply.content
+
+    def _adopt_promotion(
+        self, group: GroupID, epoch: Epoch, content: Push | None, view: View, holding: list[_Answer]
+    ) -> None:
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            if node.view_in(writer).id != view.id:
+                raise _Lost
+            record = self._take(writer, group, epoch, content, view)
+            found = {answer.node for answer in holding if answer.node != node.me}
+            in_sync = {a.node for a in holding if a.standing.in_sync and a.node != node.me}
+            order = [name for name in record.holders if name in in_sync]
+            order += sorted(in_sync - set(order))
+            wanted = placement.backups(
+                group, view, node.me, min(len(order), node.options.backups), order
+            )
+            self._crown(writer, group, record, epoch, view, wanted, found)
+
+    def _take(
+        self, writer: Writer, group: GroupID, epoch: Epoch, content: Push | None, view: View
+    ) -> GroupRecord:
+        """This node's copy with `content` in it. Raises _Lost when the promise was overtaken."""
+        node = self._node
+        record = get_group(writer, group) or GroupRecord()
+        if record.promise > epoch:
+            raise _Lost
+        if content is None:
+            return record
+        if not copies.fits(record, content):
+            raise _Lost
+        return copies.accept(writer, record, content, node.clock.now(), node.joined(view))
+
+    def _crown(
+        self,
+        writer: Writer,
+        group: GroupID,
+        record: GroupRecord,
+        epoch: Epoch,
+        view: View,
+        wanted: tuple[str, ...],
+        found: set[str],
+    ) -> None:
+        """Begin `epoch` here, with a version of its own that C has yet to acknowledge (R5)."""
+        node = self._node
+        record.acked = record.version
+        record.version += 1
+        record.epoch = record.promise = epoch
+        record.line = (*record.line, (epoch, record.version))[-LINE_LIMIT:]
+        record.leaving = tuple(sorted(found - set(wanted)))
+        record.holders, record.formed = (node.me, *wanted), view.id
+        record.synced, record.run = node.joined(view), node.store.run
+        if node.me not in record.seats:
+            seats = dict.fromkeys((node.me, *wanted, *record.seats))
+            record.seats = tuple(seats)[: node.options.backups + 1]
+        record.since = node.clock.now()
+        copies.recount(writer, group)
+        writer.put(group_key(group), write_record(record))
+
+    # --- epochs, floors, absence ----------------------------------------------------------------
+
+    def _fresh_epoch(self, group: GroupID, floor: Position | None, *, promise: bool) -> Epoch:
+        """An epoch above every one this node knows of the group, never used before (R3)."""
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            view = node.view_in(writer)
+            record = get_group(writer, group) or GroupRecord()
+            counter = int.from_bytes(writer.get(ATTEMPTS) or b"")
+            seen = max(counter, record.promise.attempt, floor.epoch.attempt if floor else 0)
+            writer.put(ATTEMPTS, (seen + 1).to_bytes(8))
+            epoch = Epoch(max(view.id.number, record.promise.view), seen + 1, node.me)
+            if promise:
+                self._promise(writer, group, record, epoch)
+        return epoch
+
+    def first_epoch(self, writer: Writer, view: View) -> Epoch:
+        """The epoch of a group that is being made."""
+        attempt = int.from_bytes(writer.get(ATTEMPTS) or b"") + 1
+        writer.put(ATTEMPTS, attempt.to_bytes(8))
+        return Epoch(view.id.number, attempt, self._node.me)
+
+    def _saw(self, epoch: Epoch) -> None:
+        """Start the next attempt above an epoch that somebody else took."""
+        with self._node.store.write(urgent=True) as writer:
+            counter = int.from_bytes(writer.get(ATTEMPTS) or b"")
+            if epoch.attempt > counter:
+                writer.put(ATTEMPTS, epoch.attempt.to_bytes(8))
+
+    def _check_floor(self, position: Position, floor: Position | None) -> None:
+        """A copy older than what the client has seen is not served as current (R16, R18)."""
+        if floor is None or position >= floor:
+            return
+        if self._node.membership.unproven():
+            raise StaleSession("only copies older than the client's last answer are alive")
+        self._node.counters.rolled_back += 1
+        log.warning(
+            "a session was rolled back: every server with a newer copy is gone for longer than"
+            " `forget_after`"
+        )
+
+    def _check_nowhere(self) -> None:
+        """No member has it: proof only when nobody else can have it (R12)."""
+        if self._node.membership.unproven():
+            raise SessionUnavailable("servers that are away may hold the session")
+        self._node.counters.gone += 1
+
+    # --- the other side -------------------------------------------------------------------------
+
+    async def on_claim(self, sender: Sender, claim: Claim) -> Message:
+        """Hand the group over once its running commits are finished."""
+        node = self._node
+        deadline = node.clock.now() + SETTLE_FIRST
+        running = self._running.get(claim.group)
+        if running is not None:
+            await asyncio.wait({running}, timeout=OWN_FIRST)
+        while True:
+            reply = self._grant(sender, claim)
+            if not isinstance(reply, GroupRecord):
+                return reply
+            left = reply.since + HOLD - node.clock.now()
+            if left > 0:
+                await asyncio.sleep(left / 1000)
+                continue
+            try:
+                await self._replication.settle(claim.group, deadline, widen=False)
+            except (Fenced, SessionUnavailable):
+                return NotPrimary()
+
+    def _grant(self, sender: Sender, claim: Claim) -> Message | GroupRecord:
+        """The reply, or the record of a group that must first rest or settle."""
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            view = node.view_in(writer)
+            if not self._together(sender, view):
+                return Failed("NotMember", "sender and receiver are not in one view")
+            record = get_group(writer, claim.group)
+            if record is None or not node.is_primary(record, view):
+                return NotPrimary(record.promise.node if record else "")
+            if claim.epoch <= record.promise:
+                return Refused(record.promise)
+            resting = node.clock.now() < record.since + HOLD
+            if resting or record.acked != record.version:
+                return record
+            push = copies.content(writer, claim.group, record, claim.position, node.clock.now())
+            record.promise = claim.epoch
+            writer.put(group_key(claim.group), write_record(record))
+            return Granted(push)
+
+    async def on_promise(self, sender: Sender, question: Promise) -> Message:
+        """Refuse every lower epoch of these groups from now on, also where nothing is held."""
+        node = self._node
+        for group in question.groups:
+            await self._finish_commits(group)
+        standings = []
+        with node.store.write(urgent=True) as writer:
+            view = node.view_in(writer)
+            if not self._together(sender, view):
+                return Failed("NotMember", "sender and receiver are not in one view")
+            for group in question.groups:
+                record = get_group(writer, group) or GroupRecord()
+                if question.epoch > record.promise:
+                    self._promise(writer, group, record, question.epoch)
+                standings.append(self._standing(record, record.promise, view))
+        return Promised(tuple(standings))
+
+    async def _finish_commits(self, group: GroupID) -> None:
+        """A promise deposes this node: let what it is committing end well first, if it can."""
+        node = self._node
+        with node.store.read() as reader:
+            record = get_group(reader, group)
+            view = node.view_in(reader)
+        if record is None or record.acked == record.version or not node.is_primary(record, view):
+            return
+        try:
+            await self._replication.settle(group, node.clock.now() + SETTLE_FIRST // 2, widen=False)
+        except (Fenced, SessionUnavailable):
+            return
+
+    def on_fetch(self, sender: Sender, question: Fetch) -> Message:
+        """What this node's copy has beyond a position."""
+        node = self._node
+        with node.store.read() as reader:
+            if not self._together(sender, node.view_in(reader)):
+                return Failed("NotMember", "sender and receiver are not in one view")
+            record = get_group(reader, question.group)
+            if record is None or not record.held:
+                return Fetched(None)
+            return Fetched(
+                copies.content(reader, question.group, record, question.position, node.clock.now())
+            )
+
+    def _together(self, sender: Sender, view: View) -> bool:
+        member = view.member(sender.node)
+        known = member is not None and member.incarnation == sender.incarnation
+        return known and self._node.joined(view) != NO_VIEW
+
+    def _promise(self, writer: Writer, group: GroupID, record: GroupRecord, epoch: Epoch) -> None:
+        record.promise = epoch
+        if not record.held:
+            record.keep_until = self._node.clock.now() + PROMISE_TTL
+        writer.put(group_key(group), write_record(record))
+
+    def _standing(self, record: GroupRecord, promised: Epoch, view: View) -> Standing:
+        joined = self._node.joined(view)
+        return Standing(
+            promised=promised,
+            position=record.position,
+            held=record.held,
+            in_sync=record.held and record.synced == joined != NO_VIEW,
+            holders=record.holders,
+            formed=record.formed,
+            seats=record.seats,
+        )

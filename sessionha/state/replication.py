@@ -1,0 +1,296 @@
+"""One operation: send what changed since the position a holder has (R1, R8, R13).
+
+The primary's side (`settle`, `confirm`) and the backup's (`accept`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from sessionha.errors import CommitUnconfirmed, Fenced, PeerUnavailable, StoreFull
+from sessionha.identity import NO_POSITION, NO_VIEW, GroupID, Position, ViewID
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import Behind, CannotHold, Failed, Message, Push, Pushed, Refused
+from sessionha.state import copies, placement
+from sessionha.state.node import Node
+from sessionha.state.records import (
+    GroupRecord,
+    epoch_at,
+    get_group,
+    group_key,
+    write_record,
+)
+from sessionha.store.base import Writer
+from sessionha.view import View
+
+log = logging.getLogger("sessionha.state")
+
+TRY = 0.3
+"""Seconds one push may take before its receiver is suspected; pushes are idempotent, so a slow one
+is simply sent again."""
+
+REFUSAL = 10_000
+"""Milliseconds during which a node that could not hold a copy is not chosen again."""
+
+REORDERED = 0.005
+"""Seconds a backup waits for the change before the one it got: engines of one node have streams of
+their own, which are not ordered among each other."""
+
+PROMISE_TTL = 30 * 86_400_000
+"""Milliseconds a promise without a copy is remembered."""
+
+
+class Round(NamedTuple):
+    """A push on its way to everybody who must acknowledge it."""
+
+    push: Push
+    backups: tuple[str, ...]
+    leaving: tuple[str, ...]
+    """Told after all backups have it: a copy is given up only when its replacement exists."""
+    view: ViewID
+
+
+class Replication:
+    """Keeps every holder of a group at the primary's position."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # --- the primary's side ---------------------------------------------------------------------
+
+    def reform(self, record: GroupRecord, group: GroupID, view: View, *, widen: bool) -> bool:
+        """Bring C up to date with the view; whether that changed it.
+
+        Holders that left the view are gone from C by that. `widen` fills C up to the wanted
+        backups: owners of seats that are members again, else temporary holders. A member that
+        must go is asked to give its copy up, and acknowledges that like a write (R1).
+        """
+        if record.formed == view.id and (not widen or record.widened == view.id):
+            return False
+        node = self._node
+        valid = node.valid_backups(record, view)
+        wanted = valid
+        if widen:
+            record.widened = view.id
+            keep = (*(seat for seat in record.seats if seat != node.me), *valid)
+            wanted = placement.backups(
+                group, view, node.me, node.options.backups, tuple(dict.fromkeys(keep)),
+                self._refusing(),
+            )  # fmt: skip
+        holders = (node.me, *wanted)
+        stayed = {*valid, *(name for name in record.leaving if view.member(name))}
+        leaving = tuple(sorted(stayed - set(holders)))
+        changed = holders != record.holders or set(wanted) != set(valid)
+        record.holders, record.leaving, record.formed = holders, leaving, view.id
+        return changed
+
+    async def confirm(self, started: Round, deadline: int) -> GroupRecord:
+        """Wait until every target has the round's version.
+
+        Raises:
+            Fenced: another node has a newer epoch.
+            CommitUnconfirmed: not everybody answered before `deadline` (clock).
+        """
+        push = started.push
+        missing = await self._send(started)
+        if not missing:
+            return self._acknowledge(push)
+        return await self.settle(push.group, deadline, widen=True)
+
+    async def settle(self, group: GroupID, deadline: int, *, widen: bool) -> GroupRecord:
+        """Until C is valid in the present view and has the newest version (R5, R13).
+
+        Without peers it never suspends. Raises as `confirm` does.
+        """
+        while True:
+            plan = self._plan(group, widen=widen)
+            if isinstance(plan, GroupRecord):
+                return plan
+            missing = await self._send(plan)
+            if not missing:
+                acknowledged = self._acknowledge(plan.push)
+                if acknowledged.acked == acknowledged.version:
+                    return acknowledged
+            if self._node.clock.now() >= deadline:
+                there = set(plan.backups) - set(missing)
+                raise CommitUnconfirmed(tuple(missing), len(there))
+            if missing:
+                await self._node.membership.wait_change(plan.view, 0.02)
+
+    def _plan(self, group: GroupID, *, widen: bool) -> Round | GroupRecord:
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            view = node.view_in(writer)
+            record = get_group(writer, group)
+            if record is None or not self._mine(record, view):
+                raise Fenced(record.promise if record else NO_POSITION.epoch)
+            changed = self.reform(record, group, view, widen=widen)
+            settled = record.acked == record.version and record.run == node.store.run
+            if settled and not changed and not record.leaving:
+                return record
+            since = record.acked
+            record.version += changed
+            alone = len(record.holders) == 1 and not record.leaving
+            if alone:
+                record.acked, record.run = record.version, node.store.run
+            writer.put(group_key(group), write_record(record))
+            if alone:
+                return record
+            base = Position(epoch_at(record.line, since), since)
+            push = copies.content(writer, group, record, base, node.clock.now())
+        return Round(push, record.holders[1:], record.leaving, view.id)
+
+    def _mine(self, record: GroupRecord, view: View) -> bool:
+        """Primary, though perhaps not yet synced in this run."""
+        joined = self._node.joined(view)
+        return (
+            record.epoch.node == self._node.me
+            and record.promise == record.epoch
+            and record.synced == joined != NO_VIEW
+            and record.epoch.view >= view.barrier.number
+        )
+
+    async def _send(self, plan: Round) -> list[str]:
+        """Who did not acknowledge. Raises Fenced when somebody promised a newer epoch."""
+        missing = await self._bring_all(plan.push, plan.backups)
+        if plan.leaving and not missing:
+            missing = await self._bring_all(plan.push, plan.leaving)
+        return missing
+
+    async def _bring_all(self, push: Push, targets: tuple[str, ...]) -> list[str]:
+        if len(targets) == 1:
+            done = [await self._bring(targets[0], push)]
+        else:
+            done = await asyncio.gather(*(self._bring(target, push) for target in targets))
+        return [target for target, ok in zip(targets, done, strict=True) if not ok]
+
+    async def _bring(self, target: str, push: Push) -> bool:
+        """Bring one holder to the push's version at least."""
+        node = self._node
+        peers = node.peers
+        assert peers is not None, "a group without peers has no targets"
+        for _ in range(4):
+            try:
+                reply = await peers.call(target, push, TRY)
+            except PeerUnavailable:
+                node.membership.suspect(target)
+                return False
+            match reply:
+                case Pushed():
+                    return True
+                case Behind():
+                    push = self._content(push, reply.position)
+                case Refused():
+                    node.counters.fenced += 1
+                    raise Fenced(reply.promise)
+                case CannotHold():
+                    self._refused(target, push.group, reply.reason)
+                    return False
+                case _:
+                    return False
+        return False
+
+    def _content(self, push: Push, position: Position) -> Push:
+        node = self._node
+        with node.store.read() as reader:
+            record = get_group(reader, push.group)
+            if record is None or record.epoch != push.epoch or record.promise != push.epoch:
+                raise Fenced(record.promise if record else NO_POSITION.epoch)
+            return copies.content(reader, push.group, record, position, node.clock.now())
+
+    def _acknowledge(self, push: Push) -> GroupRecord:
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            record = get_group(writer, push.group)
+            if record is None or record.epoch != push.epoch or record.promise != push.epoch:
+                raise Fenced(record.promise if record else NO_POSITION.epoch)
+            if push.version > record.acked or record.run != node.store.run or record.leaving:
+                record.acked = max(record.acked, push.version)
+                if record.acked == record.version:
+                    record.leaving = ()
+                record.run = node.store.run
+                writer.put(group_key(push.group), write_record(record))
+            return record
+
+    def _refusing(self) -> set[str]:
+        now = self._node.clock.now()
+        return {name for name, until in self._node.refusing.items() if until > now}
+
+    def _refused(self, target: str, group: GroupID, reason: str) -> None:
+        """Its own word that it holds nothing: the only way out of C but a view (R1)."""
+        node = self._node
+        known = target in self._refusing()
+        node.refusing[target] = node.clock.now() + REFUSAL
+        if not known:
+            log.warning(
+                "%s cannot hold copies (%s): others are chosen for %d s; give it room",
+                target, reason, REFUSAL // 1000,
+            )  # fmt: skip
+        with node.store.write(urgent=True) as writer:
+            record = get_group(writer, group)
+            if record is not None and target in record.holders[1:] + record.leaving:
+                record.holders = tuple(name for name in record.holders if name != target)
+                record.leaving = tuple(name for name in record.leaving if name != target)
+                record.widened = NO_VIEW
+                writer.put(group_key(group), write_record(record))
+
+    # --- the backup's side ----------------------------------------------------------------------
+
+    @staticmethod
+    def is_gap(push: Push, reply: Message) -> bool:
+        """Whether the change before this one is probably just being passed by it."""
+        return (
+            isinstance(reply, Behind)
+            and reply.position.epoch == push.epoch
+            and reply.position.version < push.base.version
+        )
+
+    async def accept_later(self, sender: Sender, push: Push) -> Message:
+        """Accept the push after a moment in which the one before it may arrive."""
+        await asyncio.sleep(REORDERED)
+        return self.accept(sender, push)
+
+    def accept(self, sender: Sender, push: Push) -> Message:
+        """Accept a push in one transaction, or say why not."""
+        node = self._node
+        try:
+            with node.store.write() as writer:
+                return self._accept(writer, sender, push)
+        except StoreFull as full:
+            with node.store.write(urgent=True) as writer:
+                record = get_group(writer, push.group) or GroupRecord()
+                self._give_up(writer, push.group, record)
+            return CannotHold(str(full))
+
+    def _accept(self, writer: Writer, sender: Sender, push: Push) -> Message:
+        node = self._node
+        view = node.view_in(writer)
+        joined = node.joined(view)
+        member = view.member(sender.node)
+        if joined == NO_VIEW or member is None or member.incarnation != sender.incarnation:
+            return Failed("NotMember", "sender and receiver are not in one view")
+        record = get_group(writer, push.group)
+        if record is not None and push.epoch < record.promise:
+            return Refused(record.promise)
+        node.counters.pushes_in += 1
+        if record is not None and record.epoch == push.epoch and record.version >= push.version:
+            if not record.held or record.synced == joined:
+                return Pushed(record.version)  # late, or sent twice; also after it was given up
+            if record.version > push.version:
+                return Behind(NO_POSITION)  # in quarantine: only the whole group is trusted
+        if node.me not in push.holders:
+            record = record or GroupRecord()
+            record.epoch, record.version = push.epoch, push.version
+            record.promise = max(record.promise, push.epoch)
+            self._give_up(writer, push.group, record)
+            return Pushed(push.version)
+        if not copies.fits(record, push):
+            return Behind(record.position if record is not None and record.held else NO_POSITION)
+        node.counters.pushes_full += push.full
+        copies.accept(writer, record or GroupRecord(), push, node.clock.now(), joined)
+        return Pushed(push.version)
+
+    def _give_up(self, writer: Writer, group: GroupID, record: GroupRecord) -> None:
+        copies.give_up(writer, group, record, self._node.clock.now() + PROMISE_TTL)
