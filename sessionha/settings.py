@@ -111,6 +111,12 @@ class Settings:
         "Where peers reach this node.",
         "its address in `nodes`, else `listen`, else the host's first address",
     )
+    url: str = _row(
+        TEXT,
+        "",
+        "Where routers reach this node's application, such as `http://10.0.0.1:8000`.",
+        "`url` of the node's `[[node]]` table; without, routers send it nothing",
+    )
     admin: str = _row(
         ADDRESS,
         "",

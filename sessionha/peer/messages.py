@@ -28,11 +28,16 @@ class SessionRow(msgspec.Struct, frozen=True, array_like=True):
     key: SessionKey
     version: int
     age: int
+    unused: int
+    """Since the last recorded use; of a tombstone, since the session was destroyed."""
     idle_timeout: int
     idle_left: int
     life_left: int
+    """0: no absolute lifetime."""
+    size: int
+    count: int
     destroyed: bool = False
-    """A tombstone: `life_left` says how long it must be kept (R11)."""
+    """A tombstone: `idle_left` says how long it must be kept (R11)."""
 
 
 class ElementRow(msgspec.Struct, frozen=True, array_like=True):

@@ -13,12 +13,6 @@ from sessionha.view import Member, View
 
 State = Literal["up", "suspect", "down"]
 
-RETRY_HEADER: Final = "sessionha-retry"
-"""A node sets it on a 503 whose cause lies with the node; routers take it off."""
-
-RETRY_ELSEWHERE: Final = "elsewhere"
-"""Value of `RETRY_HEADER`: not here, not now; another member may answer this request."""
-
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that may run twice (RFC 9110, 9.2.2)."""
 

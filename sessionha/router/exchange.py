@@ -11,12 +11,13 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
-from sessionha.router.affinity import RETRY_ELSEWHERE, RETRY_HEADER, may_repeat
+from sessionha.router.affinity import may_repeat
 from sessionha.router.body import Body, ClientGone
 from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstream, Upstreams
+from sessionha.session.headers import ELSEWHERE, RETRY
 
 logger = logging.getLogger("sessionha.router")
 
@@ -163,7 +164,7 @@ class HttpExchange:
         return Outcome.ANSWERED
 
     def _passed_on(self, response: aiohttp.ClientResponse) -> bool:
-        if response.headers.get(RETRY_HEADER) != RETRY_ELSEWHERE:
+        if response.headers.get(RETRY) != ELSEWHERE:
             return False
         now = asyncio.get_running_loop().time()
         self._give_up = self._give_up or now + self._options.elsewhere_timeout

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from multidict import CIMultiDict
 
-from sessionha.router.affinity import RETRY_HEADER
+from sessionha.session.headers import RETRY
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -33,7 +33,7 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect", b"forwarded", b"x-real-ip"}
 _INTERNAL: Final = (b"x-forwarded-", b"sessionha-")
 """Applications trust these from a router, so a client's own never pass."""
 
-_NOT_RETURNED: Final = HOP_BY_HOP | {RETRY_HEADER.encode()}
+_NOT_RETURNED: Final = HOP_BY_HOP | {RETRY.encode()}
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 
 

@@ -11,12 +11,12 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from sessionha.router.affinity import RETRY_ELSEWHERE, RETRY_HEADER
 from sessionha.router.body import Receive
 from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections, NotUpgraded
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstream, Upstreams
+from sessionha.session.headers import ELSEWHERE, RETRY
 
 logger = logging.getLogger("sessionha.router")
 
@@ -167,7 +167,7 @@ class SocketExchange:
         headers = returned(refusal.headers)
         if refusal.status == 503:
             lowered = {name.lower(): value for name, value in refusal.headers}
-            if lowered.get(RETRY_HEADER.encode()) == RETRY_ELSEWHERE.encode():
+            if lowered.get(RETRY.encode()) == ELSEWHERE.encode():
                 return False
         await self._refuse(refusal.status, headers, refusal.body)
         return True

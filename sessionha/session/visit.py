@@ -35,8 +35,9 @@ from sessionha.session.cookies import (
     cookie_values,
     only_valid,
 )
+from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
-from sessionha.state.base import Held, Loaded, Receipt, State
+from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled
 
 log = logging.getLogger("sessionha.session")
 
@@ -147,24 +148,21 @@ class Visit:
         if held is None and self._is_foreign:
             self._lose()
             return True
-        if held is not None:
-            self._load(self._ticket)
-        return held is not None
+        return held is not None and self._load(self._ticket)
 
     async def acquire(self) -> None:
         """Fetch the session's group to this node. It never raises: a session that cannot be had
         raises SessionUnavailable when it is used."""
         assert self._ticket is not None, "nothing to acquire without a session cookie"
         try:
-            held = await self._home.state.acquire(self._ticket.group, self._floor)
+            while await self._home.state.acquire(self._ticket.group, self._floor) is not None:
+                if self._load(self._ticket):
+                    return
         except SessionUnavailable as error:
             self._home.count("session_unavailable")
             self._begin(Session(failure=error))
-            return
-        if held is None:
-            self._lose()
         else:
-            self._load(self._ticket)
+            self._lose()
 
     @property
     def vary(self) -> bool:
@@ -252,7 +250,7 @@ class Visit:
         cookies = [cookie for cookie in (self._session_cookie(), self._route_cookie()) if cookie]
         found = [("set-cookie", cookie) for cookie in cookies]
         if self._receipt is not None and self._receipt.copies < self._home.backups:
-            found.append(("sessionha-copies", str(self._receipt.copies)))
+            found.append((COPIES, str(self._receipt.copies)))
         return found
 
     def _session_cookie(self) -> str | None:
@@ -338,13 +336,17 @@ class Visit:
         self.session = session
         session.committer = self.commit
 
-    def _load(self, ticket: Ticket) -> None:
+    def _load(self, ticket: Ticket) -> bool:
+        """Begin with the stored session; False: another engine is changing it, acquire again."""
         state, key = self._home.state, session_key(ticket.session_id, self._terms.virtual_server)
-        loaded = state.load(ticket.group, key)
+        try:
+            loaded = state.load(ticket.group, key)
+        except Unsettled:
+            return False
         if loaded is None:
             buried = state.buried(ticket.group, key)
             self._lose(clear=buried is None or buried > LATE_MS)
-            return
+            return True
         self._loaded, self._held = loaded, loaded.held
         known = Known(
             ticket.session_id,
@@ -355,6 +357,7 @@ class Visit:
             loaded.life_left,
         )
         self._begin(Session(known, now=self._now, depth=self._terms.depth))
+        return True
 
     def _lose(self, *, clear: bool = True) -> None:
         """The session is gone: as no cookie; the browser is told to forget it."""

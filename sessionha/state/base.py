@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from sessionha.errors import SessionUnavailable
 from sessionha.identity import GroupID, Position, SessionKey
 from sessionha.peer.messages import Batch
 
@@ -41,6 +42,10 @@ class Receipt(NamedTuple):
     """How many other nodes acknowledged (the contract's d)."""
 
 
+class Unsettled(SessionUnavailable):
+    """Another engine's commit is between its two transactions: acquire again, then load."""
+
+
 class State(Protocol):
     """The state manager, as sessions see it.
 
@@ -65,6 +70,9 @@ class State(Protocol):
         """The session, in one read transaction. None: destroyed, expired, or never here.
 
         Call it only between `held`/`acquire` and the next await.
+
+        Raises:
+            Unsettled: another engine is just committing to the group; acquire it, and load again.
         """
         ...
 

@@ -68,9 +68,12 @@ def session_row(key: SessionKey, record: SessionRecord, now: int) -> SessionRow:
         key=key,
         version=record.version,
         age=now - record.created,
+        unused=now - record.touched,
         idle_timeout=record.idle_timeout,
         idle_left=record.deadline - now,
         life_left=max(record.lifetime - now, 1) if record.lifetime else 0,
+        size=record.size,
+        count=record.count,
         destroyed=record.destroyed,
     )
 
@@ -79,11 +82,13 @@ def _session_record(row: SessionRow, now: int) -> SessionRecord:
     return SessionRecord(
         version=row.version,
         created=now - row.age,
-        touched=now + row.idle_left - row.idle_timeout,
+        touched=now - row.unused,
         idle_timeout=row.idle_timeout,
         deadline=now + row.idle_left,
         lifetime=now + row.life_left if row.life_left else 0,
         destroyed=row.destroyed,
+        size=row.size,
+        count=row.count,
     )
 
 
@@ -110,7 +115,7 @@ class _Merge:
             self._destroy(change.key)
             return
         if change.create is not None:
-            session = self._create(change.key, change.create)
+            session = self._create(change.create)
         elif change.replaces is not None:
             session = self._renew(change.replaces, change.key)
         else:
@@ -122,6 +127,8 @@ class _Merge:
         for name in change.deletes:
             self._delete(change.key, session, name)
         self._check(session)
+        session.version = self.version
+        session.touched, session.deadline = self.now, self.now + session.idle_timeout
         self._save(change.key, session)
 
     def _alive(self, key: SessionKey) -> SessionRecord:
@@ -130,8 +137,8 @@ class _Merge:
             raise SessionRevoked("the session ended while this request ran; nothing was changed")
         return session
 
-    def _create(self, key: SessionKey, create: Create) -> SessionRecord:
-        session = SessionRecord(
+    def _create(self, create: Create) -> SessionRecord:
+        return SessionRecord(
             version=self.version,
             created=self.now,
             touched=self.now,
@@ -139,15 +146,11 @@ class _Merge:
             deadline=self.now + create.idle_timeout,
             lifetime=self.now + create.lifetime if create.lifetime else 0,
         )
-        self.sessions.append(session_row(key, session, self.now))
-        return session
 
     def _renew(self, old: SessionKey, new: SessionKey) -> SessionRecord:
         session = self._alive(old)
         moved = list(elements(self.writer, self.group, old))
         self._destroy(old)
-        session.version = self.version
-        self.sessions.append(session_row(new, session, self.now))
         session.size = session.count = 0
         for name, element in moved:
             if element.value is not None:
@@ -161,10 +164,10 @@ class _Merge:
         _drop_elements(self.writer, self.group, key)
         session.version = self.version
         session.destroyed = True
+        session.touched = self.now
         session.deadline = session.lifetime or self.now + TOMBSTONE_TTL
         session.size = session.count = 0
         self._save(key, session)
-        self.sessions.append(session_row(key, session, self.now))
 
     def _clear(self, key: SessionKey, session: SessionRecord) -> None:
         for name, element in list(elements(self.writer, self.group, key)):
@@ -207,6 +210,7 @@ class _Merge:
 
     def _save(self, key: SessionKey, session: SessionRecord) -> None:
         self.writer.put(session_row_key(self.group, key), write_record(session))
+        self.sessions.append(session_row(key, session, self.now))
 
 
 def merge(writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: Limits) -> Delta:
@@ -372,18 +376,3 @@ def give_up(writer: Writer, group: GroupID, record: GroupRecord, keep_until: int
         epoch=record.epoch, version=record.version, promise=record.promise, keep_until=keep_until
     )
     writer.put(group_key(group), write_record(left))
-
-
-def recount(writer: Writer, group: GroupID) -> None:
-    """Write the totals of every session: a copy that was received carries none."""
-    for key, session in [
-        (row.session, read_session(row.value)) for row in rows(writer, group) if row.element is None
-    ]:
-        sizes = [
-            len(name) + len(element.value)
-            for name, element in elements(writer, group, key)
-            if element.value is not None
-        ]
-        if (session.size, session.count) != (sum(sizes), len(sizes)):
-            session.size, session.count = sum(sizes), len(sizes)
-            writer.put(session_row_key(group, key), write_record(session))

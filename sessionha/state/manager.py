@@ -32,7 +32,7 @@ from sessionha.peer.messages import (
     Touch,
 )
 from sessionha.state import copies, placement
-from sessionha.state.base import Held, Loaded, Receipt
+from sessionha.state.base import Held, Loaded, Receipt, Unsettled
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.records import (
@@ -57,10 +57,6 @@ class NotHeld(Exception):
 
     def __init__(self, primary: str) -> None:
         self.primary = primary
-
-
-class Unsettled(SessionUnavailable):
-    """A sibling engine's commit is between its two transactions: acquire again, then load."""
 
 
 class _Started(NamedTuple):
@@ -144,6 +140,14 @@ class StateManager:
             message = Touch(group, ((key, session.idle_timeout),))
             for name in record.holders[1:]:
                 node.peers.cast(name, message)
+
+    def buried(self, group: GroupID, key: SessionKey) -> int | None:
+        """See `State.buried`."""
+        with self.node.store.read() as reader:
+            session = get_session(reader, group, key)
+        if session is None or not session.destroyed:
+            return None
+        return self.node.clock.now() - session.touched
 
     # --- committing -----------------------------------------------------------------------------
 

@@ -22,6 +22,10 @@ class Clock(Protocol):
 
     def now(self) -> int: ...
 
+    def mark(self) -> None:
+        """Remember the present in the store, for a reboot."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

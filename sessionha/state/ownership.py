@@ -357,7 +357,6 @@ class Ownership:
             seats = dict.fromkeys((node.me, *wanted, *record.seats))
             record.seats = tuple(seats)[: node.options.backups + 1]
         record.since = node.clock.now()
-        copies.recount(writer, group)
         writer.put(group_key(group), write_record(record))
 
     # --- epochs, floors, absence ----------------------------------------------------------------

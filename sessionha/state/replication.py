@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from typing import NamedTuple
 
 from sessionha.errors import CommitUnconfirmed, Fenced, PeerUnavailable, StoreFull
@@ -60,13 +61,24 @@ class Replication:
 
     # --- the primary's side ---------------------------------------------------------------------
 
-    def reform(self, record: GroupRecord, group: GroupID, view: View, *, widen: bool) -> bool:
+    def reform(
+        self,
+        record: GroupRecord,
+        group: GroupID,
+        view: View,
+        *,
+        widen: bool,
+        away: Set[str] = frozenset(),
+    ) -> bool:
         """Bring C up to date with the view; whether that changed it.
 
         Holders that left the view are gone from C by that. `widen` fills C up to the wanted
         backups: owners of seats that are members again, else temporary holders. A member that
-        must go is asked to give its copy up, and acknowledges that like a write (R1).
+        must go is asked to give its copy up, and acknowledges that like a write (R1). Seats of
+        nodes that are `away` for good go to those that hold the copies now.
         """
+        if not away.isdisjoint(record.seats):
+            record.widened = NO_VIEW
         if record.formed == view.id and (not widen or record.widened == view.id):
             return False
         node = self._node
@@ -79,6 +91,10 @@ class Replication:
                 group, view, node.me, node.options.backups, tuple(dict.fromkeys(keep)),
                 self._refusing(),
             )  # fmt: skip
+            if away:
+                stay = (seat for seat in record.seats if seat not in away)
+                seats = dict.fromkeys((*stay, node.me, *wanted))
+                record.seats = tuple(seats)[: node.options.backups + 1]
         holders = (node.me, *wanted)
         stayed = {*valid, *(name for name in record.leaving if view.member(name))}
         leaving = tuple(sorted(stayed - set(holders)))
@@ -99,13 +115,20 @@ class Replication:
             return self._acknowledge(push)
         return await self.settle(push.group, deadline, widen=True)
 
-    async def settle(self, group: GroupID, deadline: int, *, widen: bool) -> GroupRecord:
+    async def settle(
+        self,
+        group: GroupID,
+        deadline: int,
+        *,
+        widen: bool,
+        away: Set[str] = frozenset(),
+    ) -> GroupRecord:
         """Until C is valid in the present view and has the newest version (R5, R13).
 
         Without peers it never suspends. Raises as `confirm` does.
         """
         while True:
-            plan = self._plan(group, widen=widen)
+            plan = self._plan(group, widen=widen, away=away)
             if isinstance(plan, GroupRecord):
                 return plan
             missing = await self._send(plan)
@@ -119,14 +142,14 @@ class Replication:
             if missing:
                 await self._node.membership.wait_change(plan.view, 0.02)
 
-    def _plan(self, group: GroupID, *, widen: bool) -> Round | GroupRecord:
+    def _plan(self, group: GroupID, *, widen: bool, away: Set[str]) -> Round | GroupRecord:
         node = self._node
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
             record = get_group(writer, group)
             if record is None or not self._mine(record, view):
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
-            changed = self.reform(record, group, view, widen=widen)
+            changed = self.reform(record, group, view, widen=widen, away=away)
             settled = record.acked == record.version and record.run == node.store.run
             if settled and not changed and not record.leaving:
                 return record

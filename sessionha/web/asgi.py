@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
 from sessionha.session.cookies import CookieAttributes, SameSite
+from sessionha.session.headers import ELSEWHERE, RETRY
 from sessionha.session.session import Session, UnavailableSession
 from sessionha.session.visit import Visit
 from sessionha.settings import Settings
@@ -197,7 +198,11 @@ class _Exchange:
         """Answer 503 with Retry-After, or what a websocket has in its place."""
         self.refused = True
         self.visit.discard()
-        retry = [(b"retry-after", str(retry_after).encode()), (b"cache-control", b"no-store")]
+        retry = [
+            (b"retry-after", str(retry_after).encode()),
+            (RETRY.encode(), ELSEWHERE.encode()),
+            (b"cache-control", b"no-store"),
+        ]
         if self._scope["type"] == "http":
             await _answer(self._send, 503, UNAVAILABLE, retry)
         elif "websocket.http.response" in self._scope.get("extensions", {}):

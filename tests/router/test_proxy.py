@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sessionha.router.affinity import RETRY_ELSEWHERE, RETRY_HEADER
 from sessionha.router.upstreams import Upstreams
+from sessionha.session.headers import ELSEWHERE, RETRY
 from sessionha.view import EngineAddress
 from tests.router.conftest import (
     RawServer,
@@ -242,7 +242,7 @@ async def test_a_silent_server_that_stays_in_the_view_is_answered_with_504(world
 
 def passing_on(status: int = 503) -> Any:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        header = (RETRY_HEADER.encode(), RETRY_ELSEWHERE.encode())
+        header = (RETRY.encode(), ELSEWHERE.encode())
         await reply(send, b"not here", status, [header, (b"retry-after", b"1")])
 
     return application
@@ -264,7 +264,7 @@ async def test_an_unsafe_request_is_not_passed_on_and_the_header_stays_inside(
     async with world.client.post(world.url, headers=headers) as response:
         assert (response.status, await response.text()) == (503, "not here")
         assert response.headers["retry-after"] == "1"
-        assert RETRY_HEADER not in response.headers
+        assert RETRY not in response.headers
     assert n2.seen == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sessionha.router.affinity import RETRY_ELSEWHERE, RETRY_HEADER
+from sessionha.session.headers import ELSEWHERE, RETRY
 from tests.router.conftest import (
     Receive,
     Scope,
@@ -348,7 +348,7 @@ async def test_a_refused_handshake_is_passed_on_and_no_redirect_is_followed(
 async def test_a_node_that_passes_a_handshake_on_is_followed_by_the_next(world: World) -> None:
     async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
-        headers = [(RETRY_HEADER.encode(), RETRY_ELSEWHERE.encode())]
+        headers = [(RETRY.encode(), ELSEWHERE.encode())]
         await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": b""})
 

@@ -14,7 +14,8 @@ import msgspec
 from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
 from sessionha.identity import Position
 from sessionha.peer.messages import Batch, Create, SessionChange
-from sessionha.state.manager import StateManager, Unsettled
+from sessionha.state.base import Unsettled
+from sessionha.state.manager import StateManager
 from tests.simulation.world import World
 
 LIFETIMES = Create(idle_timeout=1_800_000, lifetime=43_200_000)

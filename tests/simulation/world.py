@@ -168,6 +168,9 @@ class Clock:
     def now(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000) + self.offset
 
+    def mark(self) -> None:
+        """Simulated machines do not reboot."""
+
 
 @dataclass
 class Host:

@@ -1,0 +1,325 @@
+"""Builds and wires one engine: store, membership, streams, state manager, upkeep.
+
+Nothing starts at import or construction, so that forks are safe; `start` does it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+import msgspec
+
+from sessionha.errors import InvalidSettings
+from sessionha.identity import NO_VIEW, server_name
+from sessionha.keys import ROUTE_LABEL
+from sessionha.peer.base import Sender
+from sessionha.peer.channel import Limits as StreamLimits
+from sessionha.peer.messages import (
+    Claim,
+    Fetch,
+    Forward,
+    Message,
+    Promise,
+    Push,
+    Touch,
+)
+from sessionha.peer.streams import Streams
+from sessionha.session.cookies import RouteCookies, cluster_tag
+from sessionha.session.visit import Event
+from sessionha.settings import Settings
+from sessionha.state.clock import NodeClock, boottime
+from sessionha.state.copies import Limits
+from sessionha.state.manager import StateManager
+from sessionha.state.node import Node, Options
+from sessionha.state.upkeep import Upkeep
+from sessionha.store import LMDBStore, MemoryStore, choose
+from sessionha.topology.description import Node as Described
+from sessionha.topology.lone import LoneMembership
+from sessionha.topology.manager import TopologyManager
+from sessionha.topology.timing import Timing
+from sessionha.view import Member
+
+log = logging.getLogger("sessionha.engine")
+
+JOIN_PATIENCE = 3.0
+"""Seconds beyond the discovery time that a start waits to become a member."""
+
+STOP_PATIENCE = 5.0
+"""Seconds a stop waits for tasks that were cancelled."""
+
+_DATA = (Push, Claim, Promise, Fetch, Forward, Touch)
+
+
+@dataclass
+class _Parts:
+    """What exists between start and stop."""
+
+    pid: int
+    store: LMDBStore | MemoryStore
+    membership: TopologyManager | LoneMembership
+    state: StateManager
+    streams: Streams | None = None
+    upkeep: asyncio.Task[None] | None = None
+
+
+class Engine:
+    """One process's part in its node. Shared by everything in the process with its settings."""
+
+    def __init__(self, settings: Settings, keys: tuple[bytes, ...]) -> None:
+        self.settings = settings
+        self.cluster = cluster_tag(settings.cluster)
+        self.server = server_name(settings.node)
+        self.backups = settings.backups if settings.has_peers else 0
+        self.events: Counter[str] = Counter()
+        self._name = _store_name(settings, keys)
+        self._parts: _Parts | None = None
+        self._starting: asyncio.Lock | None = None
+        self.route_cookies: RouteCookies | None = None
+        if settings.has_peers:
+            self.route_cookies = RouteCookies(settings.keys(ROUTE_LABEL), settings.route_cookie)
+
+    # --- what doors ask -------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started in this very process."""
+        return self._parts is not None and self._parts.pid == os.getpid()
+
+    @property
+    def state(self) -> StateManager:
+        """The state manager of the running engine."""
+        assert self._parts is not None, "the engine was not started"
+        return self._parts.state
+
+    @property
+    def membership(self) -> TopologyManager | LoneMembership:
+        """The topology manager of the running engine."""
+        assert self._parts is not None, "the engine was not started"
+        return self._parts.membership
+
+    @property
+    def streams(self) -> Streams | None:
+        """The streams of the running engine; None without peers."""
+        return self._parts.streams if self._parts is not None else None
+
+    @property
+    def slot(self) -> int:
+        """The engine's ID inside its node."""
+        assert self._parts is not None, "the engine was not started"
+        return self._parts.store.slot
+
+    def now(self) -> float:
+        """The wall clock, for deadlines in cookies."""
+        return time.time()
+
+    def count(self, event: Event) -> None:
+        """Count something that operators want to see."""
+        self.events[event] += 1
+
+    def readiness(self) -> int:
+        """200 for a member of the view; 503 otherwise."""
+        return 200 if self.running and self.membership.is_member() else 503
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store and join the cluster; without peers it never suspends.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+        """
+        if self.running:
+            return
+        if not self.settings.has_peers:
+            self._start_alone()
+            return
+        if self._starting is None:
+            self._starting = asyncio.Lock()
+        async with self._starting:
+            if not self.running:
+                await self._start_with_peers()
+
+    def _start_alone(self) -> None:
+        settings = self.settings
+        store = self._open_store()
+        me = Member(settings.node, store.incarnation, NO_VIEW, peer="")
+        membership = LoneMembership(store, me)
+        membership.begin()
+        state = StateManager(self._node(store, membership, None))
+        self._parts = _Parts(os.getpid(), store, membership, state)
+
+    async def _start_with_peers(self) -> None:
+        settings = self.settings
+        store = self._open_store()
+        described = settings.description.node(settings.node)
+        if described is None:
+            store.close()
+            raise InvalidSettings(
+                [f"`node` = {settings.node!r} is not among `nodes`: add it, or correct `node`"]
+            )
+        topology = TopologyManager(
+            store,
+            _member(described, settings, store.incarnation),
+            settings.description,
+            boottime,
+            Timing.of(
+                heartbeat=settings.heartbeat,
+                suspect_after=settings.suspect_after,
+                confirm_after=settings.confirm_after,
+                discovery_time=settings.discovery_time,
+                forget_after=settings.forget_after,
+            ),
+            trust_refused=True if settings.trust_refused == "always" else None,
+        )
+        streams = Streams(
+            settings.node,
+            settings.cluster,
+            self._handle,
+            secrets=lambda: settings.secret,
+            incarnation=lambda: store.incarnation,
+            listener=topology,
+            limits=StreamLimits(handshake=settings.heartbeat),
+        )
+        state = StateManager(self._node(store, topology, streams))
+        upkeep = Upkeep(state)
+        topology.subscribe(upkeep)
+        parts = _Parts(os.getpid(), store, topology, state, streams)
+        self._parts = parts
+        host, _, port = settings.listen.rpartition(":")
+        try:
+            await streams.start_listening(host.strip("[]"), int(port))
+            await topology.start(streams)
+        except OSError as error:
+            self._parts = None
+            await streams.close()
+            store.close()
+            raise InvalidSettings(
+                [f"`listen` = {settings.listen!r} cannot be used: {error.strerror or error}"]
+            ) from error
+        parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
+        await self._joined(topology)
+        log.info(
+            "node %s, engine %d, runs in %s mode with %d backups; listening on %s",
+            settings.node,
+            store.slot,
+            settings.consistency,
+            settings.backups,
+            settings.listen,
+            extra={"node": settings.node, "engine": store.slot},
+        )
+
+    async def _joined(self, topology: TopologyManager) -> None:
+        """A node should be a member before its first request; bounded, for it may be alone."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.settings.discovery_time + JOIN_PATIENCE
+        while not topology.is_member() and loop.time() < deadline:
+            await topology.wait_change(topology.view().id, 0.1)
+        if not topology.is_member():
+            log.warning(
+                "node %s is not a member of its cluster yet; it waits for %s",
+                self.settings.node,
+                topology.waiting_for,
+            )
+
+    async def stop(self) -> None:
+        """Say goodbye when this is the node's last engine, and close."""
+        parts, self._parts = self._parts, None
+        if parts is None or parts.pid != os.getpid():
+            return
+        if parts.upkeep is not None:
+            parts.upkeep.cancel()
+            await asyncio.wait({parts.upkeep}, timeout=STOP_PATIENCE)
+        if parts.streams is not None:
+            await parts.state.stop()
+            if parts.store.living_slots() == {parts.store.slot}:
+                await parts.membership.leave(returning=True)
+            await parts.membership.stop()
+            await parts.streams.close()
+        parts.store.close()
+
+    # --- wiring ---------------------------------------------------------------------------------
+
+    def _open_store(self) -> LMDBStore | MemoryStore:
+        settings = self.settings
+        if settings.store == "memory":
+            return MemoryStore(size=settings.store_size).open()
+        place = choose(settings.store or None, name=self._name, size=settings.store_size)
+        return LMDBStore(place, size=settings.store_size).open()
+
+    def _node(
+        self,
+        store: LMDBStore | MemoryStore,
+        membership: TopologyManager | LoneMembership,
+        streams: Streams | None,
+    ) -> Node:
+        settings = self.settings
+        clock = NodeClock(store)
+        clock.begin()
+        return Node(
+            me=settings.node,
+            store=store,
+            membership=membership,
+            clock=clock,
+            options=Options(
+                backups=self.backups,
+                min_copies=settings.min_copies,
+                commit_timeout=settings.commit_timeout,
+                acquire_timeout=settings.acquire_timeout,
+                heal_after=settings.heal_after,
+                limits=Limits(settings.session_bytes, settings.elements),
+            ),
+            peers=streams,
+        )
+
+    def _handle(
+        self, sender: Sender, message: Message
+    ) -> Message | Awaitable[Message | None] | None:
+        """Pass a peer's message to the manager that it is for."""
+        parts = self._parts
+        if parts is None:
+            return None
+        if isinstance(message, _DATA):
+            return parts.state.handle(sender, message)
+        return parts.membership.handle(sender, message)
+
+
+def _member(described: Described, settings: Settings, incarnation: str) -> Member:
+    """This node as it offers itself to a view."""
+    member = described.member(incarnation)
+    return msgspec.structs.replace(member, url=settings.url) if settings.url else member
+
+
+def _store_name(settings: Settings, keys: tuple[bytes, ...]) -> str:
+    """What a store's directory is called: a node's engines share one, two projects do not."""
+    if settings.has_peers:
+        return f"{settings.cluster}-{settings.node}"
+    words = f"{settings.cluster}/{settings.node}/{settings.virtual_server}".encode()
+    return "alone-" + hmac.digest(keys[0], b"sessionha store " + words, "sha256")[:12].hex()
+
+
+_engines: dict[tuple[object, ...], Engine] = {}
+
+
+def engine_for(settings: Settings, keys: tuple[bytes, ...]) -> Engine:
+    """The engine that this process shares among everything with these settings and keys.
+
+    With peers there is one for each node ID, because it owns the peer listener; without, one for
+    each application key and virtual server. `memory` is private to whoever asks.
+    """
+    if settings.store == "memory" and not settings.has_peers:
+        return Engine(settings, keys)
+    if settings.has_peers:
+        key: tuple[object, ...] = (settings.cluster, settings.node, settings.listen)
+    else:
+        key = (settings.store, _store_name(settings, keys))
+    engine = _engines.get(key)
+    if engine is None:
+        engine = _engines[key] = Engine(settings, keys)
+    return engine

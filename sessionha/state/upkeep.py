@@ -1,0 +1,238 @@
+"""What the leader of a node does unasked: sweep what ended, and restore missing copies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import islice
+
+from sessionha.errors import Fenced, SessionHAError
+from sessionha.identity import NO_VIEW, GroupID, ViewID
+from sessionha.state import copies
+from sessionha.state.manager import StateManager
+from sessionha.state.records import (
+    GroupRecord,
+    SessionRecord,
+    element_key,
+    elements,
+    get_group,
+    get_session,
+    group_key,
+    groups,
+    read_session,
+    rows,
+    session_row_key,
+)
+from sessionha.store.base import Reader, Writer
+from sessionha.topology.base import Change
+from sessionha.view import View
+
+log = logging.getLogger("sessionha.state")
+
+EVERY = 0.25
+"""Seconds between two looks at whether something is to do."""
+
+SWEEP_EVERY = 30_000
+"""Milliseconds between two sweeps."""
+
+MARK_EVERY = 5_000
+"""Milliseconds between two marks of the clock."""
+
+AT_ONCE = 128
+"""Groups read in one transaction."""
+
+SIDE_BY_SIDE = 8
+"""Groups repaired at the same time: requests come first."""
+
+ROWS_AT_ONCE = 50
+"""Rows deleted in one transaction: a full map cannot do more."""
+
+
+def grace(idle_timeout: int) -> int:
+    """How long an idle session is kept after its deadline, milliseconds: a copy may have missed
+    the last touches, which are not waited for."""
+    return max(copies.EXPIRY_SKEW, idle_timeout // 4)
+
+
+class Upkeep:
+    """Runs in every engine; only the one that leads the node acts."""
+
+    def __init__(self, state: StateManager) -> None:
+        self._state = state
+        self._node = state.node
+        self._absent: dict[str, int] = {}
+        """Nodes that failed, and when (clock)."""
+        self._repaired: tuple[ViewID, frozenset[str]] = (NO_VIEW, frozenset())
+        self._swept = 0
+
+    def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:  # noqa: ARG002
+        """The topology manager's events start and end the delay of healing (system 7)."""
+        now = self._node.clock.now()
+        for change in changes:
+            if change.kind in ("failed", "left"):
+                self._absent.setdefault(change.node, now)
+            else:
+                self._absent.pop(change.node, None)
+
+    async def run(self) -> None:
+        """Look after the node until cancelled."""
+        marked = 0
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                if not self._node.store.try_lead():
+                    continue
+                now = self._node.clock.now()
+                if now - marked >= MARK_EVERY:
+                    marked = now
+                    self._node.clock.mark()
+                await self.repair()
+                if now - self._swept >= SWEEP_EVERY:
+                    await self.sweep()
+            except Exception:
+                log.exception("looking after the store failed; it goes on in a moment")
+
+    # --- restoring copies -----------------------------------------------------------------------
+
+    async def repair(self) -> int:
+        """Bring every group that this node leads to its wanted copies; how many were changed.
+
+        Owners of seats that are back are brought up to date at once. Copies of nodes that stay
+        away are made elsewhere when `heal_after` has passed (systems 6 and 7).
+        """
+        node = self._node
+        view = node.membership.view()
+        away = self._away_for_good()
+        if self._repaired == (view.id, frozenset(away)) or not node.membership.is_member():
+            return 0
+        after: GroupID | None = None
+        changed = 0
+        complete = True
+        while True:
+            with node.store.read() as reader:
+                batch = list(islice(groups(reader, after), AT_ONCE))
+            if not batch:
+                break
+            after = batch[-1][0]
+            todo = [group for group, record in batch if self._needs(record, view, away)]
+            for start in range(0, len(todo), SIDE_BY_SIDE):
+                some = todo[start : start + SIDE_BY_SIDE]
+                done = await asyncio.gather(*(self._repair(group, away) for group in some))
+                changed += sum(done)
+                complete = complete and all(done)
+        if complete and node.membership.view().id == view.id:
+            self._repaired = (view.id, frozenset(away))
+        node.counters.repaired += changed
+        return changed
+
+    def _away_for_good(self) -> set[str]:
+        now, delay = self._node.clock.now(), self._node.options.heal_after * 1000
+        return {name for name, since in self._absent.items() if now - since >= delay}
+
+    def _needs(self, record: GroupRecord, view: View, away: set[str]) -> bool:
+        """Whether this node has to do something for the group now."""
+        node = self._node
+        if not record.held:
+            return False
+        if not node.is_primary(record, view):
+            return self._inherits(record, view, away)
+        valid = node.valid_backups(record, view)
+        returned = any(
+            seat != node.me and seat not in valid and view.member(seat) for seat in record.seats
+        )
+        missing = [seat for seat in record.seats if view.member(seat) is None]
+        lacking = len(valid) < min(node.options.backups, len(view.members) - 1)
+        healing = lacking and all(seat in away for seat in missing)
+        return returned or healing or bool(record.leaving) or record.acked != record.version
+
+    def _inherits(self, record: GroupRecord, view: View, away: set[str]) -> bool:
+        """Whether its primary stays away and this node is the first holder that is left."""
+        primary = record.promise.node
+        if view.member(primary) is not None or primary not in away:
+            return False
+        left = [name for name in record.holders if view.holds(name, record.formed)]
+        return bool(left) and left[0] == self._node.me
+
+    async def _repair(self, group: GroupID, away: set[str]) -> bool:
+        node = self._node
+        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+        try:
+            if self._state.held(group, None) is None:
+                await self._state.acquire(group, None)
+            await self._state.replication.settle(group, deadline, widen=True, away=away)
+        except (SessionHAError, Fenced) as error:
+            log.debug("a group is not repaired yet: %s", error)
+            return False
+        return True
+
+    # --- sweeping -------------------------------------------------------------------------------
+
+    async def sweep(self) -> int:
+        """Delete sessions that ended, and groups with nothing left; how many rows went."""
+        swept = 0
+        after: GroupID | None = None
+        while True:
+            after, some = self.sweep_some(after)
+            swept += some
+            if after is None:
+                break
+            await asyncio.sleep(0)
+        self._swept = self._node.clock.now()
+        self._node.store.check()
+        return swept
+
+    def sweep_some(self, after: GroupID | None) -> tuple[GroupID | None, int]:
+        """Sweep the next groups above `after`: (where to go on, rows deleted). Never waits."""
+        node = self._node
+        now = node.clock.now()
+        with node.store.read() as reader:
+            batch = list(islice(groups(reader, after), AT_ONCE))
+            ended = [
+                group for group, record in batch if self._has_ended(reader, group, record, now)
+            ]
+        swept = 0
+        for group in ended:
+            with node.store.write(urgent=True) as writer:
+                swept += self._sweep_group(writer, group, now)
+        node.counters.swept += swept
+        return (batch[-1][0] if batch else None), swept
+
+    @staticmethod
+    def _has_ended(reader: Reader, group: GroupID, record: GroupRecord, now: int) -> bool:
+        if not record.held:
+            return now >= record.keep_until
+        return any(
+            _is_over(read_session(row.value), now)
+            for row in rows(reader, group)
+            if row.element is None
+        )
+
+    def _sweep_group(self, writer: Writer, group: GroupID, now: int) -> int:
+        record = get_group(writer, group)
+        if record is None:
+            return 0
+        room = ROWS_AT_ONCE
+        left = 0
+        for key in [row.session for row in rows(writer, group) if row.element is None]:
+            session = get_session(writer, group, key)
+            if session is None or not _is_over(session, now):
+                left += 1
+                continue
+            for name in [name for name, _ in islice(elements(writer, group, key), room)]:
+                writer.delete(element_key(group, key, name))
+                room -= 1
+            if room <= 0:
+                left += 1
+                break
+            writer.delete(session_row_key(group, key))
+            room -= 1
+        if not left and (record.held or now >= record.keep_until):
+            writer.delete(group_key(group))
+        return ROWS_AT_ONCE - room
+
+
+def _is_over(session: SessionRecord, now: int) -> bool:
+    if session.destroyed:
+        return now >= session.deadline + copies.EXPIRY_SKEW
+    over = now >= session.deadline + grace(session.idle_timeout)
+    return over or (session.lifetime > 0 and now >= session.lifetime + copies.EXPIRY_SKEW)
