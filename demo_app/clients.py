@@ -33,6 +33,9 @@ PAUSE = 0.05
 SHOWN = 20
 """Errors printed; all are counted."""
 
+ENDED = ("max-age=0", "expires=thu, 01 jan 1970")
+"""How the attributes of a Set-Cookie begin that deletes a cookie."""
+
 METHODS: Mapping[Operation, str] = {"post": "POST", "keyed": "POST", "put": "PUT", "read": "GET"}
 
 
@@ -53,7 +56,7 @@ class Jar:
         for header in headers.getall("Set-Cookie", ()):
             pair, *attributes = (part.strip() for part in header.split(";"))
             name, _, value = pair.partition("=")
-            if any(attribute.lower() == "max-age=0" for attribute in attributes) or not value:
+            if any(attribute.lower().startswith(ENDED) for attribute in attributes):
                 self.cookies.pop(name, None)
             else:
                 self.cookies[name] = value

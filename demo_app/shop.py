@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import aiohttp
 from fastapi import APIRouter, Depends, FastAPI, Form, Header, HTTPException, Request
@@ -22,6 +22,9 @@ from fastapi.templating import Jinja2Templates
 from demo_app.catalogue import BY_SKU, MOST, PLANTS, lines
 from demo_app.witness import Witness, served, session_of
 from sessionha import SessionMiddleware
+
+if TYPE_CHECKING:
+    from sessionha.web.base import Engine
 
 HERE = Path(__file__).resolve().parent
 
@@ -77,8 +80,8 @@ class Server(NamedTuple):
     role: Role
 
 
-def create_app() -> FastAPI:
-    """The shop of one server process, configured by the environment."""
+def create_app(engine: Engine | None = None) -> FastAPI:
+    """The shop of one server process, configured by the environment. Tests bring an engine."""
     options = Options.from_environment()
     app = FastAPI(title="Perennial", openapi_url=None, lifespan=_lifespan)
     app.state.options = options
@@ -86,7 +89,7 @@ def create_app() -> FastAPI:
     app.include_router(pages)
     app.include_router(forms)
     app.include_router(check)
-    app.add_middleware(SessionMiddleware, secret_key=options.secret_key)
+    app.add_middleware(SessionMiddleware, secret_key=options.secret_key, engine=engine)
     app.add_middleware(Witness)  # the outermost: it sees what was committed
     return app
 

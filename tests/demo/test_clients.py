@@ -23,9 +23,10 @@ class TestJar:
         jar.keep(headers("hsr=1.n2~n1.y.k.s; Path=/"))
         assert jar.header == {"Cookie": "session=a; hsr=1.n2~n1.y.k.s"}
 
-    def test_forgets_a_cookie_that_is_deleted(self) -> None:
+    @pytest.mark.parametrize("end", ["Max-Age=0", "expires=Thu, 01 Jan 1970 00:00:00 GMT"])
+    def test_forgets_a_cookie_that_is_deleted(self, end: str) -> None:
         jar = Jar("c00.0", cookies={"session": "a"})
-        jar.keep(headers("session=null; path=/; Max-Age=0"))
+        jar.keep(headers(f"session=null; path=/; {end}"))
         assert jar.header == {}
 
 
