@@ -37,11 +37,11 @@ from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.records import (
     GroupRecord,
-    elements,
     get_group,
     get_session,
     group_key,
     session_row_key,
+    whole_session,
     write_record,
 )
 from sessionha.state.replication import Replication, Round
@@ -98,14 +98,9 @@ class StateManager:
             held = self.ownership.serves(record, node.view_in(reader), None)
             if held is None:
                 raise Unsettled("another request is changing the session")
-            session = get_session(reader, group, key)
-            if session is None or session.ended(now):
-                return None
-            values = {
-                name: (element.manager, element.value)
-                for name, element in elements(reader, group, key)
-                if element.value is not None
-            }
+            session, values = whole_session(reader, group, key)
+        if session is None or session.ended(now):
+            return None
         return Loaded(
             held=held,
             age=now - session.created,

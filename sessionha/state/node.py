@@ -14,7 +14,7 @@ from sessionha.state.copies import Limits
 from sessionha.state.records import GroupRecord
 from sessionha.store.base import Reader, Store
 from sessionha.topology.base import Membership
-from sessionha.view import View
+from sessionha.view import NO_MEMBERS, View
 
 
 class Clock(Protocol):
@@ -75,12 +75,23 @@ class Node:
     """Nodes that said they cannot hold copies, and until when (clock)."""
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
 
+    _joined: tuple[View, ViewID] = (NO_MEMBERS, NO_VIEW)
+
     def joined(self, view: View) -> ViewID:
-        """The view at which this node became a member; NO_VIEW when it is none."""
+        """The view at which this node became a member; NO_VIEW when it is none.
+
+        A store takes a new incarnation only when its view does not hold it any more, so the answer
+        belongs to the view object, which is decoded anew whenever its row changes.
+        """
+        known, joined = self._joined
+        if known is view:
+            return joined
         member = view.member(self.me)
-        if member is None or member.incarnation != self.store.incarnation:
-            return NO_VIEW
-        return member.joined
+        joined = NO_VIEW
+        if member is not None and member.incarnation == self.store.incarnation:
+            joined = member.joined
+        self._joined = (view, joined)
+        return joined
 
     def is_primary(self, record: GroupRecord, view: View) -> bool:
         """Whether this node may commit to the group: it holds the newest epoch it knows of, in

@@ -171,6 +171,22 @@ def elements(
         yield key[_SESSION_END:].decode(), read_element(value)
 
 
+def whole_session(
+    reader: Reader, group: GroupID, session: SessionKey
+) -> tuple[SessionRecord | None, dict[str, tuple[str, bytes]]]:
+    """A session's record and its elements, name to (manager, value), in one walk."""
+    record: SessionRecord | None = None
+    found: dict[str, tuple[str, bytes]] = {}
+    for key, data in reader.scan(GROUPS + group + session):
+        if len(key) == _SESSION_END:
+            record = read_session(data)
+        else:
+            element = read_element(data)
+            if element.value is not None:
+                found[key[_SESSION_END:].decode()] = (element.manager, element.value)
+    return record, found
+
+
 def groups(
     reader: Reader, after: GroupID | None = None, domain: int | None = None
 ) -> Iterator[tuple[GroupID, GroupRecord]]:

@@ -228,11 +228,13 @@ class LMDBReader:
         cursor = self._txn.cursor()
         if not _seek(cursor, prefix, after):
             return
-        for key, value in cursor:
-            if not key.startswith(prefix):
+        end = len(prefix)
+        for row in cursor:
+            key = row[0]
+            if key[:end] != prefix:
                 return
             if key != META:
-                yield key, value
+                yield row
 
 
 class LMDBWriter:
