@@ -53,6 +53,7 @@ class SessionMiddleware:
     def __init__(
         self,
         app: App,
+        /,  # so that no setting can be taken for it: type checkers want to know
         secret_key: object,
         session_cookie: str = "session",
         max_age: int | None = 14 * 24 * 60 * 60,
