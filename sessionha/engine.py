@@ -11,8 +11,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -57,6 +58,16 @@ STOP_PATIENCE = 5.0
 _DATA = (Push, Claim, Promise, Fetch, Forward, Touch)
 
 
+class Companion(Protocol):
+    """Something that runs beside an engine, as the administration does."""
+
+    def start(self) -> None:
+        """Begin; the engine runs. Must not suspend: an engine without peers never does."""
+
+    async def stop(self) -> None:
+        """End; the engine still runs."""
+
+
 @dataclass
 class _Parts:
     """What exists between start and stop."""
@@ -72,7 +83,13 @@ class _Parts:
 class Engine:
     """One process's part in its node. Shared by everything in the process with its settings."""
 
-    def __init__(self, settings: Settings, keys: tuple[bytes, ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: tuple[bytes, ...],
+        companions: tuple[Callable[[Engine], Companion], ...] = (),
+    ) -> None:
+        """`companions`: made and started with every start of this engine."""
         self.settings = settings
         self.cluster = cluster_tag(settings.cluster)
         self.server = server_name(settings.node)
@@ -81,6 +98,8 @@ class Engine:
         self._name = _store_name(settings, keys)
         self._parts: _Parts | None = None
         self._starting: asyncio.Lock | None = None
+        self._companions = companions
+        self._accompanied: list[Companion] = []
         self.route_cookies: RouteCookies | None = None
         if settings.has_peers:
             self.route_cookies = RouteCookies(settings.keys(ROUTE_LABEL), settings.route_cookie)
@@ -154,6 +173,7 @@ class Engine:
         membership.begin()
         state = StateManager(self._node(store, membership, None))
         self._parts = _Parts(os.getpid(), store, membership, state)
+        self._accompany()
 
     async def _start_with_peers(self) -> None:
         settings = self.settings
@@ -204,6 +224,7 @@ class Engine:
                 [f"`listen` = {settings.listen!r} cannot be used: {error.strerror or error}"]
             ) from error
         parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
+        self._accompany()
         await self._joined(topology)
         log.info(
             "node %s, engine %d, runs in %s mode with %d backups; listening on %s",
@@ -228,8 +249,18 @@ class Engine:
                 topology.waiting_for,
             )
 
+    def _accompany(self) -> None:
+        self.events.clear()
+        self._accompanied = [make(self) for make in self._companions]
+        for companion in self._accompanied:
+            companion.start()
+
     async def stop(self) -> None:
         """Say goodbye when this is the node's last engine, and close."""
+        companions, self._accompanied = self._accompanied, []
+        if self.running:
+            for companion in companions:
+                await companion.stop()
         parts, self._parts = self._parts, None
         if parts is None or parts.pid != os.getpid():
             return
@@ -307,19 +338,23 @@ def _store_name(settings: Settings, keys: tuple[bytes, ...]) -> str:
 _engines: dict[tuple[object, ...], Engine] = {}
 
 
-def engine_for(settings: Settings, keys: tuple[bytes, ...]) -> Engine:
+def engine_for(
+    settings: Settings,
+    keys: tuple[bytes, ...],
+    companions: tuple[Callable[[Engine], Companion], ...] = (),
+) -> Engine:
     """The engine that this process shares among everything with these settings and keys.
 
     With peers there is one for each node ID, because it owns the peer listener; without, one for
     each application key and virtual server. `memory` is private to whoever asks.
     """
     if settings.store == "memory" and not settings.has_peers:
-        return Engine(settings, keys)
+        return Engine(settings, keys, companions)
     if settings.has_peers:
         key: tuple[object, ...] = (settings.cluster, settings.node, settings.listen)
     else:
         key = (settings.store, _store_name(settings, keys))
     engine = _engines.get(key)
     if engine is None:
-        engine = _engines[key] = Engine(settings, keys)
+        engine = _engines[key] = Engine(settings, keys, companions)
     return engine

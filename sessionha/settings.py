@@ -632,7 +632,7 @@ class _Loading:
 
     def _check_loopback(self, settings: Settings) -> None:
         named = [("nodes", address) for address in settings.description.addresses.values()]
-        named += [("listen", settings.listen), ("advertise", settings.advertise)]
+        named += [(name, getattr(settings, name)) for name in ("listen", "advertise", "admin")]
         self._problems += [
             f"`secret` = {INSECURE_LOOPBACK!r} is for loopback addresses only, but `{name}` has"
             f" {address}: set a secret that `sessionha secret` printed"

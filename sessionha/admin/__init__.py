@@ -1,0 +1,1 @@
+"""Administration of a node: metrics, status, and who may ask for them."""

@@ -51,9 +51,11 @@ Factory = Callable[[Settings, tuple[bytes, ...]], Engine]
 
 def default_factory(settings: Settings, keys: tuple[bytes, ...]) -> Engine:
     """The engine that this process shares among everything with these settings and keys."""
-    from sessionha.engine import engine_for  # noqa: PLC0415  (opens LMDB's library: not at import)
+    # These open LMDB's library: not at import.
+    from sessionha.admin.administration import Administration  # noqa: PLC0415
+    from sessionha.engine import engine_for  # noqa: PLC0415
 
-    engine: Engine = engine_for(settings, keys)
+    engine: Engine = engine_for(settings, keys, (Administration,))
     return engine
 
 

@@ -1,0 +1,84 @@
+"""The ASGI application of the administration: `/metrics` and `/v1/status` of one node."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from sessionha.admin.metrics import CONTENT_TYPE, text
+from sessionha.admin.snapshot import counts, status
+from sessionha.admin.tally import Tally
+from sessionha.admin.tokens import Role, may, role_of
+from sessionha.engine import Engine
+from sessionha.settings import Settings
+
+NO_STORE: Final = {"cache-control": "no-store"}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def build(engine: Engine, tally: Tally) -> Starlette:
+    """The application that answers for the node of a running engine."""
+
+    async def metrics(request: Request) -> Response:  # noqa: ARG001
+        answer = text(engine, tally.total(counts(engine)))
+        return Response(answer, headers=NO_STORE, media_type=CONTENT_TYPE)
+
+    async def show(request: Request) -> Response:  # noqa: ARG001
+        return JSONResponse(status(engine, tally.total(counts(engine))), headers=NO_STORE)
+
+    settings = engine.settings
+    return Starlette(
+        routes=[
+            Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
+            Route("/v1/status", _guarded(show, settings, "read")),
+        ]
+    )
+
+
+def _guarded(
+    endpoint: Endpoint, settings: Settings, needed: Role, *, open_here: bool = False
+) -> Endpoint:
+    """The endpoint behind the token of a role; `open_here`: this host needs none."""
+
+    async def guarded(request: Request) -> Response:
+        if open_here and _from_here(request):
+            return await endpoint(request)
+        role = role_of(request.headers.get("authorization", "").encode("latin-1"), settings)
+        if may(role, needed):
+            return await endpoint(request)
+        if role is not None:
+            return PlainTextResponse(f"this needs the role {needed}\n", 403, NO_STORE)
+        return PlainTextResponse(
+            f"this needs a bearer token: sessionha token --role {needed}\n",
+            401,
+            {**NO_STORE, "www-authenticate": 'Bearer realm="sessionha"'},
+        )
+
+    return guarded
+
+
+def _from_here(request: Request) -> bool:
+    """Whether a program of this host asked, and asked for this host.
+
+    The `Host` header is what the program meant to reach: a page whose name was pointed at the
+    loopback address (DNS rebinding), and most proxies, name another one there.
+    """
+    return (
+        request.client is not None
+        and _is_loopback(request.client.host)
+        and _is_loopback(request.url.hostname or "")
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

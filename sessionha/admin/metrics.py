@@ -1,0 +1,94 @@
+"""The node's counts and gauges in the text format of Prometheus. Every label is bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sessionha import __version__
+from sessionha.admin.snapshot import store_of
+from sessionha.engine import Engine
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+STATE: Final = {
+    "commits": "Changes that were committed here as primary",
+    "handovers": "Groups taken over from a primary that lives",
+    "promotions": "Groups taken over without their primary",
+    "forwards": "Changes passed on because the group moved while a request ran",
+    "unconfirmed": "Changes that not every backup confirmed in time",
+    "rolled_back": "Changes undone because nobody confirmed them",
+    "gone": "Requests whose group was proven to be nowhere",
+    "pushes_in": "Changes received as a backup",
+    "pushes_full": "Whole groups sent to backups",
+    "fenced": "Messages refused because of a newer epoch",
+    "touches": "Uses of sessions that were recorded",
+    "swept": "Sessions removed after their end",
+    "repaired": "Groups brought back to their wanted number of copies",
+}
+"""Counts of the state manager that have a help text; one without is shown all the same."""
+
+KINDS: Final = {
+    "visits": "What went otherwise than usual in requests, by name",
+    "membership": "What happened to the node's membership, by name",
+    "streams": "What happened on the streams between nodes, by name",
+}
+"""Counts that are one metric with the label `event`: their names are words of the source."""
+
+
+def text(engine: Engine, total: Counter[str]) -> bytes:
+    """The metrics of the engine's node, which has counted `total`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collected([*_counters(total), *_gauges(engine)]))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    """Families that were made for one answer."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def _counters(total: Counter[str]) -> Iterator[Metric]:
+    kinds: dict[str, dict[str, int]] = {kind: {} for kind in ("state", *KINDS)}
+    for key, count in sorted(total.items()):
+        kind, _, name = key.partition("/")
+        if kind in kinds:  # an engine of another version may have left more
+            kinds[kind][name] = count
+    for name, count in kinds.pop("state").items():
+        yield CounterMetricFamily(f"sessionha_{name}", STATE.get(name, name), value=count)
+    for kind, counts in kinds.items():
+        family = CounterMetricFamily(f"sessionha_{kind}", KINDS[kind], labels=["event"])
+        for name, count in counts.items():
+            family.add_metric([name], count)
+        yield family
+
+
+def _gauges(engine: Engine) -> Iterator[Metric]:
+    settings, membership, store = engine.settings, engine.membership, store_of(engine)
+    view, usage = membership.view(), store.usage()
+    gauges = {
+        "view_number": (view.id.number, "Number of the view that the node holds"),
+        "members": (len(view.members), "Nodes in that view"),
+        "member": (int(membership.is_member()), "Whether the node is in that view"),
+        "engines": (len(store.living_slots()), "Processes of the node that serve"),
+        "backups_wanted": (engine.backups, "Copies that a change waits for"),
+        "store_used_bytes": (usage.used, "Bytes that the store has in use"),
+        "store_limit_bytes": (usage.limit, "Bytes in use at which new data is refused"),
+    }
+    for name, (value, meaning) in gauges.items():
+        yield GaugeMetricFamily(f"sessionha_{name}", meaning, value=value)
+    info = GaugeMetricFamily(
+        "sessionha_info", "Who answers; always 1", labels=["cluster", "node", "version"]
+    )
+    info.add_metric([settings.cluster, settings.node, __version__], 1)
+    yield info

@@ -1,0 +1,94 @@
+"""What an engine knows of its node and its cluster, as plain values; never a session's content."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from sessionha import __version__
+from sessionha.engine import Engine
+from sessionha.store.base import Store
+from sessionha.topology.lone import LoneMembership
+from sessionha.view import Member, View
+
+
+def store_of(engine: Engine) -> Store:
+    """The store of a running engine."""
+    return engine.state.node.store
+
+
+def leads(engine: Engine) -> bool:
+    """Whether this engine is the one of its node that acts for all."""
+    membership = engine.membership
+    if isinstance(membership, LoneMembership):
+        return store_of(engine).try_lead()  # nobody else there takes the lead
+    return membership.leads
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    """What this engine has done since it started, by `kind/name`."""
+    found = {f"state/{name}": count for name, count in asdict(engine.state.node.counters).items()}
+    found |= {f"visits/{name}": count for name, count in engine.events.items()}
+    found |= {f"membership/{name}": count for name, count in engine.membership.counts.items()}
+    if engine.streams is not None:
+        streams = asdict(engine.streams.counters)
+        found |= {f"streams/{name}": count for name, count in streams.items()}
+    return found
+
+
+def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
+    """The answer of `/v1/status`: the node, what it thinks of the cluster, what it has done."""
+    settings, membership, store = engine.settings, engine.membership, store_of(engine)
+    view = membership.view()
+    return {
+        "cluster": settings.cluster,
+        "node": settings.node,
+        "incarnation": store.incarnation,
+        "engine": engine.slot,
+        "engines": sorted(store.living_slots()),
+        "state": membership.state,
+        "waiting_for": membership.waiting_for,
+        "member": membership.is_member(),
+        "view": {
+            "number": view.id.number,
+            "lowest": view.id.lowest,
+            "barrier": view.barrier.number,
+        },
+        "members": [_member(member) for member in view.members],
+        "others": _others(engine, view),
+        "consistency": settings.consistency,
+        "backups": engine.backups,
+        "min_copies": settings.min_copies,
+        "store": store.usage()._asdict(),
+        "streams": sorted(engine.streams.open_to()) if engine.streams is not None else [],
+        "counts": dict(sorted(total.items())),
+        "versions": {"sessionha": __version__, "python": platform.python_version()},
+    }
+
+
+def _member(member: Member) -> dict[str, Any]:
+    return {
+        "node": member.node,
+        "incarnation": member.incarnation,
+        "state": "ready" if member.ready else "not ready",
+        "joined": member.joined.number,
+        "peer": member.peer,
+        "url": member.url,
+        "role": member.role,
+        "zone": member.zone,
+        "weight": member.weight,
+    }
+
+
+def _others(engine: Engine, view: View) -> list[dict[str, Any]]:
+    """Nodes that are configured, or were members, and are not in the view."""
+    unproven = engine.membership.unproven()
+    states: dict[str, str] = dict.fromkeys(engine.settings.description.order, "absent")
+    states.update(view.departed)
+    return [
+        {"node": node, "state": state, "awaited": node in unproven}
+        for node, state in states.items()
+        if view.member(node) is None
+    ]
