@@ -15,6 +15,11 @@ from sessionha.identity import Epoch, GroupID, Position, SessionKey
 from sessionha.view import Member, View
 
 
+def size_of(value: bytes | None) -> str:
+    """What may be told of a value: its size."""
+    return "deleted" if value is None else f"{len(value)} bytes"
+
+
 class Wire(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """A message."""
 
@@ -48,6 +53,10 @@ class ElementRow(msgspec.Struct, frozen=True, array_like=True):
     version: int
     manager: str
     value: bytes | None
+
+    def __repr__(self) -> str:
+        """Without the value: messages may end in a log or a traceback."""
+        return f"<ElementRow: {self.name!r}, version {self.version}, {size_of(self.value)}>"
 
 
 class Push(Wire, frozen=True):
@@ -176,6 +185,11 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
     puts: tuple[tuple[str, str, bytes], ...] = ()
     """(element, manager, encoded value)."""
     deletes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Without the values, as of an ElementRow."""
+        puts = ", ".join(f"{name!r}: {size_of(value)}" for name, _, value in self.puts)
+        return f"<SessionChange: puts {{{puts}}}, deletes {self.deletes}, destroy {self.destroy}>"
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):

@@ -189,6 +189,9 @@ class Ticket(NamedTuple):
     deadline: int
     """When the session is idle for too long: seconds of the wall clock; 0: it never was valid."""
 
+    def __repr__(self) -> str:
+        return f"<Ticket: until {self.deadline}>"  # never an ID
+
 
 class SessionCookies:
     """Writes and verifies session cookies: `<session ID>.<idle deadline>.<signature>`.

@@ -35,6 +35,9 @@ class Known(NamedTuple):
     life_left: int | None = None
     """Milliseconds until it ends, used or not; None: no absolute lifetime."""
 
+    def __repr__(self) -> str:
+        return f"<Known: {len(self.elements)} elements>"  # never an ID or a value
+
 
 class Prepared(NamedTuple):
     """Changes that are ready to be committed, and what is known once they are."""

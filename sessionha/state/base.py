@@ -32,6 +32,10 @@ class Loaded(NamedTuple):
     elements: Mapping[str, tuple[str, bytes]]
     """Element name to (data manager, encoded value), in name order; still encoded."""
 
+    def __repr__(self) -> str:
+        """Without the values: it may end in a log or a traceback."""
+        return f"<Loaded: {len(self.elements)} elements, {self.held}>"
+
 
 class Receipt(NamedTuple):
     """What a commit achieved."""

@@ -21,6 +21,7 @@ from sessionha.identity import (
     SessionKey,
     ViewID,
 )
+from sessionha.peer.messages import size_of
 from sessionha.store.base import Reader
 
 GROUPS = b"\x01"
@@ -106,6 +107,9 @@ class ElementRecord(msgspec.Struct, array_like=True):
     value: bytes | None
     """Encoded; None is a tombstone."""
 
+    def __repr__(self) -> str:
+        return f"<ElementRecord: version {self.version}, {size_of(self.value)}>"
+
 
 class Row(NamedTuple):
     """A session or element row of a group, as `rows` finds them."""
@@ -113,6 +117,9 @@ class Row(NamedTuple):
     session: SessionKey
     element: str | None
     value: bytes
+
+    def __repr__(self) -> str:
+        return f"<Row: {self.element!r}, {size_of(self.value)}>"
 
 
 _encode = msgspec.msgpack.Encoder().encode
