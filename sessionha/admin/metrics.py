@@ -36,7 +36,6 @@ STATE: Final = {
 KINDS: Final = {
     "visits": "What went otherwise than usual in requests, by name",
     "membership": "What happened to the node's membership, by name",
-    "streams": "What happened on the streams between nodes, by name",
 }
 """Counts that are one metric with the label `event`: their names are words of the source."""
 
@@ -59,13 +58,16 @@ class _Collected(Collector):
 
 
 def _counters(total: Counter[str]) -> Iterator[Metric]:
-    kinds: dict[str, dict[str, int]] = {kind: {} for kind in ("state", *KINDS)}
+    kinds: dict[str, dict[str, int]] = {kind: {} for kind in ("state", "streams", *KINDS)}
     for key, count in sorted(total.items()):
         kind, _, name = key.partition("/")
         if kind in kinds:  # an engine of another version may have left more
             kinds[kind][name] = count
     for name, count in kinds.pop("state").items():
         yield CounterMetricFamily(f"sessionha_{name}", STATE.get(name, name), value=count)
+    for name, count in kinds.pop("streams").items():
+        meaning = f"{name.replace('_', ' ').capitalize()} on the streams between nodes"
+        yield CounterMetricFamily(f"sessionha_stream_{name}", meaning, value=count)
     for kind, counts in kinds.items():
         family = CounterMetricFamily(f"sessionha_{kind}", KINDS[kind], labels=["event"])
         for name, count in counts.items():

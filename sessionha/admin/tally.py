@@ -38,16 +38,21 @@ class Tally:
         if own == self._left:
             return
         with self._store.write() as writer:
-            writer.put(self._key, _encode(dict(self._base + Counter(own))))
+            writer.put(self._key, _encode(dict(self._with_base(own))))
         self._left = dict(own)
 
     def total(self, own: Mapping[str, int]) -> Counter[str]:
         """The node's counts: this engine's as they are now, the others' as they left them."""
-        found = self._base + Counter(own)
+        found = self._with_base(own)
         with self._store.read() as reader:
             for key, value in reader.scan(ROW):
                 if key != self._key:
                     found.update(_read(value))
+        return found
+
+    def _with_base(self, own: Mapping[str, int]) -> Counter[str]:
+        found = Counter(own)
+        found.update(self._base)  # unlike `+` it keeps what is 0 so far
         return found
 
 

@@ -13,6 +13,7 @@ import typer
 import typer.main
 
 from sessionha import __version__
+from sessionha.admin.tokens import ROLES, Role
 from sessionha.cli.extras import MissingExtra, needs
 from sessionha.errors import InvalidSettings
 from sessionha.identity import is_name
@@ -90,6 +91,45 @@ def config(
 
 
 @app.command()
+def token(
+    role: Annotated[
+        str, typer.Option(help=f"One of {', '.join(ROLES)}; each may do what those before it may.")
+    ] = "read",
+    file: ConfigFile = None,
+) -> None:
+    """Print the bearer token of a role, derived from the cluster secret."""
+    from sessionha.cli import status as asking
+
+    print(asking.token(Settings.observe(config=file), _role(role)))
+
+
+@app.command()
+def status(
+    url: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="The node's administration, such as 10.0.0.1:7947."),
+    ] = None,
+    file: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what a node knows of itself and of its cluster."""
+    with needs("cli", "the status"):
+        from rich.console import Console
+
+        from sessionha.cli import status as asking
+    settings = Settings.observe(config=file)
+    try:
+        found = asking.ask(asking.address_of(settings, url), asking.token(settings, "read"))
+    except asking.NoAnswer as problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        asking.show(found, Console())
+
+
+@app.command()
 def router(
     file: ConfigFile = None,
     nodes: Annotated[
@@ -143,6 +183,13 @@ def _engine_types(words: list[str]) -> dict[str, str]:
         if not prefix.startswith("/") or not is_name(engine_type):
             raise typer.BadParameter("write it as PREFIX=TYPE, such as --engine-type /api=api")
     return pairs
+
+
+def _role(text: str) -> Role:
+    for role in ROLES:
+        if text == role:
+            return role
+    raise typer.BadParameter(f"--role {text!r} is not one of {', '.join(ROLES)}")
 
 
 def _duration(option: str, text: str) -> float:
