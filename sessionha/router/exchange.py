@@ -30,6 +30,9 @@ RETRY_AFTER: Final = b"1"
 WATCH_AFTER: Final = 0.1
 """Seconds until a request is worth a task that notices when its client leaves."""
 
+SHORT: Final = 64 * 1024
+"""Bytes of a response that are gathered before any of it is passed on."""
+
 BROKEN_LIMIT: Final = 4
 """A request that kills every server it is sent to must not visit them all."""
 
@@ -171,18 +174,24 @@ class HttpExchange:
         return now < self._give_up and self._continues(Outcome.ELSEWHERE)
 
     async def _relay(self, response: aiohttp.ClientResponse) -> None:
+        """Pass the response on: a short one when it is complete, so that a server that dies in the
+        middle of it can still be replaced; a longer one or a stream piece by piece."""
+        content = response.content
+        short = response.content_length is not None and response.content_length <= SHORT
+        piece = await content.read() if short else b""
         self._started = True
         if self._clock is not None:
             self._clock.reschedule(None)
         headers = returned(response.raw_headers)
         start = {"type": "http.response.start", "status": response.status, "headers": headers}
         await self._send(start)
-        content = response.content
-        more = True
+        more = not short
         while more:
             piece = await content.readany()
             more = not content.at_eof()
             await self._send({"type": "http.response.body", "body": piece, "more_body": more})
+        if short:
+            await self._send({"type": "http.response.body", "body": piece})
 
     def _timed_out(self) -> Outcome:
         if self._body.gone:

@@ -126,6 +126,24 @@ async def test_an_idempotent_request_that_was_sent_goes_on_to_the_next(
     assert len(n1.heads) == 2, "once kept, once on a fresh connection"
 
 
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 200), ("POST", 502)])
+async def test_a_server_that_dies_in_the_middle_of_a_short_response_is_replaced(
+    world: World, method: str, status: int
+) -> None:
+    """Nothing of the response reached the client yet, so R14 decides as if none had begun."""
+
+    async def cut_short(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await n1.head(reader)
+        writer.write(OK[:-1])
+
+    n1, url = await world.raw(cut_short)
+    n2 = await world.node("n2")
+    await world.route(member("n1", url), member("n2", n2.url))
+    got, text = await world.request(method, "/", route_cookie("n1", "n2"))
+    assert (got, n2.seen != []) == (status, status == 200)
+    assert status == 502 or text == "n2"
+
+
 async def test_an_idempotency_key_makes_a_post_repeatable(world: World) -> None:
     n2 = await world.node("n2")
     await broken_then(world, n2)
