@@ -224,20 +224,24 @@ def merge(writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: L
         merging.apply(change)
     record.version = merging.version
     if record.tombstones > ELEMENT_TOMBSTONES:
-        _trim(writer, batch.group, record)
+        _trim(writer, batch.group, record, record.acked)
     return Delta(tuple(merging.sessions), tuple(merging.elements))
 
 
-def _trim(writer: Writer, group: GroupID, record: GroupRecord) -> None:
-    """Forget the element tombstones that all of C has passed."""
+def _trim(writer: Writer, group: GroupID, record: GroupRecord, passed: int) -> None:
+    """Forget the element tombstones up to a version that all of C has passed."""
+    record.tombstones = 0  # counted afresh: what destroyed sessions had was still in it
     for row in list(rows(writer, group)):
         if row.element is None:
             continue
         element = read_element(row.value)
-        if element.value is None and element.version <= record.acked:
+        if element.value is not None:
+            continue
+        if element.version <= passed:
             writer.delete(element_key(group, row.session, row.element))
             record.trimmed = max(record.trimmed, element.version)
-            record.tombstones -= 1
+        else:
+            record.tombstones += 1
 
 
 def _drop_elements(writer: Writer, group: GroupID, session: SessionKey) -> None:
@@ -269,7 +273,7 @@ def content(
                 sessions.append(session_row(row.session, session, now))
         else:
             element = read_element(row.value)
-            if element.version > since and not (full and element.value is None):
+            if element.version > since:  # tombstones too: a later difference needs them
                 changed.append(
                     ElementRow(
                         row.session, row.element, element.version, element.manager, element.value
@@ -325,6 +329,8 @@ def accept(
     if push.full:
         clear(writer, push.group)
         record.tombstones = 0
+    elif push.trimmed > record.trimmed:
+        _trim(writer, push.group, record, push.trimmed)
     for session in push.sessions:
         _accept_session(writer, push.group, session, now)
     for element in push.elements:
