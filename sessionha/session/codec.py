@@ -8,9 +8,10 @@ plain value that it equals, as JSON does. Anything else is refused by name. Neve
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -34,7 +35,14 @@ IMMUTABLE: Final = frozenset(
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _CONTAINERS: Final = frozenset({list, dict})
+_ROWS: Final = frozenset({dict})
 _KEYS: Final = frozenset({str, int})
+
+_REFUSALS: Final = (TypeError, OverflowError, UnicodeEncodeError, RecursionError)
+"""What msgspec raises for values that it cannot store."""
+
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, TypeError, ArithmeticError, KeyError)
+"""What msgspec and the readers raise for stored bytes that are not ours."""
 
 
 class Undecodable(NamedTuple):
@@ -62,10 +70,44 @@ def decode(data: bytes) -> Any | Undecodable:
     """The value, or `Undecodable`: one bad element does not spoil the others."""
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, ValueError, TypeError, ArithmeticError, KeyError) as error:
+    except _UNREADABLE as error:
         return Undecodable(data, f"{type(error).__name__}: {error}"[:200])
     except RecursionError:
         return Undecodable(data, "it is nested too deeply")
+
+
+def decode_all(
+    elements: Mapping[str, tuple[str, bytes]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every value by name, and of those that cannot be decoded why."""
+    read = _decoder.decode
+    try:
+        return {name: read(data) for name, (_, data) in elements.items()}, {}
+    except (*_UNREADABLE, RecursionError):
+        pass  # one by one, to find which
+    values: dict[str, Any] = {}
+    unreadable: dict[str, str] = {}
+    for name, (_, data) in elements.items():
+        value = decode(data)
+        if isinstance(value, Undecodable):
+            unreadable[name] = value.why
+        else:
+            values[name] = value
+    return values, unreadable
+
+
+def is_unchanged(value: Any, data: bytes, depth: int, *, exactly: bool) -> bool:
+    """Whether `data` surely is the value's stored form; False: perhaps, `encode` and compare.
+
+    Not `exactly`: for values that the application has not seen, so that a list in them cannot
+    have become an equal tuple.
+    """
+    try:
+        if _encoder.encode(value) != data:
+            return False
+    except _REFUSALS:
+        return False
+    return not exactly or _is_plain(value, depth)
 
 
 def _is_plain(value: Any, depth: int) -> bool:
@@ -84,7 +126,16 @@ def _is_plain(value: Any, depth: int) -> bool:
         return True
     if not inner <= _CONTAINERS:
         return False
+    if inner == _ROWS and depth > 1 and _are_rows([row for row in value if type(row) is dict]):
+        return True
     return all(_is_plain(item, depth - 1) for item in value if type(item) in _CONTAINERS)
+
+
+def _are_rows(rows: list[dict[Any, Any]]) -> bool:
+    """Whether these are flat and plain, as rows of a table are: the most frequent nesting."""
+    if not _KEYS.issuperset(map(type, chain.from_iterable(rows))):
+        return False
+    return _SCALARS.issuperset(map(type, chain.from_iterable(map(dict.values, rows))))
 
 
 class _Careful:

@@ -13,13 +13,23 @@ from typing import Any, Final, NamedTuple, NoReturn
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
 from sessionha.identity import SessionKey
 from sessionha.peer.messages import Create, SessionChange
-from sessionha.session.codec import DEPTH, IMMUTABLE, Undecodable, decode, encode
+from sessionha.session.codec import (
+    DEPTH,
+    IMMUTABLE,
+    Undecodable,
+    decode,
+    decode_all,
+    encode,
+    is_unchanged,
+)
 from sessionha.state.base import Receipt
 
 NAME_BYTES: Final = 256
 """Longest name of an element: it is part of a key of the store, which has 511 bytes."""
 
 _VALUE: Final = "value"  # the data manager of new elements: the last writer wins
+_NEW: Final = (_VALUE, None)
+_MISSING: Final = object()
 
 
 class Known(NamedTuple):
@@ -46,6 +56,11 @@ class Prepared(NamedTuple):
     after: Known | None
     deleted: frozenset[str]
     marks: int
+    encoded: Mapping[str, Any]
+    """The values behind the changes, as they were when they were encoded."""
+
+
+_NOTHING: Final = frozenset[str]()
 
 
 class Session(MutableMapping[str, Any]):
@@ -72,7 +87,7 @@ class Session(MutableMapping[str, Any]):
         self._now = now
         self._depth = depth
         self._values: dict[str, Any] = {}
-        self._decoded: dict[str, Any] = {}
+        self._decoded: dict[str, Any] = {}  # the very objects that the stored forms became
         self._unreadable: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._face: DictSession | None = None
@@ -230,12 +245,9 @@ class Session(MutableMapping[str, Any]):
     def as_dict(self) -> DictSession:
         """The same session as a real dict, complete; from now on the store of both faces."""
         if self._face is None:
-            for name in self._stored:
-                if name not in self._values and name not in self._deleted:
-                    self._decode(name)
-            self._face = DictSession(self)
-            dict.update(self._face, self._values)
-            self._values = self._face
+            self._decode_rest()
+            lent = set(self._values) if self._accessed else set()
+            self._values = self._face = DictSession(self, self._values, lent)
         return self._face
 
     def adopt(self, values: Mapping[str, Any]) -> None:
@@ -264,18 +276,21 @@ class Session(MutableMapping[str, Any]):
         Raises:
             ElementNotEncodable: nothing was changed.
         """
-        known, deleted, marks = self._known, frozenset(self._deleted), self._marks
+        known, marks = self._known, self._marks
+        deleted = frozenset(self._deleted) if self._deleted else _NOTHING
         ended = self._destroyed or (self._cleared and not self._held_names())
-        changes: list[SessionChange] = []
+        changes: tuple[SessionChange, ...] = ()
         if known is not None and ended:
-            changes.append(SessionChange(known.key, destroy=True))
+            changes = (SessionChange(known.key, destroy=True),)
             known = None
         if known is not None:
             change, known = self._changed(known, mint)
         else:
             change, known = self._begun(mint, create)
-        changes += [change] if change else []
-        return Prepared(tuple(changes), known, deleted, marks)
+        if change is None:
+            return Prepared(changes, known, deleted, marks, {})
+        encoded = {name: dict.__getitem__(self._values, name) for name, _, _ in change.puts}
+        return Prepared((*changes, change), known, deleted, marks, encoded)
 
     def settle(self, prepared: Prepared, receipt: Receipt | None) -> None:
         """The prepared changes are committed: what follows is compared with them.
@@ -288,7 +303,9 @@ class Session(MutableMapping[str, Any]):
         if prepared.marks == self._marks:
             self._destroyed = self._cleared = self._renew = False
         self._deleted -= prepared.deleted
-        self._decoded.clear()
+        self._decoded.update(prepared.encoded)
+        if self._face is not None:
+            self._face.lent.update(prepared.encoded)
 
     def discard(self) -> None:
         """Forget every change of this request that is not committed."""
@@ -342,10 +359,18 @@ class Session(MutableMapping[str, Any]):
     def _names(self) -> list[str]:
         self._use()
         if self._face is None:
-            for name in self._stored:
-                if name not in self._values and name not in self._deleted:
-                    self._decode(name)
+            self._decode_rest()
         return list(self._values)
+
+    def _decode_rest(self) -> None:
+        stored = self._stored
+        if not (self._values or self._deleted or self._unreadable):
+            self._decoded, self._unreadable = decode_all(stored)
+            self._values = self._decoded.copy()
+            return
+        for name in stored:
+            if name not in self._values and name not in self._deleted:
+                self._decode(name)
 
     def _decode(self, name: str) -> None:
         if name in self._unreadable:
@@ -354,9 +379,7 @@ class Session(MutableMapping[str, Any]):
         if isinstance(value, Undecodable):
             self._unreadable[name] = value.why
             return
-        self._values[name] = value
-        if type(value) in IMMUTABLE:
-            self._decoded[name] = value
+        self._values[name] = self._decoded[name] = value
 
     def _begun(
         self, mint: Callable[[], tuple[str, SessionKey]], create: Create
@@ -382,9 +405,9 @@ class Session(MutableMapping[str, Any]):
             elements = puts
         else:
             deletes = tuple(sorted(self._dropped(stored)))
+            if not (puts or deletes or self._renew):
+                return None, known
             elements = {name: kept for name, kept in stored.items() if name not in deletes} | puts
-        if not (puts or deletes or cleared or self._renew):
-            return None, known
         session_id, key = mint() if self._renew else (known.session_id, known.key)
         change = SessionChange(
             key,
@@ -397,11 +420,15 @@ class Session(MutableMapping[str, Any]):
 
     def _puts_beside(self, stored: Mapping[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
         puts: dict[str, tuple[str, bytes]] = {}
-        missing = object()
+        decoded, lent = self._decoded, self._face.lent if self._face is not None else None
         for name, value in dict.items(self._values):
-            if self._decoded.get(name, missing) is value:
-                continue
-            manager, before = stored.get(name, (_VALUE, None))
+            manager, before = stored.get(name, _NEW)
+            if before is not None and decoded.get(name, _MISSING) is value:
+                if type(value) in IMMUTABLE:
+                    continue
+                exactly = lent is None or name in lent
+                if is_unchanged(value, before, self._depth, exactly=exactly):
+                    continue
             encoded = self._encoded(name)
             if encoded != before:
                 puts[name] = (manager, encoded)
@@ -410,7 +437,10 @@ class Session(MutableMapping[str, Any]):
     def _dropped(self, stored: Mapping[str, tuple[str, bytes]]) -> set[str]:
         if self._face is None:
             return {name for name in self._deleted if name in stored}
-        return stored.keys() - dict.keys(self._values) - self._unreadable.keys()
+        kept = dict.keys(self._values)
+        if kept == stored.keys():
+            return set()
+        return stored.keys() - kept - self._unreadable.keys()
 
     def _encoded(self, name: str) -> bytes:
         _check_name(name)
@@ -423,9 +453,11 @@ class DictSession(dict[str, Any]):
     Unlike there, every kind of reading marks it accessed, so that `Vary: Cookie` is never missed.
     """
 
-    def __init__(self, body: Session) -> None:
-        super().__init__()
+    def __init__(self, body: Session, values: Mapping[str, Any], lent: set[str]) -> None:
+        dict.__init__(self, values)
         self._body = body
+        self.lent = lent
+        """Names of the changeable values that the application got hold of."""
         self.accessed = False
         self.modified = False
 
@@ -438,17 +470,24 @@ class DictSession(dict[str, Any]):
         self.accessed = True
         self.modified = True
 
+    def _lend(self) -> None:
+        self.accessed = True
+        self.lent.update(dict.keys(self))
+
     def __missing__(self, name: str) -> Any:
         self._body.refuse_unreadable(name)
         raise KeyError(name)
 
     def __getitem__(self, name: str) -> Any:
         self.accessed = True
-        return super().__getitem__(name)
+        value = _get(self, name)
+        if type(value) not in IMMUTABLE:
+            self.lent.add(name)
+        return value
 
     def __contains__(self, name: object) -> bool:
         self.accessed = True
-        return super().__contains__(name) or name in self._body.unreadable
+        return _has(self, name) or name in self._body.unreadable
 
     def __iter__(self) -> Iterator[str]:
         self.accessed = True
@@ -463,12 +502,12 @@ class DictSession(dict[str, Any]):
         return super().__eq__(other)
 
     def __or__(self, other: Any, /) -> dict[str, Any]:  # type: ignore[override]
-        self.accessed = True
+        self._lend()
         merged: dict[str, Any] = dict(super().items()) | other
         return merged
 
     def __ror__(self, other: Any, /) -> dict[str, Any]:  # type: ignore[override]
-        self.accessed = True
+        self._lend()
         merged: dict[str, Any] = other | dict(super().items())
         return merged
 
@@ -479,30 +518,31 @@ class DictSession(dict[str, Any]):
     __hash__ = None
 
     def get(self, name: str, default: Any = None) -> Any:
+        if _has(self, name):
+            return self[name]
         self.accessed = True
-        if not super().__contains__(name):
-            self._body.refuse_unreadable(name)
-        return super().get(name, default)
+        self._body.refuse_unreadable(name)
+        return default
 
     def keys(self) -> Any:
         self.accessed = True
         return super().keys()
 
     def values(self) -> Any:
-        self.accessed = True
+        self._lend()
         return super().values()
 
     def items(self) -> Any:
-        self.accessed = True
+        self._lend()
         return super().items()
 
     def copy(self) -> dict[str, Any]:
-        self.accessed = True
+        self._lend()
         return dict(super().items())
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self.mark_modified()
-        super().__setitem__(name, value)
+        self.accessed = self.modified = True
+        _set(self, name, value)
 
     def __delitem__(self, name: str) -> None:
         self.mark_modified()
@@ -516,8 +556,9 @@ class DictSession(dict[str, Any]):
 
     def pop(self, name: str, *default: Any) -> Any:
         self.accessed = True
-        if super().__contains__(name):
+        if _has(self, name):
             self.mark_modified()
+            self.lent.add(name)
         else:
             self._body.refuse_unreadable(name)
         return super().pop(name, *default)
@@ -526,13 +567,15 @@ class DictSession(dict[str, Any]):
         self.accessed = True
         item = super().popitem()
         self.mark_modified()
+        self.lent.add(item[0])
         return item
 
     def setdefault(self, name: str, default: Any = None) -> Any:
         self.accessed = True
-        if not super().__contains__(name):
+        if not _has(self, name):
             self._body.refuse_unreadable(name)
             self.mark_modified()
+        self.lent.add(name)
         return super().setdefault(name, default)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
@@ -543,6 +586,11 @@ class DictSession(dict[str, Any]):
         self.mark_modified()
         super().update(other)
         return self
+
+
+_get: Final = dict[str, Any].__getitem__
+_set: Final = dict[str, Any].__setitem__
+_has: Final = dict[str, Any].__contains__
 
 
 class UnavailableSession(MutableMapping[str, Any]):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import operator
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -187,6 +189,72 @@ def test_what_changes_during_a_commit_is_kept_for_the_next() -> None:
     session.destroy()
     session.settle(ready, None)
     assert change(session) == SessionChange(b"old-key", destroy=True)
+
+
+@faces
+def test_a_value_that_was_taken_out_and_committed_can_be_put_back(
+    face: Callable[[Session], Face],
+) -> None:
+    session = stored()
+    user, cart = face(session).pop("user"), face(session).pop("cart")
+    session.settle(prepared(session), None)
+    face(session).update(user=user, cart=cart)
+    assert puts(session) == {"user": "ada", "cart": STORED["cart"]}
+
+
+@faces
+def test_a_change_after_a_commit_is_noticed(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    cart: list[Any] = [1]
+    face(session)["cart"] = cart
+    session.settle(prepared(session), None)
+    assert change(session) is None
+    cart.append(2)
+    assert puts(session) == {"cart": [1, 2]}
+    cart[:] = [(1,), True]
+    session.settle(prepared(session), None)
+    cart[:] = [[1], 1]
+    assert puts(session) == {"cart": [[1], 1]}
+
+
+@pytest.mark.parametrize(
+    "lend",
+    [
+        lambda s: s["a"],
+        lambda s: s.get("a"),
+        lambda s: next(iter(s.values())),
+        lambda s: dict(s.items())["a"],
+        lambda s: {**s}["a"],
+        lambda s: dict(s)["a"],
+        lambda s: s.copy()["a"],
+        lambda s: (s | {})["a"],
+        lambda s: ({} | s)["a"],
+        lambda s: s.setdefault("a", []),
+        lambda s: s.setdefault("a", s.pop("a")),
+        lambda s: s.setdefault("a", s.popitem()[1]),
+        operator.itemgetter("a"),
+        lambda s: copy.copy(dict(s))["a"],
+    ],
+)
+def test_a_list_that_became_an_equal_tuple_is_a_change(lend: Callable[[Any], list[Any]]) -> None:
+    session = stored(a=[[1], "x"])
+    value = lend(session.as_dict())
+    value[0] = (1,)
+    assert puts(session) == {"a": [(1,), "x"]}
+
+
+def test_a_change_behind_the_back_of_the_dict_is_noticed() -> None:
+    """C code reads and writes the storage of a dict without asking its methods."""
+    session = stored()
+    face = session.as_dict()
+    dict.__getitem__(face, "cart")["items"].append(3)
+    dict.__setitem__(face, "n", 2)
+    dict.__delitem__(face, "user")
+    face.mark_accessed()
+    found = change(session)
+    assert found is not None
+    assert found.deletes == ("user",)
+    assert puts(session) == {"cart": {"items": [1, 2, 3]}, "n": 2}
 
 
 def test_a_discarded_change_is_forgotten() -> None:
