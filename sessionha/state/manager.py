@@ -44,7 +44,7 @@ from sessionha.state.records import (
     whole_session,
     write_record,
 )
-from sessionha.state.replication import Replication, Round
+from sessionha.state.replication import Replication, Round, receipt
 from sessionha.store.base import Writer
 from sessionha.view import View
 
@@ -198,13 +198,12 @@ class StateManager:
 
     async def _finish(self, started: _Started) -> Receipt:
         """The round to C, and transaction 2."""
-        record = started.record
         if started.round is None:
-            return self._receipt(record)
+            return receipt(started.record)
         node = self.node
         deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
         try:
-            record = await self.replication.confirm(started.round, deadline)
+            return await self.replication.confirm(started.round, deadline)
         except asyncio.CancelledError:
             work = self.replication.settle(started.round.push.group, deadline, widen=True)
             node.spawn(work)
@@ -215,11 +214,6 @@ class StateManager:
         except CommitUnconfirmed:
             node.counters.unconfirmed += 1
             raise
-        return self._receipt(record)
-
-    @staticmethod
-    def _receipt(record: GroupRecord) -> Receipt:
-        return Receipt(record.position, record.holders, len(record.holders) - 1)
 
     async def _commit_elsewhere(self, batch: Batch, primary: str) -> Receipt:
         """The group went away while the request ran: the primary merges its batch (R5)."""
@@ -299,10 +293,10 @@ class StateManager:
         except SessionError as error:
             return Failed(type(error).__name__, str(error))
         try:
-            receipt = await self._finish(started)
+            done = await self._finish(started)
         except CommitUnconfirmed as error:
             return Failed(type(error).__name__, str(error))
-        return Committed(receipt.position, receipt.holders)
+        return Committed(done.position, done.holders)
 
     def _on_touch(self, sender: Sender, touch: Touch) -> None:
         node = self.node

@@ -15,6 +15,7 @@ from sessionha.identity import NO_POSITION, NO_VIEW, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Behind, CannotHold, Failed, Message, Push, Pushed, Refused
 from sessionha.state import copies, placement
+from sessionha.state.base import Receipt
 from sessionha.state.node import Node
 from sessionha.state.records import (
     GroupRecord,
@@ -51,6 +52,11 @@ class Round(NamedTuple):
     leaving: tuple[str, ...]
     """Told after all backups have it: a copy is given up only when its replacement exists."""
     view: ViewID
+
+
+def receipt(record: GroupRecord) -> Receipt:
+    """What a group without a change under way tells."""
+    return Receipt(record.position, record.holders, len(record.holders) - 1)
 
 
 class Replication:
@@ -102,8 +108,9 @@ class Replication:
         record.holders, record.leaving, record.formed = holders, leaving, view.id
         return changed
 
-    async def confirm(self, started: Round, deadline: int) -> GroupRecord:
-        """Wait until every target has the round's version.
+    async def confirm(self, started: Round, deadline: int) -> Receipt:
+        """Wait until every target has the round's version: that, and not what a sibling has
+        written meanwhile, is what the receipt tells.
 
         Raises:
             Fenced: another node has a newer epoch.
@@ -112,8 +119,9 @@ class Replication:
         push = started.push
         missing = await self._send(started)
         if not missing:
-            return self._acknowledge(push)
-        return await self.settle(push.group, deadline, widen=True)
+            self._acknowledge(push)
+            return Receipt(Position(push.epoch, push.version), push.holders, len(push.holders) - 1)
+        return receipt(await self.settle(push.group, deadline, widen=True))
 
     async def settle(
         self,
