@@ -20,6 +20,7 @@ from sessionha.state.node import Node
 from sessionha.state.records import (
     GroupRecord,
     epoch_at,
+    epoch_end,
     get_group,
     group_key,
     write_record,
@@ -121,7 +122,11 @@ class Replication:
         if not missing:
             self._acknowledge(push)
             return Receipt(Position(push.epoch, push.version), push.holders, len(push.holders) - 1)
-        return receipt(await self.settle(push.group, deadline, widen=True))
+        record = await self.settle(push.group, deadline, widen=True)
+        end = epoch_end(record.line, push.epoch)
+        if end is None or -1 < end < push.version:
+            raise Fenced(record.promise)  # this node lost the group and got it back without it
+        return receipt(record)
 
     async def settle(
         self,
