@@ -202,7 +202,8 @@ class Ownership:
         match reply:
             case Granted():
                 source = reply.content
-                self._check_floor(Position(source.epoch, source.version), floor)
+                if floor is not None and Position(source.epoch, source.version) < floor:
+                    return None  # somebody else may have what the client has seen
                 self._adopt_handover(group, epoch, asked, source)
                 deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
                 await self._replication.settle(group, deadline, widen=False)
@@ -239,6 +240,8 @@ class Ownership:
             record = get_group(reader, group) or GroupRecord()
             mine = _Answer(node.me, self._standing(record, epoch, view))
         answers = [mine, *await self._ask_all(group, epoch, view)]
+        if node.membership.view().id != view.id:
+            raise _Lost  # others may have come back since, and were not asked
         highest = max(answer.standing.promised for answer in answers)
         if highest > epoch:
             self._saw(highest)
@@ -315,6 +318,7 @@ class Ownership:
             in_sync = {a.node for a in holding if a.standing.in_sync and a.node != node.me}
             order = [name for name in record.holders if name in in_sync]
             order += sorted(in_sync - set(order))
+            order += sorted(found - in_sync)  # in quarantine: a push makes it as good as any
             wanted = placement.backups(
                 group, view, node.me, min(len(order), node.options.backups), order
             )
@@ -370,7 +374,8 @@ class Ownership:
             counter = int.from_bytes(writer.get(ATTEMPTS) or b"")
             seen = max(counter, record.promise.attempt, floor.epoch.attempt if floor else 0)
             writer.put(ATTEMPTS, (seen + 1).to_bytes(8))
-            epoch = Epoch(max(view.id.number, record.promise.view), seen + 1, node.me)
+            number = max(view.id.number, record.promise.view, floor.epoch.view if floor else 0)
+            epoch = Epoch(number, seen + 1, node.me)
             if promise:
                 self._promise(writer, group, record, epoch)
         return epoch
