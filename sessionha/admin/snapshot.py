@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from dataclasses import asdict
@@ -47,6 +48,7 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "node": settings.node,
         "incarnation": store.incarnation,
         "engine": engine.slot,
+        "pid": os.getpid(),
         "engines": sorted(store.living_slots()),
         "state": membership.state,
         "waiting_for": membership.waiting_for,

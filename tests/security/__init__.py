@@ -1,0 +1,1 @@
+"""What an attacker, or a reader of logs, must never get."""
