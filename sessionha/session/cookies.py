@@ -9,11 +9,12 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
 import itsdangerous
 import msgspec
+from itsdangerous.signer import SigningAlgorithm
 
 from sessionha.errors import InvalidSettings
 from sessionha.identity import (
@@ -30,12 +31,14 @@ from sessionha.identity import (
 
 SameSite = Literal["lax", "strict", "none"]
 Found = TypeVar("Found")
+Asked = TypeVar("Asked")
 
 ROUTE_COOKIE: Final = "hsr"
 """Without `-`, because nginx's `$cookie_NAME` cannot express one."""
 
+_NAMES_PATTERN: Final = r"[a-z0-9-]{1,16}(?:~[a-z0-9-]{1,16}){0,7}"
 ROUTE_PATTERN: Final = (
-    r"^1\.([a-z0-9-]{1,16}(?:~[a-z0-9-]{1,16}){0,7})"
+    rf"^1\.({_NAMES_PATTERN})"
     r"\.([A-Za-z0-9_-]*)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})$"
 )
 """What balancers match: server names, opaque part, key ID, signature."""
@@ -54,6 +57,7 @@ CANDIDATES: Final = 4
 
 KEY_BYTES: Final = 32
 _ROUTE = re.compile(ROUTE_PATTERN[1:-1])
+_NAMES = re.compile(_NAMES_PATTERN)
 _SESSION = re.compile(
     rf"([A-Za-z0-9_-]{{{SESSION_ID_CHARS}}})\.([0-9]{{1,12}})\.([A-Za-z0-9_-]{{43}})"
 )
@@ -89,6 +93,9 @@ class _Opaque(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     cluster: str
 
 
+_encoder: Final = msgspec.msgpack.Encoder()
+
+
 class RouteCookies:
     """Writes and verifies route cookies: `1.<name~name>.<opaque>.<key ID>.<signature>`.
 
@@ -106,6 +113,7 @@ class RouteCookies:
         """Key ID to the key that a balancer needs to verify, the signing one first."""
         self._signers = {kid: _signer(key) for kid, key in self.balancer_keys.items()}
         self._kid = next(iter(self._signers))
+        self._names: dict[tuple[str, ...], str] = {}
         self._opaque = msgspec.msgpack.Decoder(_Opaque)
         self._verified: dict[str, Route] = {}
 
@@ -115,15 +123,22 @@ class RouteCookies:
         More than eight servers are cut. A server name that is none is a mistake of ours.
         """
         epoch, version = route.position
-        opaque = msgspec.msgpack.encode(
+        opaque = _encoder.encode(
             _Opaque(route.group, epoch.view, epoch.attempt, epoch.node, version, route.cluster)
         )
-        names = "~".join(route.servers[:ROUTE_SERVERS])
+        names = self._names.get(route.servers) or self._join(route.servers)
         text = f"1.{names}.{encode64(opaque)}.{self._kid}"
         value = self._signers[self._kid].sign(text).decode("ascii")
-        assert _ROUTE.fullmatch(value), "not a route"
         assert len(value) <= ROUTE_CHARS, "not a route"
+        if len(route.servers) <= ROUTE_SERVERS:
+            _remember(self._verified, value, route)  # it comes back with the next request
         return value
+
+    def _join(self, servers: tuple[str, ...]) -> str:
+        names = "~".join(servers[:ROUTE_SERVERS])
+        assert _NAMES.fullmatch(names), "not server names"
+        _remember(self._names, servers, names)
+        return names
 
     def read(self, text: str) -> Route | None:
         """What the cookie says, or None when this is not one that a known key signed."""
@@ -168,14 +183,27 @@ def cluster_tag(cluster: str, incarnation: str = "") -> str:
     return encode64(hashlib.sha256(f"{cluster}\0{incarnation}".encode()).digest()[:6])
 
 
-def _remember(verified: dict[str, Found], text: str, found: Found) -> None:
-    if len(verified) >= REMEMBERED:
-        verified.clear()
-    verified[text] = found
+def _remember(known: dict[Asked, Found], asked: Asked, found: Found) -> None:
+    if len(known) >= REMEMBERED:
+        known.clear()
+    known[asked] = found
+
+
+class _PreparedHMAC(SigningAlgorithm):
+    """HMAC-SHA256 with a key that is hashed once, and not for every signature."""
+
+    def __init__(self, key: bytes) -> None:
+        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+
+    def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002  (it is hashed)
+        keyed = self._keyed.copy()
+        keyed.update(value)
+        return keyed.digest()
 
 
 def _signer(key: bytes) -> itsdangerous.Signer:
-    return itsdangerous.Signer(key, sep=".", key_derivation="none", digest_method=hashlib.sha256)
+    algorithm = _PreparedHMAC(key)
+    return itsdangerous.Signer(key, sep=".", key_derivation="none", algorithm=algorithm)
 
 
 # --- the session cookie --------------------------------------------------------------------------
@@ -260,14 +288,34 @@ def check_key(key: bytes) -> str | None:
 
 def cookie_values(headers: Iterable[str], name: str) -> list[str]:
     """Every value of the cookie `name` in the `Cookie` headers, in order; no quotes are undone."""
-    values = []
+    values: list[str] = []
     for header in headers:
-        if name not in header:
-            continue
-        for pair in header.split(";"):
-            key, equals, value = pair.partition("=")
-            if equals and key.strip(" \t") == name:
-                values.append(value.strip(" \t"))
+        often = header.count(name)
+        if often == 1 and (value := _only_value(header, name)) is not None:
+            values.append(value)
+        elif often:
+            values += _every_value(header, name)
+    return values
+
+
+def _only_value(header: str, name: str) -> str | None:
+    """The value where the name stands once and as browsers write it; None: look again."""
+    start = header.index(name)
+    if start and header[start - 2 : start] != "; ":
+        return None
+    start += len(name)
+    if header[start : start + 1] != "=":
+        return None
+    end = header.find(";", start)
+    return (header[start + 1 :] if end < 0 else header[start + 1 : end]).strip(" \t")
+
+
+def _every_value(header: str, name: str) -> list[str]:
+    values = []
+    for pair in header.split(";"):
+        key, equals, value = pair.partition("=")
+        if equals and key.strip(" \t") == name:
+            values.append(value.strip(" \t"))
     return values
 
 
@@ -297,10 +345,14 @@ class CookieAttributes:
     domain: str | None = None
     partitioned: bool = False
     http_only: bool = True
+    _flags: tuple[str, str] = field(init=False, repr=False, compare=False)
+    """What ends each header: of requests by http, and by https."""
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
             raise InvalidSettings(problems)
+        flags = self._flags_for(secure=self.secure), self._flags_for(secure=True)
+        object.__setattr__(self, "_flags", flags)
 
     def _problems(self) -> Iterable[str]:
         if _COOKIE_NAME.fullmatch(self.name) is None:
@@ -322,17 +374,17 @@ class CookieAttributes:
         `secure`: the request came by https, so the cookie is `Secure` whatever the setting says.
         """
         age = "" if max_age is None else f"Max-Age={max_age}; "
-        return f"{self.name}={value}; path={self.path}; {age}{self._flags(secure)}"
+        return f"{self.name}={value}; path={self.path}; {age}{self._flags[secure]}"
 
     def delete(self, *, secure: bool = False) -> str:
         """The `Set-Cookie` header that makes a browser forget the cookie."""
-        return f"{self.name}=null; path={self.path}; expires={_EPOCH_DATE}; {self._flags(secure)}"
+        return f"{self.name}=null; path={self.path}; expires={_EPOCH_DATE}; {self._flags[secure]}"
 
-    def _flags(self, secure: bool) -> str:
+    def _flags_for(self, *, secure: bool) -> str:
         flags = ["httponly"] if self.http_only else []
         if self.same_site is not None:
             flags.append(f"samesite={self.same_site}")
-        if secure or self.secure:
+        if secure:
             flags.append("secure")
         if self.domain is not None:
             flags.append(f"domain={self.domain}")

@@ -14,10 +14,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal, Protocol
 
 from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
 from sessionha.identity import (
+    GroupID,
     Position,
     SessionKey,
     new_group,
@@ -27,6 +29,7 @@ from sessionha.identity import (
 from sessionha.peer.messages import Batch, Create
 from sessionha.session.codec import DEPTH
 from sessionha.session.cookies import (
+    REMEMBERED,
     CookieAttributes,
     Route,
     RouteCookies,
@@ -58,6 +61,16 @@ do not clear the cookie: the browser may hold a newer one by now. A minute outla
 
 REPORTED: Final = 256
 """Names of undecodable elements that are remembered as reported."""
+
+CLUSTERS: Final = 1024
+"""Lists of holders whose server names are remembered: a cluster has a few at a time."""
+
+_stored_under = lru_cache(REMEMBERED)(session_key)
+
+
+@lru_cache(CLUSTERS)
+def _server_names(server: str, holders: tuple[str, ...]) -> tuple[str, ...]:
+    return (server, *(server_name(node) for node in holders[1:]))
 
 
 class Home(Protocol):
@@ -106,6 +119,11 @@ class Terms:
     """0: no absolute lifetime."""
     depth: int = DEPTH
     reported: set[str] = field(default_factory=set)
+    create: Create = field(init=False)
+    """What sessions begin with."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "create", Create(max(0, self.idle_timeout), self.lifetime))
 
 
 class Visit:
@@ -121,8 +139,13 @@ class Visit:
         self._terms = terms
         self._secure = secure
         self._now = home.now()
-        self._route = self._read_route(cookie_headers)
-        self._ticket = self._read_ticket(cookie_headers)
+        self._route: Route | None = None
+        self._foreign = False
+        """Whether the client was last served by another cluster, or another life of this one."""
+        self._ticket: Ticket | None = None
+        if cookie_headers:
+            self._read_route(cookie_headers)
+            self._ticket = self._read_ticket(cookie_headers)
         self._group = self._ticket.group if self._ticket else None
         self._fresh = False
         self._held: Held | None = None
@@ -132,7 +155,8 @@ class Visit:
         self._stillborn: str | None = None
         self._receipt: Receipt | None = None
         self._closed = False
-        self._committing: asyncio.Event | None = None
+        self._committing = False
+        self._committed: asyncio.Event | None = None
         self.source: Callable[[], object] | None = None
         """Tells what stands where the framework keeps its dict, should the application have put
         another mapping there."""
@@ -145,7 +169,7 @@ class Visit:
             self._begin(Session(now=self._now, depth=self._terms.depth))
             return True
         held = self._home.state.held(self._ticket.group, self._floor)
-        if held is None and self._is_foreign:
+        if held is None and self._foreign:
             self._lose()
             return True
         return held is not None and self._load(self._ticket)
@@ -167,7 +191,7 @@ class Visit:
     @property
     def vary(self) -> bool:
         """Whether the response depends on the cookie, so that it needs `Vary: Cookie`."""
-        return self.session.accessed or self._gone or self._receipt is not None
+        return self._gone or self._receipt is not None or self.session.accessed
 
     # --- leaving ---
 
@@ -221,37 +245,53 @@ class Visit:
         Raises:
             SessionError: what `Session.commit` lists.
         """
-        while self._committing is not None:
-            await self._committing.wait()
+        while self._committing:
+            if self._committed is None:
+                self._committed = asyncio.Event()
+            await self._committed.wait()
+        prepared = self._prepare()
+        return None if prepared is None else await self._send(prepared)
+
+    def _prepare(self) -> Prepared | None:
+        """What is to be committed now; None: nothing, and that is recorded where it is news."""
         if self._closed:
             return None
         self._look()
-        if self.session.failure is not None:
+        session = self.session
+        if session.failure is not None or not (session.accessed or session.touched):
             return None
-        if not (self.session.accessed or self.session.touched):
-            return None
-        create = Create(max(0, self._terms.idle_timeout), self._terms.lifetime)
-        prepared = self.session.prepare(self._mint, create)
-        self._report_unreadable()
-        if self._terms.idle_timeout <= 0 and self.session.new:
+        prepared = session.prepare(self._mint, self._terms.create)
+        if session.unreadable:
+            self._report_unreadable()
+        if self._terms.idle_timeout <= 0 and session.new:
             self._stillborn = prepared.after.session_id if prepared.after else None
             return None
         if not prepared.changes:
             self._touch()
             return None
-        return await self._send(prepared)
+        return prepared
 
     # --- headers ---
 
     def headers(self) -> list[tuple[str, str]]:
         """The headers to add to the response, after `respond`; `Vary` is told by `vary`."""
-        if self.session.failure is not None:
+        if self._receipt is None and not self._has_news:
             return []
         cookies = [cookie for cookie in (self._session_cookie(), self._route_cookie()) if cookie]
         found = [("set-cookie", cookie) for cookie in cookies]
         if self._receipt is not None and self._receipt.copies < self._home.backups:
             found.append((COPIES, str(self._receipt.copies)))
         return found
+
+    @property
+    def _has_news(self) -> bool:
+        """Whether the client may be told something although nothing was committed."""
+        session = self.session
+        if session.failure is not None:
+            return False
+        if self._gone or self._extended or self._stillborn is not None:
+            return True
+        return self._held is not None and session.accessed
 
     def _session_cookie(self) -> str | None:
         terms, attributes = self._terms, self._terms.attributes
@@ -275,21 +315,22 @@ class Visit:
         cookies, held = self._home.route_cookies, self._held
         if cookies is None or held is None or not (self.session.accessed or self._receipt):
             return None
-        others = (server_name(node) for node in held.holders[1:])
         group = self._group
         assert group is not None, "what is held has a group"
-        route = Route((self._home.server, *others), group, held.position, self._home.cluster)
-        if not (self._receipt or self._extended) and self._is_known(route):
+        names = _server_names(self._home.server, held.holders)
+        if not (self._receipt or self._extended) and self._is_known(names, group, held.position):
             return None
+        route = Route(names, group, held.position, self._home.cluster)
         attributes = self._terms.route_attributes
         return attributes.set(cookies.write(route), self._terms.max_age, secure=self._secure)
 
-    def _is_known(self, route: Route) -> bool:
+    def _is_known(self, names: tuple[str, ...], group: GroupID, position: Position) -> bool:
         """Whether the client has this route; a newer version alone is no news without a write."""
-        if self._route is None:
+        route = self._route
+        if route is None or self._foreign:
             return False
-        position = Position(self._route.position.epoch, route.position.version)
-        return self._route._replace(position=position) == route
+        same = route.servers == names and route.group == group
+        return same and route.position.epoch == position.epoch
 
     def _deadline(self, known: Known) -> int:
         left = known.idle_timeout
@@ -299,38 +340,39 @@ class Visit:
 
     # --- inside ---
 
-    def _read_route(self, headers: Sequence[str]) -> Route | None:
+    def _read_route(self, headers: Sequence[str]) -> None:
         cookies = self._home.route_cookies
-        if cookies is None or not headers:
-            return None
+        if cookies is None:
+            return
         values = cookie_values(headers, cookies.name)
-        route = only_valid(values, cookies.read) if values else None
-        if values and route is None:
+        if not values:
+            return
+        self._route = route = only_valid(values, cookies.read)
+        if route is None:
             self._home.count("route_cookie_refused")
-        elif route is not None and route.cluster != self._home.cluster:
+        elif route.cluster != self._home.cluster:
+            self._foreign = True
             self._home.count("route_cookie_foreign")
-        return route
 
     def _read_ticket(self, headers: Sequence[str]) -> Ticket | None:
         cookies = self._terms.cookies
         values = cookie_values(headers, cookies.name)
         if not values:
             return None
-        ticket = only_valid(values, lambda value: cookies.read(value, self._now))
+        if len(values) == 1:
+            ticket = cookies.read(values[0], self._now)
+        else:
+            ticket = only_valid(values, lambda value: cookies.read(value, self._now))
         if ticket is None:
             self._home.count("session_cookie_refused")
         return ticket
 
     @property
-    def _is_foreign(self) -> bool:
-        """Whether the client was last served by another cluster, or another life of this one."""
-        return self._route is not None and self._route.cluster != self._home.cluster
-
-    @property
     def _floor(self) -> Position | None:
-        if self._route is None or self._is_foreign or self._route.group != self._group:
+        route = self._route
+        if route is None or self._foreign or route.group != self._group:
             return None
-        return self._route.position
+        return route.position
 
     def _begin(self, session: Session) -> None:
         self.session = session
@@ -338,7 +380,7 @@ class Visit:
 
     def _load(self, ticket: Ticket) -> bool:
         """Begin with the stored session; False: another engine is changing it, acquire again."""
-        state, key = self._home.state, session_key(ticket.session_id, self._terms.virtual_server)
+        state, key = self._home.state, _stored_under(ticket.session_id, self._terms.virtual_server)
         try:
             loaded = state.load(ticket.group, key)
         except Unsettled:
@@ -380,9 +422,8 @@ class Visit:
 
     def _join(self) -> None:
         """Put a new session beside the client's others if this node serves them, else apart."""
-        route = self._route
-        usable = route is not None and not self._is_foreign
-        if route and usable and self._home.state.held(route.group, route.position) is not None:
+        route = None if self._foreign else self._route
+        if route and self._home.state.held(route.group, route.position) is not None:
             self._group = route.group
         else:
             self._group, self._fresh = new_group(), True
@@ -411,13 +452,15 @@ class Visit:
         group = self._group
         assert group is not None, "what changed has a group"
         # Never waited for without peers: then no commit suspends, on any kind of event loop.
-        done = self._committing = asyncio.Event()
+        self._committing = True
         try:
             batch = Batch(group, prepared.changes)
             receipt = await self._home.state.commit(batch, fresh=self._fresh)
         finally:
-            self._committing = None
-            done.set()
+            self._committing = False
+            if self._committed is not None:
+                self._committed.set()
+                self._committed = None
         self.session.settle(prepared, receipt)
         self._fresh = False
         self._receipt = receipt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from typing import Any, Final, Literal
 
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
@@ -78,14 +79,15 @@ class SessionMiddleware:
         self._terms = terms_for(self.settings, self._keys, attributes, max_age)
         self._on_error: OnError = on_error
         self._engine = engine
+        self._has_health = bool(self.settings.health_path)
         self._factory: Factory = default_factory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._live(scope, receive, send)
-        elif kind in ("http", "websocket"):
+        if kind in ("http", "websocket"):
             await self._serve(scope, receive, send)
+        elif kind == "lifespan":
+            await self._live(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -121,8 +123,11 @@ class SessionMiddleware:
         return engine
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        engine = await self._running_engine()
-        if scope["type"] == "http" and (answer := health(engine, scope["path"])):
+        engine = self._engine
+        if engine is None or not engine.running:
+            engine = await self._running_engine()
+        checked = self._has_health and scope["type"] == "http"
+        if checked and (answer := health(engine, scope["path"])):
             await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
             return
         cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
@@ -130,14 +135,11 @@ class SessionMiddleware:
         visit = Visit(engine, self._terms, cookies, secure=secure)
         if not visit.arrive():
             await visit.acquire()
-        failure = visit.session.failure
-        scope["sessionha"] = visit.session
-        scope["session"] = UnavailableSession(visit.session) if failure else visit.session.as_dict()
-        visit.source = lambda: scope.get("session")
-        await self._run(scope, receive, _Exchange(scope, send, visit))
-
-    async def _run(self, scope: Scope, receive: Receive, exchange: _Exchange) -> None:
-        visit = exchange.visit
+        session = scope["sessionha"] = visit.session
+        failed = session.failure is not None
+        scope["session"] = UnavailableSession(session) if failed else session.as_dict()
+        visit.source = partial(scope.get, "session")
+        exchange = _Exchange(scope, send, visit)
         try:
             await self.app(scope, receive, exchange.send)
         except Exception as error:
@@ -190,9 +192,10 @@ class _Exchange:
             return False
         self.started = True
         added = [(name.encode(), value.encode()) for name, value in self.visit.headers()]
-        if added or self.visit.vary:
+        vary = self.visit.vary
+        if added or vary:
             headers = [*message.get("headers", ()), *added]
-            message["headers"] = _vary_by_cookie(headers) if self.visit.vary else headers
+            message["headers"] = _vary_by_cookie(headers) if vary else headers
         return True
 
     async def refuse(self, retry_after: int) -> None:
@@ -235,7 +238,7 @@ async def _answer(
 def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The headers with `Cookie` in `Vary`, beside what the application put there."""
     for index, (name, value) in enumerate(headers):
-        if name.lower() == b"vary":
+        if len(name) == 4 and name.lower() == b"vary":
             fields = {part.strip().lower() for part in value.split(b",")}
             if fields & {b"*", b"cookie"}:
                 return headers

@@ -103,7 +103,7 @@ def test_the_name_of_the_cookie_is_bound_into_its_signature() -> None:
 
 def test_only_verified_cookies_are_remembered_and_not_more_than_the_limit() -> None:
     cookies = RouteCookies([NEW])
-    for text in flips(cookies.write(ROUTE)):
+    for text in flips(RouteCookies([NEW]).write(ROUTE)):
         cookies.read(text)
     assert not cookies._verified
     for version in range(REMEMBERED + 1):
@@ -171,6 +171,12 @@ def test_of_several_cookies_exactly_one_valid_counts() -> None:
         (["session"], []),
         (['session="a"'], ['"a"']),
         (["session=a=b; ;;=;"], ["a=b"]),
+        (["x=session; session=a"], ["a"]),
+        (["x=1;session=a; y=2"], ["a"]),
+        (["x=1;\tsession = a\t; y=2", "y=1; session=\tb "], ["a", "b"]),
+        (["x=y; session; z=1", "x=y session=1", "xx; mysession=1", "; session=c"], ["c"]),
+        ([" session=a"], ["a"]),
+        (["session="], [""]),
         ([], []),
     ],
 )
