@@ -530,6 +530,15 @@ def test_insecure_loopback_refuses_every_other_address(nodes: str, listen: str |
     assert all("loopback addresses only" in each for each in found)
 
 
+def test_insecure_loopback_keeps_the_administration_on_the_host_too() -> None:
+    """Its tokens come from the secret, which everybody knows then."""
+    found = only_problem(
+        nodes=LOOPBACK, node="n1", admin="0.0.0.0:7947", secret="insecure-loopback"
+    )
+
+    assert "`admin` has 0.0.0.0:7947" in found
+
+
 # --- documentation --------------------------------------------------------------------------------
 
 

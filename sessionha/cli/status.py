@@ -13,6 +13,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sessionha.admin.tokens import Role, tokens
 from sessionha.errors import InvalidSettings
@@ -122,16 +123,13 @@ def _members(status: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("node", "state", "since view", "peer address", "URL", "zone"):
         table.add_column(heading, overflow="fold")
-    for member in status["members"]:
-        table.add_row(
-            member["node"],
-            member["state"],
-            str(member["joined"]),
-            member["peer"],
-            member["url"],
-            member["zone"],
-        )
+    rows = [
+        (each["node"], each["state"], each["joined"], each["peer"], each["url"], each["zone"])
+        for each in status["members"]
+    ]
     for other in status["others"]:
         awaited = ", may hold sessions" if other["awaited"] else ""
-        table.add_row(other["node"], other["state"] + awaited, "", "", "", "")
+        rows.append((other["node"], other["state"] + awaited, "", "", "", ""))
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))  # plain: a name is no markup
     return table

@@ -1,0 +1,81 @@
+"""The commands beside a real cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.security.cluster import PATIENCE, ROOT, Cluster, free_ports, running, until
+
+COMMAND = (sys.executable, "-m", "sessionha")
+
+
+def environment(cluster: Cluster) -> dict[str, str]:
+    return {
+        **os.environ,
+        "SESSIONHA_SECRET": cluster.secret,
+        "SESSIONHA_NODES": cluster.nodes,
+    }
+
+
+def status(cluster: Cluster, index: int) -> dict[str, Any]:
+    done = subprocess.run(
+        [*COMMAND, "status", "--json", f"127.0.0.1:{cluster.admins[index]}"],
+        env=environment(cluster),
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=PATIENCE,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.processes
+async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -> None:
+    """`sessionha router` keeps a client with its server, and when that one is killed takes it to
+    one that has the session; `sessionha status` tells what happened."""
+    async with running(tmp_path) as cluster:
+        (port,) = free_ports(1)
+        router = await asyncio.create_subprocess_exec(
+            *COMMAND, "router", "--listen", f"127.0.0.1:{port}", "--health-path", "/up",
+            env=environment(cluster), cwd=ROOT, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE
+            ) as client:
+
+                async def up() -> bool:
+                    return (await client.get("/up")).is_success
+
+                await until(up)
+                answers = [(await client.post("/add")).json() for _ in range(3)]
+                assert [answer["n"] for answer in answers] == [1, 2, 3]
+                (pid,) = {answer["pid"] for answer in answers}
+
+                primary = cluster.index_of(pid)
+                cluster.kill(primary)
+
+                answer = (await client.post("/add")).json()
+                assert (answer["n"], answer["pid"] == pid) == (4, False)
+                assert (await client.post("/add")).json() == {**answer, "n": 5}
+
+            found = await asyncio.to_thread(status, cluster, cluster.index_of(answer["pid"]))
+            assert len(found["members"]) == 2
+            assert found["others"] == [{"node": f"n{primary}", "state": "failed", "awaited": True}]
+            assert found["counts"]["state/promotions"] == 1
+            assert found["counts"]["state/commits"] == 2
+        finally:
+            router.terminate()
+            await asyncio.wait_for(router.wait(), PATIENCE)
+        assert router.returncode in (0, -SIGTERM)
