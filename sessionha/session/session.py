@@ -63,6 +63,42 @@ class Prepared(NamedTuple):
 _NOTHING: Final = frozenset[str]()
 
 
+class _Notes:
+    """What both faces of a session note. They share it, and do not know each other from it: so
+    that a request leaves nothing behind that only the garbage collector can free."""
+
+    __slots__ = ("cleared", "count", "deleted", "destroyed", "renew", "unreadable")
+
+    def __init__(self) -> None:
+        self.unreadable: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        self.cleared = False
+        self.destroyed = False
+        self.renew = False
+        self.count = 0
+        """Counts what the three flags were set for, see `Session.settle`."""
+
+    def note_cleared(self) -> None:
+        """Every element was dropped, those that cannot be read included."""
+        self.unreadable.clear()
+        self.deleted.clear()
+        self.count += 1
+        self.cleared = True
+
+    def reset(self) -> None:
+        """What the three flags asked for is done."""
+        self.destroyed = self.cleared = self.renew = False
+
+    def forget_unreadable(self, name: str) -> bool:
+        """The application deleted this name; whether an undecodable element had it."""
+        return self.unreadable.pop(name, None) is not None
+
+    def refuse_unreadable(self, name: str) -> None:
+        """Raise ElementNotReadable when an undecodable element has this name."""
+        if name in self.unreadable:
+            raise ElementNotReadable(name, self.unreadable[name])
+
+
 class Session(MutableMapping[str, Any]):
     """The session of one client in one virtual server, for the time of one request.
 
@@ -88,18 +124,13 @@ class Session(MutableMapping[str, Any]):
         self._depth = depth
         self._values: dict[str, Any] = {}
         self._decoded: dict[str, Any] = {}  # the very objects that the stored forms became
-        self._unreadable: dict[str, str] = {}
-        self._deleted: set[str] = set()
+        self._notes = _Notes()
         self._face: DictSession | None = None
-        self._cleared = False
-        self._destroyed = False
-        self._renew = False
-        self._marks = 0  # counts what the three flags were set for, see `settle`
         self._accessed = False
         self._modified = False
         self._receipt: Receipt | None = None
         self.touched = False
-        self.committer: Callable[[], Awaitable[Receipt | None]] | None = None
+        self.committer: Callable[[Session], Awaitable[Receipt | None]] | None = None
 
     # --- the mapping ---
 
@@ -107,31 +138,31 @@ class Session(MutableMapping[str, Any]):
         self._use()
         if name in self._values:
             return self._values[name]
-        if self._face is None and name in self._stored and name not in self._deleted:
+        if self._face is None and name in self._stored and name not in self._notes.deleted:
             self._decode(name)
-        self.refuse_unreadable(name)
+        self._notes.refuse_unreadable(name)
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._change()
         _check_name(name)
-        self._unreadable.pop(name, None)
-        self._deleted.discard(name)
+        self._notes.unreadable.pop(name, None)
+        self._notes.deleted.discard(name)
         self._values[name] = value
 
     def __delitem__(self, name: str) -> None:
         if name not in self:
             raise KeyError(name)
         self._change()
-        self._unreadable.pop(name, None)
+        self._notes.unreadable.pop(name, None)
         self._values.pop(name, None)
-        self._deleted.add(name)
+        self._notes.deleted.add(name)
 
     def __contains__(self, name: object) -> bool:
         self._use()
-        if name in self._values or name in self._unreadable:
+        if name in self._values or name in self._notes.unreadable:
             return True
-        return self._face is None and name in self._stored and name not in self._deleted
+        return self._face is None and name in self._stored and name not in self._notes.deleted
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names())
@@ -146,7 +177,7 @@ class Session(MutableMapping[str, Any]):
             self._face.clear()
         else:
             self._values.clear()
-            self.note_cleared()
+            self._notes.note_cleared()
 
     def __repr__(self) -> str:
         if self._failure is not None:
@@ -200,7 +231,7 @@ class Session(MutableMapping[str, Any]):
     @property
     def unreadable(self) -> tuple[str, ...]:
         """Names of elements that were found to be undecodable here."""
-        return tuple(self._unreadable)
+        return tuple(self._notes.unreadable)
 
     @property
     def failure(self) -> SessionError | None:
@@ -212,13 +243,13 @@ class Session(MutableMapping[str, Any]):
     def renew_id(self) -> None:
         """Give the session a new ID, as every log-in should: the old one is never valid again."""
         self._change()
-        self._marks += 1
-        self._renew = True
+        self._notes.count += 1
+        self._notes.renew = True
 
     def destroy(self) -> None:
         """End the session for good, on every node. What is assigned later begins a new one."""
         self.clear()
-        self._destroyed = True
+        self._notes.destroyed = True
 
     invalidate = destroy
 
@@ -238,7 +269,7 @@ class Session(MutableMapping[str, Any]):
             SessionError: the session would begin, or be renewed, after the response has started.
         """
         self._use()
-        return await self.committer() if self.committer else None
+        return await self.committer(self) if self.committer else None
 
     # --- the dict face ---
 
@@ -247,7 +278,7 @@ class Session(MutableMapping[str, Any]):
         if self._face is None:
             self._decode_rest()
             lent = set(self._values) if self._accessed else set()
-            self._values = self._face = DictSession(self, self._values, lent)
+            self._values = self._face = DictSession(self._notes, self._values, lent)
         return self._face
 
     def adopt(self, values: Mapping[str, Any]) -> None:
@@ -259,8 +290,8 @@ class Session(MutableMapping[str, Any]):
             self.clear()
         self._values = dict(values)
         self._face = None
-        self._deleted = {name for name in self._stored if name not in self._values}
-        self._deleted -= self._unreadable.keys()
+        self._notes.deleted = {name for name in self._stored if name not in self._values}
+        self._notes.deleted -= self._notes.unreadable.keys()
 
     def is_face(self, values: object) -> bool:
         """Whether this is the dict that `as_dict` gave."""
@@ -276,9 +307,9 @@ class Session(MutableMapping[str, Any]):
         Raises:
             ElementNotEncodable: nothing was changed.
         """
-        known, marks = self._known, self._marks
-        deleted = frozenset(self._deleted) if self._deleted else _NOTHING
-        ended = self._destroyed or (self._cleared and not self._held_names())
+        known, marks = self._known, self._notes.count
+        deleted = frozenset(self._notes.deleted) if self._notes.deleted else _NOTHING
+        ended = self._notes.destroyed or (self._notes.cleared and not self._held_names())
         changes: tuple[SessionChange, ...] = ()
         if known is not None and ended:
             changes = (SessionChange(known.key, destroy=True),)
@@ -300,9 +331,9 @@ class Session(MutableMapping[str, Any]):
         self._known = prepared.after
         if receipt is not None:
             self._receipt = receipt
-        if prepared.marks == self._marks:
-            self._destroyed = self._cleared = self._renew = False
-        self._deleted -= prepared.deleted
+        if prepared.marks == self._notes.count:
+            self._notes.reset()
+        self._notes.deleted -= prepared.deleted
         self._decoded.update(prepared.encoded)
         if self._face is not None:
             self._face.lent.update(prepared.encoded)
@@ -312,34 +343,18 @@ class Session(MutableMapping[str, Any]):
         self._values = {}
         self._face = None
         self._decoded.clear()
-        self._deleted.clear()
-        self._unreadable.clear()
-        self._destroyed = self._cleared = self._renew = False
+        self._notes.deleted.clear()
+        self._notes.unreadable.clear()
+        self._notes.reset()
 
     # --- inside ---
 
     @property
     def _stored(self) -> Mapping[str, tuple[str, bytes]]:
-        return {} if self._known is None or self._cleared else self._known.elements
+        return {} if self._known is None or self._notes.cleared else self._known.elements
 
     def _held_names(self) -> list[str]:
         return list(dict.keys(self._values))  # without marking a dict face as accessed
-
-    def note_cleared(self) -> None:
-        """Every element was dropped, those that cannot be read included."""
-        self._unreadable.clear()
-        self._deleted.clear()
-        self._marks += 1
-        self._cleared = True
-
-    def forget_unreadable(self, name: str) -> bool:
-        """The application deleted this name; whether an undecodable element had it."""
-        return self._unreadable.pop(name, None) is not None
-
-    def refuse_unreadable(self, name: str) -> None:
-        """Raise ElementNotReadable when an undecodable element has this name."""
-        if name in self._unreadable:
-            raise ElementNotReadable(name, self._unreadable[name])
 
     def refused(self) -> SessionError:
         """Why the session cannot be used; asking counts as a use."""
@@ -364,20 +379,20 @@ class Session(MutableMapping[str, Any]):
 
     def _decode_rest(self) -> None:
         stored = self._stored
-        if not (self._values or self._deleted or self._unreadable):
-            self._decoded, self._unreadable = decode_all(stored)
+        if not (self._values or self._notes.deleted or self._notes.unreadable):
+            self._decoded, self._notes.unreadable = decode_all(stored)
             self._values = self._decoded.copy()
             return
         for name in stored:
-            if name not in self._values and name not in self._deleted:
+            if name not in self._values and name not in self._notes.deleted:
                 self._decode(name)
 
     def _decode(self, name: str) -> None:
-        if name in self._unreadable:
+        if name in self._notes.unreadable:
             return
         value = decode(self._stored[name][1])
         if isinstance(value, Undecodable):
-            self._unreadable[name] = value.why
+            self._notes.unreadable[name] = value.why
             return
         self._values[name] = self._decoded[name] = value
 
@@ -395,7 +410,7 @@ class Session(MutableMapping[str, Any]):
     def _changed(
         self, known: Known, mint: Callable[[], tuple[str, SessionKey]]
     ) -> tuple[SessionChange | None, Known]:
-        stored, cleared = known.elements, self._cleared
+        stored, cleared = known.elements, self._notes.cleared
         puts = self._puts_beside(stored)
         if cleared and not puts and len(stored) == len(self._held_names()):
             cleared = False  # everything was put back as it was
@@ -405,13 +420,13 @@ class Session(MutableMapping[str, Any]):
             elements = puts
         else:
             deletes = tuple(sorted(self._dropped(stored)))
-            if not (puts or deletes or self._renew):
+            if not (puts or deletes or self._notes.renew):
                 return None, known
             elements = {name: kept for name, kept in stored.items() if name not in deletes} | puts
-        session_id, key = mint() if self._renew else (known.session_id, known.key)
+        session_id, key = mint() if self._notes.renew else (known.session_id, known.key)
         change = SessionChange(
             key,
-            replaces=known.key if self._renew else None,
+            replaces=known.key if self._notes.renew else None,
             clear=cleared,
             puts=_puts(puts),
             deletes=deletes,
@@ -436,11 +451,11 @@ class Session(MutableMapping[str, Any]):
 
     def _dropped(self, stored: Mapping[str, tuple[str, bytes]]) -> set[str]:
         if self._face is None:
-            return {name for name in self._deleted if name in stored}
+            return {name for name in self._notes.deleted if name in stored}
         kept = dict.keys(self._values)
         if kept == stored.keys():
             return set()
-        return stored.keys() - kept - self._unreadable.keys()
+        return stored.keys() - kept - self._notes.unreadable.keys()
 
     def _encoded(self, name: str) -> bytes:
         _check_name(name)
@@ -453,9 +468,9 @@ class DictSession(dict[str, Any]):
     Unlike there, every kind of reading marks it accessed, so that `Vary: Cookie` is never missed.
     """
 
-    def __init__(self, body: Session, values: Mapping[str, Any], lent: set[str]) -> None:
+    def __init__(self, notes: _Notes, values: Mapping[str, Any], lent: set[str]) -> None:
         dict.__init__(self, values)
-        self._body = body
+        self._notes = notes
         self.lent = lent
         """Names of the changeable values that the application got hold of."""
         self.accessed = False
@@ -475,7 +490,7 @@ class DictSession(dict[str, Any]):
         self.lent.update(dict.keys(self))
 
     def __missing__(self, name: str) -> Any:
-        self._body.refuse_unreadable(name)
+        self._notes.refuse_unreadable(name)
         raise KeyError(name)
 
     def __getitem__(self, name: str) -> Any:
@@ -487,7 +502,7 @@ class DictSession(dict[str, Any]):
 
     def __contains__(self, name: object) -> bool:
         self.accessed = True
-        return _has(self, name) or name in self._body.unreadable
+        return _has(self, name) or name in self._notes.unreadable
 
     def __iter__(self) -> Iterator[str]:
         self.accessed = True
@@ -521,7 +536,7 @@ class DictSession(dict[str, Any]):
         if _has(self, name):
             return self[name]
         self.accessed = True
-        self._body.refuse_unreadable(name)
+        self._notes.refuse_unreadable(name)
         return default
 
     def keys(self) -> Any:
@@ -546,12 +561,12 @@ class DictSession(dict[str, Any]):
 
     def __delitem__(self, name: str) -> None:
         self.mark_modified()
-        if not self._body.forget_unreadable(name) or super().__contains__(name):
+        if not self._notes.forget_unreadable(name) or super().__contains__(name):
             super().__delitem__(name)
 
     def clear(self) -> None:
         self.mark_modified()
-        self._body.note_cleared()
+        self._notes.note_cleared()
         super().clear()
 
     def pop(self, name: str, *default: Any) -> Any:
@@ -560,7 +575,7 @@ class DictSession(dict[str, Any]):
             self.mark_modified()
             self.lent.add(name)
         else:
-            self._body.refuse_unreadable(name)
+            self._notes.refuse_unreadable(name)
         return super().pop(name, *default)
 
     def popitem(self) -> tuple[str, Any]:
@@ -573,7 +588,7 @@ class DictSession(dict[str, Any]):
     def setdefault(self, name: str, default: Any = None) -> Any:
         self.accessed = True
         if not _has(self, name):
-            self._body.refuse_unreadable(name)
+            self._notes.refuse_unreadable(name)
             self.mark_modified()
         self.lent.add(name)
         return super().setdefault(name, default)

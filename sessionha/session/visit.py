@@ -5,7 +5,7 @@ The body that ASGI, WSGI and every adapter share. A door calls, in this order:
 1. `arrive()`, and `await acquire()` when it says no;
 2. the application, with `session`;
 3. `await respond()` before the first byte, then `headers()` and `vary`;
-4. `await end()` when the application is done, or `discard()` when it failed.
+4. `await end()` when the application is done, or `discard()` when it failed; then `leave()`.
 """
 
 from __future__ import annotations
@@ -126,6 +126,9 @@ class Terms:
         object.__setattr__(self, "create", Create(max(0, self.idle_timeout), self.lifetime))
 
 
+_NOBODYS: Final = Session()  # what a visit has when it is over; it is never used
+
+
 class Visit:
     """One request, or one websocket, of one client."""
 
@@ -205,10 +208,10 @@ class Visit:
             SessionUnavailable, CommitUnconfirmed: answer 503 with Retry-After instead.
             StoreFull: the same; SessionTooLarge, ElementNotEncodable: the application's mistake.
         """
-        if self.started or self._closed:
+        if self.started or self._closed or self._left:
             return
         try:
-            await self.commit()
+            await self.commit(self.session)
         except SessionRevoked:
             self._home.count("session_revoked")
             self.discard()
@@ -223,23 +226,36 @@ class Visit:
 
         It cannot be told to anybody else: call `await session.commit()` to be told.
         """
-        if self._closed:
+        if self._closed or self._left:
             return
         self.started = True
         try:
-            await self.commit()
+            await self.commit(self.session)
         except SessionError as error:
             self._home.count("late_commit_failed")
             log.warning(
                 "a session's change after the start of its response was not stored: %s", error
             )
 
+    def leave(self) -> None:
+        """Let go of the session when the request is over, so that both are freed at once.
+
+        The session does not let go: whoever kept it may still commit.
+        """
+        if self.source is not None and self.session.is_face(self.source()):
+            self.source = None
+        self.session = _NOBODYS
+
+    @property
+    def _left(self) -> bool:
+        return self.session is _NOBODYS
+
     def discard(self) -> None:
         """Drop what is not committed; nothing more is committed by this visit."""
         self._closed = True
         self.session.discard()
 
-    async def commit(self) -> Receipt | None:
+    async def commit(self, session: Session) -> Receipt | None:
         """Commit what the session holds now. None: there was nothing to do.
 
         Raises:
@@ -249,6 +265,7 @@ class Visit:
             if self._committed is None:
                 self._committed = asyncio.Event()
             await self._committed.wait()
+        self.session = session
         prepared = self._prepare()
         return None if prepared is None else await self._send(prepared)
 
@@ -275,7 +292,7 @@ class Visit:
 
     def headers(self) -> list[tuple[str, str]]:
         """The headers to add to the response, after `respond`; `Vary` is told by `vary`."""
-        if self._receipt is None and not self._has_news:
+        if self._left or (self._receipt is None and not self._has_news):
             return []
         cookies = [cookie for cookie in (self._session_cookie(), self._route_cookie()) if cookie]
         found = [("set-cookie", cookie) for cookie in cookies]
@@ -451,6 +468,7 @@ class Visit:
     async def _send(self, prepared: Prepared) -> Receipt:
         group = self._group
         assert group is not None, "what changed has a group"
+        session = self.session
         # Never waited for without peers: then no commit suspends, on any kind of event loop.
         self._committing = True
         try:
@@ -461,7 +479,7 @@ class Visit:
             if self._committed is not None:
                 self._committed.set()
                 self._committed = None
-        self.session.settle(prepared, receipt)
+        session.settle(prepared, receipt)
         self._fresh = False
         self._receipt = receipt
         self._held = Held(receipt.position, receipt.holders)

@@ -154,6 +154,8 @@ class SessionMiddleware:
                 raise
         else:
             await visit.end()
+        finally:
+            visit.leave()
 
 
 class _Exchange:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from sessionha.errors import (
 from sessionha.identity import server_name
 from sessionha.peer.messages import Batch
 from sessionha.session.cookies import RouteCookies, cluster_tag
+from sessionha.session.session import Session
 from sessionha.settings import Settings
 from sessionha.web.asgi import (
     Message,
@@ -489,6 +492,66 @@ async def test_commits_of_one_request_wait_for_each_other() -> None:
 
     await Browser(middleware(app, engine)).get()
     assert len(engine.state.batches) == 1
+
+
+async def test_a_session_that_outlives_its_request_can_still_be_committed() -> None:
+    engine = FakeEngine()
+    kept: list[Session] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(session_from(scope))
+        await shop(scope, receive, send)
+
+    browser = Browser(middleware(app, engine))
+    await browser.get("/count")
+    await browser.get("/count")
+    kept[1]["late"] = [1]
+    assert await kept[1].commit() is not None
+    kept[1]["late"].append(2)
+    assert await kept[1].commit() is not None
+    assert (await browser.get()).json == {"n": 2, "late": [1, 2]}
+
+
+@pytest.mark.parametrize("path", ["/count", "/login", "/static", "/", "/clear"])
+async def test_what_a_request_used_is_freed_when_it_ends(path: str) -> None:
+    """Without the garbage collector, which would cost as much as the request itself."""
+    engine = cluster()
+    freed: list[weakref.ref[object]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        freed.extend((weakref.ref(scope["sessionha"]), weakref.ref(scope["session"])))
+        await shop(scope, receive, send)
+
+    browser = Browser(middleware(app, engine))
+    gc.disable()
+    try:
+        await browser.get("/count")
+        await browser.get(path)
+        assert [reference() for reference in freed] == [None] * 4
+    finally:
+        gc.enable()
+
+
+async def test_a_send_after_the_end_of_a_request_sets_no_cookie() -> None:
+    engine = FakeEngine()
+    late: list[Send] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"]["a"] = 1
+        scope["session"] = {"b": 2}
+        late.append(send)
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    browser = Browser(middleware(engine=engine))
+    await browser.get("/count")
+    await middleware(app, engine)(browser.scope("http"), receive, send)
+    await late[0]({"type": "http.response.start", "status": 200, "headers": []})
+    assert sent[0]["headers"] == [(b"vary", b"Cookie")]
+    assert (await browser.get()).json == {"b": 2}
 
 
 # --- websockets ---
