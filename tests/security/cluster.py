@@ -91,8 +91,26 @@ class Cluster:
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
 
+    def start_router(self) -> int:
+        """Start a router; gives the number that stands for it, as a node's does for a node."""
+        self.ports += free_ports(1)
+        index = len(self.ports) - 1
+        environment = {
+            **os.environ,
+            "SESSIONHA_NODES": self.nodes,
+            "SESSIONHA_SECRET": self.secret,
+            **self._extra,
+        }
+        command = [sys.executable, "-m", "tests.security.router", f"127.0.0.1:{self.ports[index]}"]
+        self.logs.append(self.logs[0].with_name("router.log"))
+        with self.logs[-1].open("ab") as log:
+            self._processes[index] = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        return index
+
     async def ready(self, index: int) -> None:
-        """Wait until the node is a member of its cluster."""
+        """Wait until the node is a member of its cluster, or the router knows one."""
         async with httpx.AsyncClient(trust_env=False) as client:
 
             async def answers() -> bool:
@@ -113,7 +131,7 @@ class Cluster:
 
     def living(self) -> Iterable[int]:
         """The nodes that were not killed."""
-        return self._processes.keys()
+        return [index for index in self._processes if index < len(self.peers)]
 
     def stop(self) -> None:
         """End every node."""
