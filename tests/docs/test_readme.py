@@ -87,6 +87,16 @@ def test_the_settings_of_the_three_nodes_are_accepted() -> None:
             assert settings.has_peers
 
 
+def test_the_description_of_the_operations_page_is_accepted(tmp_path: Path) -> None:
+    (described,) = blocks(ROOT / "docs" / "operations.md", "toml")
+    secret, config = tmp_path / "secret", tmp_path / "cluster.toml"
+    secret.write_text(new_secret())
+    config.write_text(described.replace("/etc/sessionha/secret", str(secret)))
+    settings = Settings.load({}, config=config, node="n2")
+    assert settings.description.order == ("n1", "n2", "n3")
+    assert settings.heal_after == 60
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
