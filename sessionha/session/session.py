@@ -60,9 +60,6 @@ class Prepared(NamedTuple):
     """The values behind the changes, as they were when they were encoded."""
 
 
-_NOTHING: Final = frozenset[str]()
-
-
 class _Notes:
     """What both faces of a session note. They share it, and do not know each other from it: so
     that a request leaves nothing behind that only the garbage collector can free."""
@@ -307,9 +304,9 @@ class Session(MutableMapping[str, Any]):
         Raises:
             ElementNotEncodable: nothing was changed.
         """
-        known, marks = self._known, self._notes.count
-        deleted = frozenset(self._notes.deleted) if self._notes.deleted else _NOTHING
-        ended = self._notes.destroyed or (self._notes.cleared and not self._held_names())
+        known, notes = self._known, self._notes
+        marks, deleted = notes.count, frozenset(notes.deleted)
+        ended = notes.destroyed or (notes.cleared and not self._held_names())
         changes: tuple[SessionChange, ...] = ()
         if known is not None and ended:
             changes = (SessionChange(known.key, destroy=True),)
@@ -419,10 +416,12 @@ class Session(MutableMapping[str, Any]):
             deletes: tuple[str, ...] = ()
             elements = puts
         else:
-            deletes = tuple(sorted(self._dropped(stored)))
+            deletes = self._dropped(stored)
             if not (puts or deletes or self._notes.renew):
                 return None, known
-            elements = {name: kept for name, kept in stored.items() if name not in deletes} | puts
+            elements = {**stored, **puts}
+            for name in deletes:
+                del elements[name]
         session_id, key = mint() if self._notes.renew else (known.session_id, known.key)
         change = SessionChange(
             key,
@@ -431,7 +430,8 @@ class Session(MutableMapping[str, Any]):
             puts=_puts(puts),
             deletes=deletes,
         )
-        return change, known._replace(session_id=session_id, key=key, elements=elements)
+        after = Known(session_id, key, elements, known.age, known.idle_timeout, known.life_left)
+        return change, after
 
     def _puts_beside(self, stored: Mapping[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
         puts: dict[str, tuple[str, bytes]] = {}
@@ -449,13 +449,14 @@ class Session(MutableMapping[str, Any]):
                 puts[name] = (manager, encoded)
         return puts
 
-    def _dropped(self, stored: Mapping[str, tuple[str, bytes]]) -> set[str]:
+    def _dropped(self, stored: Mapping[str, tuple[str, bytes]]) -> tuple[str, ...]:
         if self._face is None:
-            return {name for name in self._notes.deleted if name in stored}
-        kept = dict.keys(self._values)
+            deleted = self._notes.deleted
+            return tuple(sorted(deleted & stored.keys())) if deleted else ()
+        kept = dict.keys(self._face)
         if kept == stored.keys():
-            return set()
-        return stored.keys() - kept - self._notes.unreadable.keys()
+            return ()
+        return tuple(sorted(stored.keys() - kept - self._notes.unreadable.keys()))
 
     def _encoded(self, name: str) -> bytes:
         _check_name(name)

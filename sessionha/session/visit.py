@@ -211,7 +211,10 @@ class Visit:
         if self.started or self._closed or self._left:
             return
         try:
-            await self.commit(self.session)
+            if self._committing:
+                await self._turn()
+            if (prepared := self._prepare()) is not None:
+                await self._send(prepared)
         except SessionRevoked:
             self._home.count("session_revoked")
             self.discard()
@@ -230,7 +233,10 @@ class Visit:
             return
         self.started = True
         try:
-            await self.commit(self.session)
+            if self._committing:
+                await self._turn()
+            if (prepared := self._prepare()) is not None:
+                await self._send(prepared)
         except SessionError as error:
             self._home.count("late_commit_failed")
             log.warning(
@@ -261,13 +267,18 @@ class Visit:
         Raises:
             SessionError: what `Session.commit` lists.
         """
+        if self._committing:
+            await self._turn()
+        self.session = session
+        prepared = self._prepare()
+        return None if prepared is None else await self._send(prepared)
+
+    async def _turn(self) -> None:
+        """Wait until no commit of this visit is under way."""
         while self._committing:
             if self._committed is None:
                 self._committed = asyncio.Event()
             await self._committed.wait()
-        self.session = session
-        prepared = self._prepare()
-        return None if prepared is None else await self._send(prepared)
 
     def _prepare(self) -> Prepared | None:
         """What is to be committed now; None: nothing, and that is recorded where it is news."""
@@ -294,8 +305,8 @@ class Visit:
         """The headers to add to the response, after `respond`; `Vary` is told by `vary`."""
         if self._left or (self._receipt is None and not self._has_news):
             return []
-        cookies = [cookie for cookie in (self._session_cookie(), self._route_cookie()) if cookie]
-        found = [("set-cookie", cookie) for cookie in cookies]
+        cookies = self._session_cookie(), self._route_cookie()
+        found = [("set-cookie", cookie) for cookie in cookies if cookie is not None]
         if self._receipt is not None and self._receipt.copies < self._home.backups:
             found.append((COPIES, str(self._receipt.copies)))
         return found

@@ -84,12 +84,44 @@ class SessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind in ("http", "websocket"):
-            await self._serve(scope, receive, send)
-        elif kind == "lifespan":
+        if kind == "lifespan":
             await self._live(scope, receive, send)
-        else:
+            return
+        if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
+            return
+        engine = self._engine
+        if engine is None or not engine.running:
+            engine = await self._running_engine()
+        if kind == "http" and self._has_health and (answer := health(engine, scope["path"])):
+            await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
+            return
+        cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
+        secure = scope.get("scheme") in ("https", "wss")
+        visit = Visit(engine, self._terms, cookies, secure=secure)
+        if not visit.arrive():
+            await visit.acquire()
+        session = scope["sessionha"] = visit.session
+        failed = session.failure is not None
+        scope["session"] = UnavailableSession(session) if failed else session.as_dict()
+        visit.source = partial(scope.get, "session")
+        exchange = _Exchange(scope, send, visit)
+        try:
+            await self.app(scope, receive, exchange.send)
+        except Exception as error:
+            if exchange.refused:
+                log.debug("the application gave up after its response was refused", exc_info=True)
+            elif isinstance(error, SessionUnavailable) and not exchange.started:
+                await exchange.refuse(error.retry_after)
+            elif self._on_error == "commit":
+                await visit.end()
+                raise
+            else:
+                raise
+        else:
+            await visit.end()
+        finally:
+            visit.leave()
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan on; the engine starts before the application and stops after it."""
@@ -122,44 +154,11 @@ class SessionMiddleware:
             await engine.start()
         return engine
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        engine = self._engine
-        if engine is None or not engine.running:
-            engine = await self._running_engine()
-        checked = self._has_health and scope["type"] == "http"
-        if checked and (answer := health(engine, scope["path"])):
-            await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
-            return
-        cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
-        secure = scope.get("scheme") in ("https", "wss")
-        visit = Visit(engine, self._terms, cookies, secure=secure)
-        if not visit.arrive():
-            await visit.acquire()
-        session = scope["sessionha"] = visit.session
-        failed = session.failure is not None
-        scope["session"] = UnavailableSession(session) if failed else session.as_dict()
-        visit.source = partial(scope.get, "session")
-        exchange = _Exchange(scope, send, visit)
-        try:
-            await self.app(scope, receive, exchange.send)
-        except Exception as error:
-            if exchange.refused:
-                log.debug("the application gave up after its response was refused", exc_info=True)
-            elif isinstance(error, SessionUnavailable) and not exchange.started:
-                await exchange.refuse(error.retry_after)
-            elif self._on_error == "commit":
-                await visit.end()
-                raise
-            else:
-                raise
-        else:
-            await visit.end()
-        finally:
-            visit.leave()
-
 
 class _Exchange:
     """What one request sends: the session is committed before the first byte of it."""
+
+    __slots__ = ("_scope", "_send", "refused", "started", "visit")
 
     def __init__(self, scope: Scope, send: Send, visit: Visit) -> None:
         self.visit = visit
@@ -175,30 +174,30 @@ class _Exchange:
                 raise _ResponseRefused("the response was replaced by 503")
             return
         if kind in _STARTS and not self.started:
-            if not await self._start(message):
+            try:
+                await self.visit.respond()
+            except SessionUnavailable as error:
+                await self.refuse(error.retry_after)
                 return
+            except StoreFull as error:
+                log.warning("%s", error)
+                await self.refuse(SessionUnavailable.retry_after)
+                return
+            self.started = True
+            self._announce(message)
         elif kind == "websocket.close":
             await self.visit.end()
         await self._send(message)
 
-    async def _start(self, message: Message) -> bool:
-        """Commit and add the headers; False when 503 was answered in the response's place."""
-        try:
-            await self.visit.respond()
-        except SessionUnavailable as error:
-            await self.refuse(error.retry_after)
-            return False
-        except StoreFull as error:
-            log.warning("%s", error)
-            await self.refuse(SessionUnavailable.retry_after)
-            return False
-        self.started = True
-        added = [(name.encode(), value.encode()) for name, value in self.visit.headers()]
+    def _announce(self, message: Message) -> None:
+        """Add our headers to those of the response."""
         vary = self.visit.vary
-        if added or vary:
-            headers = [*message.get("headers", ()), *added]
+        if added := self.visit.headers():
+            headers = [*message.get("headers", ())]
+            headers += [(name.encode(), value.encode()) for name, value in added]
             message["headers"] = _vary_by_cookie(headers) if vary else headers
-        return True
+        elif vary:
+            message["headers"] = _vary_by_cookie([*message.get("headers", ())])
 
     async def refuse(self, retry_after: int) -> None:
         """Answer 503 with Retry-After, or what a websocket has in its place."""
