@@ -24,7 +24,7 @@ from sessionha.state.records import GroupRecord, get_group, read_session, rows
 from sessionha.state.upkeep import Upkeep
 from sessionha.store.base import Reader, Store, Writer
 from sessionha.store.memory import Memory, MemoryReader, MemoryStore
-from sessionha.topology.base import Change, ViewListener
+from sessionha.topology.base import ViewListener
 from sessionha.view import Member, View
 
 
@@ -76,18 +76,20 @@ class SimulatedMembership:
         self._me = me
         self.current = View()
         self.suspected: list[str] = []
+        self._gone: dict[str, float] = {}
         self._changed = asyncio.Event()
 
     def install(self, view: View) -> None:
-        """Hold this view, unless a newer one is known, and tell the node's engines."""
+        """Hold this view, unless a newer one is known."""
         if not view.supersedes(self.current):
             return
-        changes = _changes(self.current, view)
+        for name in self.current.nodes:
+            self._gone.setdefault(name, self._world.now)
+        for name in view.nodes:
+            self._gone.pop(name, None)
         self.current = view
         self._changed.set()
         self._changed = asyncio.Event()
-        for engine in self._world.hosts[self._me].engines:
-            engine.upkeep.view_changed(view, changes)
 
     def view(self) -> View:
         return self.current
@@ -117,17 +119,15 @@ class SimulatedMembership:
             if self.current.member(name) is None and name not in self._world.forgotten
         )
 
+    def away(self) -> Mapping[str, int]:
+        now = self._world.now
+        return {name: int((now - since) * 1000) for name, since in self._gone.items()}
+
     def suspect(self, node: str) -> None:
         self.suspected.append(node)
 
     def subscribe(self, listener: ViewListener) -> None:
         raise NotImplementedError
-
-
-def _changes(before: View, after: View) -> tuple[Change, ...]:
-    gone = [Change("failed", name) for name in before.nodes if after.member(name) is None]
-    come = [Change("returned", name) for name in after.nodes if before.member(name) is None]
-    return (*gone, *come)
 
 
 class SimulatedPeers:
