@@ -35,7 +35,7 @@ from sessionha.peer.streams import Streams
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.visit import Event
 from sessionha.settings import Settings
-from sessionha.state.clock import NodeClock, boottime
+from sessionha.state.clock import NodeClock
 from sessionha.state.copies import Limits
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
@@ -78,6 +78,7 @@ class _Parts:
     state: StateManager
     streams: Streams | None = None
     upkeep: asyncio.Task[None] | None = None
+    stopping: bool = False
 
 
 class Engine:
@@ -171,7 +172,7 @@ class Engine:
         me = Member(settings.node, store.incarnation, NO_VIEW, peer="")
         membership = LoneMembership(store, me)
         membership.begin()
-        state = StateManager(self._node(store, membership, None))
+        state = StateManager(self._node(store, _clock(store), membership, None))
         self._parts = _Parts(os.getpid(), store, membership, state)
         self._accompany()
 
@@ -184,11 +185,12 @@ class Engine:
             raise InvalidSettings(
                 [f"`node` = {settings.node!r} is not among `nodes`: add it, or correct `node`"]
             )
+        clock = _clock(store)
         topology = TopologyManager(
             store,
             _member(described, settings, store.incarnation),
             settings.description,
-            boottime,
+            clock.now,
             Timing.of(
                 heartbeat=settings.heartbeat,
                 suspect_after=settings.suspect_after,
@@ -207,9 +209,8 @@ class Engine:
             listener=topology,
             limits=StreamLimits(handshake=settings.heartbeat),
         )
-        state = StateManager(self._node(store, topology, streams))
+        state = StateManager(self._node(store, clock, topology, streams))
         upkeep = Upkeep(state)
-        topology.subscribe(upkeep)
         parts = _Parts(os.getpid(), store, topology, state, streams)
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")
@@ -256,14 +257,18 @@ class Engine:
             companion.start()
 
     async def stop(self) -> None:
-        """Say goodbye when this is the node's last engine, and close."""
+        """Say goodbye when this is the node's last engine, and close.
+
+        Until the goodbye is heard it answers its peers: their commits may need this node.
+        """
         companions, self._accompanied = self._accompanied, []
         if self.running:
             for companion in companions:
                 await companion.stop()
-        parts, self._parts = self._parts, None
-        if parts is None or parts.pid != os.getpid():
+        parts = self._parts
+        if parts is None or parts.pid != os.getpid() or parts.stopping:
             return
+        parts.stopping = True
         if parts.upkeep is not None:
             parts.upkeep.cancel()
             await asyncio.wait({parts.upkeep}, timeout=STOP_PATIENCE)
@@ -273,6 +278,7 @@ class Engine:
                 await parts.membership.leave(returning=True)
             await parts.membership.stop()
             await parts.streams.close()
+        self._parts = None
         parts.store.close()
 
     # --- wiring ---------------------------------------------------------------------------------
@@ -287,12 +293,11 @@ class Engine:
     def _node(
         self,
         store: LMDBStore | MemoryStore,
+        clock: NodeClock,
         membership: TopologyManager | LoneMembership,
         streams: Streams | None,
     ) -> Node:
         settings = self.settings
-        clock = NodeClock(store)
-        clock.begin()
         return Node(
             me=settings.node,
             store=store,
@@ -325,6 +330,12 @@ def _member(described: Described, settings: Settings, incarnation: str) -> Membe
     """This node as it offers itself to a view."""
     member = described.member(incarnation)
     return msgspec.structs.replace(member, url=settings.url) if settings.url else member
+
+
+def _clock(store: LMDBStore | MemoryStore) -> NodeClock:
+    clock = NodeClock(store)
+    clock.begin()
+    return clock
 
 
 def _store_name(settings: Settings, keys: tuple[bytes, ...]) -> str:

@@ -101,8 +101,12 @@ class Link:
             self._pending.pop(number, None)
 
     def cast(self, data: bytes) -> bool:
-        """Send without awaiting a reply, if there is an open stream with room."""
-        if not self.up or self._is_full(data) or len(data) > self._common.limits.frame_bytes:
+        """Send without awaiting a reply, if there is an open stream with room; without a stream
+        one is dialled, for the next."""
+        if not self.up:
+            self._dial_soon()
+            return False
+        if self._is_full(data) or len(data) > self._common.limits.frame_bytes:
             return False
         assert self.channel is not None
         self._outbox.add((0, _CAST, data))

@@ -83,8 +83,12 @@ class Streams:
 
     def cast(self, node: str, message: Message) -> None:
         """Send if the stream is open and its queue has room; forget and count otherwise."""
-        link = self._links.get(node)
-        if link is None or not link.cast(encode(message)):
+        try:
+            link = self._links.get(node) or self._link(node)
+        except PeerUnavailable:
+            self.counters.dropped_casts += 1
+            return
+        if not link.cast(encode(message)):
             self.counters.dropped_casts += 1
 
     def know(self, directory: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ it would be, so that stores on a disk keep their deadlines (contract: lifetimes)
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +19,8 @@ ROW = b"\x00clock"
 
 
 class _Mark(NamedTuple):
+    boot: str
+    """The boot of the machine that it belongs to."""
     offset: int
     """Added to CLOCK_BOOTTIME."""
     last: int
@@ -35,11 +38,20 @@ def boottime() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
+def boot_id() -> str:
+    """Which boot of the machine this is; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 class NodeClock:
     """The same for all engines of a store. Times are milliseconds."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._boot = boot_id()
         self._offset = 0
 
     def begin(self) -> None:
@@ -47,10 +59,10 @@ class NodeClock:
         now, wall = boottime(), int(time.time() * 1000)
         with self._store.write(urgent=True) as writer:
             data = writer.get(ROW)
-            mark = _decode(data) if data is not None else _Mark(0, now, wall)
-            if mark.last > now + mark.offset or self._store.boot_changed:
-                slept = max(wall - mark.wall, 0)
-                mark = _Mark(mark.last + slept - now, mark.last + slept, wall)
+            mark = _decode(data) if data is not None else _Mark(self._boot, 0, now, wall)
+            if mark.boot != self._boot:
+                last = mark.last + max(wall - mark.wall, 0)
+                mark = _Mark(self._boot, last - now, last, wall)
             writer.put(ROW, _encode(mark))
         self._offset = mark.offset
 
@@ -59,6 +71,6 @@ class NodeClock:
 
     def mark(self) -> None:
         """Remember the present, for a reboot. The leader does it every few seconds."""
-        mark = _Mark(self._offset, self.now(), int(time.time() * 1000))
+        mark = _Mark(self._boot, self._offset, self.now(), int(time.time() * 1000))
         with self._store.write(urgent=True) as writer:
             writer.put(ROW, _encode(mark))

@@ -268,9 +268,8 @@ def content(
     changed: list[ElementRow] = []
     for row in rows(reader, group):
         if row.element is None:
-            session = read_session(row.value)
-            if session.version > since:
-                sessions.append(session_row(row.session, session, now))
+            # All of them: deadlines are outside the version, and a copy may have missed touches.
+            sessions.append(session_row(row.session, read_session(row.value), now))
         else:
             element = read_element(row.value)
             if element.version > since:  # tombstones too: a later difference needs them

@@ -123,7 +123,7 @@ class StateManager:
         """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""
         node = self.node
         now = node.clock.now()
-        with node.store.write() as writer:
+        with node.store.write(urgent=True) as writer:
             record = get_group(writer, group)
             session = get_session(writer, group, key)
             if record is None or session is None or session.ended(now):
@@ -190,6 +190,7 @@ class StateManager:
             formed=view.id,
             widened=view.id,
             synced=joined,
+            crowned=view.id,
             run=node.store.run,
             seats=holders,
             line=((epoch, 1),),
@@ -301,7 +302,7 @@ class StateManager:
     def _on_touch(self, sender: Sender, touch: Touch) -> None:
         node = self.node
         now = node.clock.now()
-        with node.store.write() as writer:
+        with node.store.write(urgent=True) as writer:
             record = get_group(writer, touch.group)
             if record is None or sender.node not in record.holders:
                 return

@@ -73,6 +73,8 @@ class Node:
     counters: Counters = field(default_factory=Counters)
     refusing: dict[str, int] = field(default_factory=dict)
     """Nodes that said they cannot hold copies, and until when (clock)."""
+    wanting: bool = False
+    """A group lost a copy though the view is the same: look for others."""
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
 
     _joined: tuple[View, ViewID] = (NO_MEMBERS, NO_VIEW)
@@ -103,7 +105,7 @@ class Node:
             and record.run == self.store.run
             and record.synced != NO_VIEW
             and record.synced == self.joined(view)
-            and epoch.view >= view.barrier.number
+            and record.crowned >= view.barrier
         )
 
     def valid_backups(self, record: GroupRecord, view: View) -> tuple[str, ...]:

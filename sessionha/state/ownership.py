@@ -9,8 +9,14 @@ import asyncio
 import logging
 from typing import NamedTuple
 
-from sessionha.errors import Fenced, PeerUnavailable, SessionUnavailable, StaleSession
-from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position
+from sessionha.errors import (
+    Fenced,
+    PeerUnavailable,
+    SessionUnavailable,
+    StaleSession,
+    StoreFull,
+)
+from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Claim,
@@ -110,7 +116,7 @@ class Ownership:
             running.add_done_callback(lambda _: self._running.pop(group, None))
         held = await asyncio.shield(running)
         if held is not None and floor is not None and held.position < floor:
-            return await self._acquire(group, floor)
+            return await asyncio.shield(self._node.spawn(self._acquire(group, floor)))
         return held
 
     async def _acquire(self, group: GroupID, floor: Position | None) -> Held | None:
@@ -127,6 +133,8 @@ class Ownership:
                 if found is None:
                     return None
                 hint = found
+            except StoreFull as full:
+                raise SessionUnavailable(str(full)) from full
             except (_Lost, Fenced):
                 hint = ""
                 asked.clear()
@@ -224,6 +232,8 @@ class Ownership:
         node = self._node
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
+            if not view.holds(source, ViewID(*push.formed)):
+                raise _Lost  # it left meanwhile: only a full promotion asks everybody
             record = self._take(writer, group, epoch, push, view)
             others = [name for name in node.valid_backups(record, view) if name != source]
             wanted = [source, *others][: max(node.options.backups, 1)]
@@ -357,6 +367,7 @@ class Ownership:
         record.leaving = tuple(sorted(found - set(wanted)))
         record.holders, record.formed = (node.me, *wanted), view.id
         record.synced, record.run = node.joined(view), node.store.run
+        record.crowned = view.id
         if node.me not in record.seats:
             seats = dict.fromkeys((node.me, *wanted, *record.seats))
             record.seats = tuple(seats)[: node.options.backups + 1]
@@ -430,7 +441,9 @@ class Ownership:
                 continue
             try:
                 await self._replication.settle(claim.group, deadline, widen=False)
-            except (Fenced, SessionUnavailable):
+            except Fenced as fenced:
+                return NotPrimary(fenced.promise.node)
+            except SessionUnavailable:
                 return NotPrimary()
 
     def _grant(self, sender: Sender, claim: Claim) -> Message | GroupRecord:

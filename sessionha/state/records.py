@@ -63,6 +63,9 @@ class GroupRecord(msgspec.Struct, array_like=True):
     trimmed: int = 0
     """Element tombstones up to this version are gone."""
     tombstones: int = 0
+    crowned: ViewID = NO_VIEW
+    """The view in which this node's epoch began: older than the view's barrier, it must promote
+    afresh, for another side may have served."""
     since: int = 0
     """When this node became primary (its clock)."""
     keep_until: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Set
+from contextlib import suppress
 from typing import NamedTuple
 
 from sessionha.errors import CommitUnconfirmed, Fenced, PeerUnavailable, StoreFull
@@ -118,15 +119,27 @@ class Replication:
             CommitUnconfirmed: not everybody answered before `deadline` (clock).
         """
         push = started.push
-        missing = await self._send(started)
-        if not missing:
-            self._acknowledge(push)
-            return Receipt(Position(push.epoch, push.version), push.holders, len(push.holders) - 1)
-        record = await self.settle(push.group, deadline, widen=True)
+        position = Position(push.epoch, push.version)
+        try:
+            missing = await self._send(started)
+            if not missing:
+                with suppress(Fenced):  # all of C has it, whoever is primary by now (R1)
+                    self._acknowledge(push)
+                return Receipt(position, push.holders, len(push.holders) - 1)
+            record = await self.settle(push.group, deadline, widen=True)
+            position = record.position
+        except Fenced:
+            with self._node.store.read() as reader:
+                found = get_group(reader, push.group)
+            if found is None or not found.held:
+                raise
+            if found.acked < max(push.version, found.line[-1][1]):
+                raise  # what a new epoch adopted is confirmed with its first version only
+            record = found  # a hand-over may have settled it before it went away
         end = epoch_end(record.line, push.epoch)
         if end is None or -1 < end < push.version:
             raise Fenced(record.promise)  # this node lost the group and got it back without it
-        return receipt(record)
+        return Receipt(position, record.holders, len(record.holders) - 1)
 
     async def settle(
         self,
@@ -185,7 +198,7 @@ class Replication:
             record.epoch.node == self._node.me
             and record.promise == record.epoch
             and record.synced == joined != NO_VIEW
-            and record.epoch.view >= view.barrier.number
+            and record.crowned >= view.barrier
         )
 
     async def _send(self, plan: Round) -> list[str]:
@@ -210,8 +223,9 @@ class Replication:
         for _ in range(4):
             try:
                 reply = await peers.call(target, push, TRY)
-            except PeerUnavailable:
-                node.membership.suspect(target)
+            except PeerUnavailable as error:
+                if error.sent or error.refused:
+                    node.membership.suspect(target)
                 return False
             match reply:
                 case Pushed():
@@ -266,10 +280,14 @@ class Replication:
             )  # fmt: skip
         with node.store.write(urgent=True) as writer:
             record = get_group(writer, group)
-            if record is not None and target in record.holders[1:] + record.leaving:
+            if record is None or not self._mine(record, node.view_in(writer)):
+                return
+            if target in record.holders[1:] + record.leaving:
+                record.version += 1  # C changes by a versioned step (R1)
                 record.holders = tuple(name for name in record.holders if name != target)
                 record.leaving = tuple(name for name in record.leaving if name != target)
                 record.widened = NO_VIEW
+                node.wanting = True
                 writer.put(group_key(group), write_record(record))
 
     # --- the backup's side ----------------------------------------------------------------------
@@ -296,8 +314,10 @@ class Replication:
                 return self._accept(writer, sender, push)
         except StoreFull as full:
             with node.store.write(urgent=True) as writer:
-                record = get_group(writer, push.group) or GroupRecord()
-                self._give_up(writer, push.group, record)
+                record = get_group(writer, push.group)
+                if record is not None and record.held:
+                    record.synced = NO_VIEW  # what it has may still be the newest that is left
+                    writer.put(group_key(push.group), write_record(record))
             return CannotHold(str(full))
 
     def _accept(self, writer: Writer, sender: Sender, push: Push) -> Message:

@@ -24,7 +24,6 @@ from sessionha.state.records import (
     session_row_key,
 )
 from sessionha.store.base import Reader, Writer
-from sessionha.topology.base import Change
 from sessionha.view import View
 
 log = logging.getLogger("sessionha.state")
@@ -60,19 +59,8 @@ class Upkeep:
     def __init__(self, state: StateManager) -> None:
         self._state = state
         self._node = state.node
-        self._absent: dict[str, int] = {}
-        """Nodes that failed, and when (clock)."""
         self._repaired: tuple[ViewID, frozenset[str]] = (NO_VIEW, frozenset())
         self._swept = 0
-
-    def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:  # noqa: ARG002
-        """The topology manager's events start and end the delay of healing (system 7)."""
-        now = self._node.clock.now()
-        for change in changes:
-            if change.kind in ("failed", "left"):
-                self._absent.setdefault(change.node, now)
-            else:
-                self._absent.pop(change.node, None)
 
     async def run(self) -> None:
         """Look after the node until cancelled."""
@@ -103,8 +91,11 @@ class Upkeep:
         node = self._node
         view = node.membership.view()
         away = self._away_for_good()
-        if self._repaired == (view.id, frozenset(away)) or not node.membership.is_member():
+        if not node.wanting and self._repaired == (view.id, frozenset(away)):
             return 0
+        if not node.membership.is_member():
+            return 0
+        node.wanting = False
         after: GroupID | None = None
         changed = 0
         complete = True
@@ -122,12 +113,16 @@ class Upkeep:
                 complete = complete and all(done)
         if complete and node.membership.view().id == view.id:
             self._repaired = (view.id, frozenset(away))
+        else:
+            node.wanting = True
         node.counters.repaired += changed
         return changed
 
     def _away_for_good(self) -> set[str]:
-        now, delay = self._node.clock.now(), self._node.options.heal_after * 1000
-        return {name for name, since in self._absent.items() if now - since >= delay}
+        """Nodes whose delay of healing has ended (system 7)."""
+        delay = self._node.options.heal_after * 1000
+        away = self._node.membership.away()
+        return {name for name, since in away.items() if since >= delay}
 
     def _needs(self, record: GroupRecord, view: View, away: set[str]) -> bool:
         """Whether this node has to do something for the group now."""
@@ -146,11 +141,15 @@ class Upkeep:
         return returned or healing or bool(record.leaving) or record.acked != record.version
 
     def _inherits(self, record: GroupRecord, view: View, away: set[str]) -> bool:
-        """Whether its primary stays away and this node is the first holder that is left."""
+        """Whether its primary is gone for good, or came back as a new member, and this node is the
+        first holder that is left: in sync, or if none is, at all."""
         primary = record.promise.node
-        if view.member(primary) is not None or primary not in away:
+        if view.holds(primary, record.formed):
+            return False
+        if view.member(primary) is None and primary not in away:
             return False
         left = [name for name in record.holders if view.holds(name, record.formed)]
+        left = left or [name for name in record.holders if view.member(name)]
         return bool(left) and left[0] == self._node.me
 
     async def _repair(self, group: GroupID, away: set[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from sessionha.identity import ViewID
@@ -46,6 +47,10 @@ class Membership(Protocol):
     def unproven(self) -> tuple[str, ...]:
         """Configured nodes that are not in the view and not yet forgotten: they may hold data
         that nobody in the view has, so nothing may be called gone because of them (R12, R18)."""
+        ...
+
+    def away(self) -> Mapping[str, int]:
+        """Nodes that were members and are not now: milliseconds since each went."""
         ...
 
     def suspect(self, node: str) -> None:

@@ -58,6 +58,10 @@ class LoneMembership:
         """Nobody else can hold anything."""
         return ()
 
+    def away(self) -> dict[str, int]:
+        """Nobody else was ever here."""
+        return {}
+
     def suspect(self, node: str) -> None:
         """There is nobody to suspect."""
 

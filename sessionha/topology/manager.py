@@ -131,6 +131,11 @@ class TopologyManager:
                 found.append(node)
         return tuple(found)
 
+    def away(self) -> dict[str, int]:
+        """Nodes that were members and are not now: milliseconds since each went."""
+        now, view, gone = self._clock(), self.view(), self._rows.gone()
+        return {name: now - at for name, at in gone.items() if view.member(name) is None}
+
     @property
     def state(self) -> str:
         """The state of the node's automaton; of an engine that does not lead, as far as the store
