@@ -156,11 +156,11 @@ class Cluster:
         """Kill and remove everything; the processes' output is shown when a test failed."""
         groups = [*self._others, *(s.group for s in self.servers.values() if s.group is not None)]
         await asyncio.gather(*(group.kill() for group in groups))
-        await self.watchdog.stop()
-        if self._http is not None:
-            await self._http.close()
         if failed:
             self.show()
+        await self.watchdog.stop()  # which removes the logs as well
+        if self._http is not None:
+            await self._http.close()
         shutil.rmtree(self._place, ignore_errors=True)
 
     def show(self) -> None:

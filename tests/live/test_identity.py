@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 
 import pytest
 
+from demo_app.processes import dead
 from sessionha.identity import SessionIDs, new_group
 from sessionha.session.cookies import SessionCookies
 from tests.live.app import SECRET_KEY
@@ -39,11 +41,21 @@ async def test_another_engine_of_the_node_answers_when_one_is_killed(browser: Br
         expected = 1
         for victim in first:
             os.kill(victim, signal.SIGKILL)
+            await dead([victim])
             expected += 1
             answer = await browser.post(f"{url}/increment")
             assert (answer.status, answer["n"], answer.node) == (200, expected, "n2")
             assert answer["pid"] != victim
             await cluster.settled()  # uvicorn has started another in its place
+
+            async def both_serve() -> bool:
+                answers = await asyncio.gather(
+                    *(Browser(browser.http).get(f"{url}/who") for _ in range(16))
+                )
+                workers = set(cluster.workers("n2"))
+                return len(workers) == 2 and {answer["pid"] for answer in answers} == workers
+
+            await until("both engines serve", both_serve)
         assert set(cluster.workers("n2")).isdisjoint(first)
         after = await cluster.ask("n1")
         assert (after["view"], after["members"]) == (before["view"], before["members"])
