@@ -18,7 +18,7 @@ from typing import Protocol
 import msgspec
 
 from sessionha.errors import InvalidSettings
-from sessionha.identity import NO_VIEW, server_name
+from sessionha.identity import NO_VIEW
 from sessionha.keys import ROUTE_LABEL
 from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
@@ -93,7 +93,6 @@ class Engine:
         """`companions`: made and started with every start of this engine."""
         self.settings = settings
         self.cluster = cluster_tag(settings.cluster)
-        self.server = server_name(settings.node)
         self.backups = settings.backups if settings.has_peers else 0
         self.events: Counter[str] = Counter()
         self._name = _store_name(settings, keys)
@@ -173,6 +172,7 @@ class Engine:
         membership = LoneMembership(store, me)
         membership.begin()
         state = StateManager(self._node(store, _clock(store), membership, None))
+        state.tend = Upkeep(state).tend
         self._parts = _Parts(os.getpid(), store, membership, state)
         self._accompany()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal, Protocol
 
-from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
+from sessionha.errors import SessionError, SessionRevoked
 from sessionha.identity import (
     GroupID,
     Position,
@@ -40,7 +40,7 @@ from sessionha.session.cookies import (
 )
 from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
-from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled
+from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled, touch_interval
 
 log = logging.getLogger("sessionha.session")
 
@@ -69,8 +69,8 @@ _stored_under = lru_cache(REMEMBERED)(session_key)
 
 
 @lru_cache(CLUSTERS)
-def _server_names(server: str, holders: tuple[str, ...]) -> tuple[str, ...]:
-    return (server, *(server_name(node) for node in holders[1:]))
+def _server_names(holders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(server_name(node) for node in holders)
 
 
 class Home(Protocol):
@@ -87,10 +87,6 @@ class Home(Protocol):
     @property
     def cluster(self) -> str:
         """`cookies.cluster_tag` of this cluster and its incarnation."""
-
-    @property
-    def server(self) -> str:
-        """This engine's own server name."""
 
     @property
     def backups(self) -> int:
@@ -185,7 +181,7 @@ class Visit:
             while await self._home.state.acquire(self._ticket.group, self._floor) is not None:
                 if self._load(self._ticket):
                     return
-        except SessionUnavailable as error:
+        except SessionError as error:
             self._home.count("session_unavailable")
             self._begin(Session(failure=error))
         else:
@@ -331,7 +327,7 @@ class Visit:
             cleared = self._gone or (self._ticket is not None and self._receipt is not None)
             return attributes.delete(secure=self._secure) if cleared else None
         if not self._is_announced(known):
-            value = terms.cookies.write(known.session_id, self._deadline(known))
+            value = terms.cookies.write(known.session_id, self._ends(known))
             return attributes.set(value, terms.max_age, secure=self._secure)
         return None
 
@@ -345,7 +341,7 @@ class Visit:
             return None
         group = self._group
         assert group is not None, "what is held has a group"
-        names = _server_names(self._home.server, held.holders)
+        names = _server_names(held.holders)
         if not (self._receipt or self._extended) and self._is_known(names, group, held.position):
             return None
         route = Route(names, group, held.position, self._home.cluster)
@@ -359,12 +355,6 @@ class Visit:
             return False
         same = route.servers == names and route.group == group
         return same and route.position.epoch == position.epoch
-
-    def _deadline(self, known: Known) -> int:
-        left = known.idle_timeout
-        if known.life_left is not None:
-            left = min(left, known.life_left)
-        return int(self._now + left / 1000)
 
     # --- inside ---
 
@@ -451,7 +441,7 @@ class Visit:
     def _join(self) -> None:
         """Put a new session beside the client's others if this node serves them, else apart."""
         route = None if self._foreign else self._route
-        if route and self._home.state.held(route.group, route.position) is not None:
+        if route and self._home.state.has_room(route.group, route.position):
             self._group = route.group
         else:
             self._group, self._fresh = new_group(), True
@@ -470,7 +460,7 @@ class Visit:
         loaded, known, group = self._loaded, self.session.known, self._group
         if loaded is None or known is None or group is None:
             return
-        due = loaded.touch_due and self.session.accessed and not self._extended
+        due = self._due and self.session.accessed and not self._extended
         if self.session.touched or due:
             self.session.touched = False
             self._home.state.touch(group, known.key)
@@ -494,9 +484,24 @@ class Visit:
         self._fresh = False
         self._receipt = receipt
         self._held = Held(receipt.position, receipt.holders)
-        if self._loaded is not None and (self._loaded.touch_due or self.session.touched):
+        if self._due or self.session.touched:
             self._extended = True  # a commit is a recorded use
         return receipt
+
+    @property
+    def _due(self) -> bool:
+        """Whether a use should be recorded, or the cookie's deadline lags behind recorded ones."""
+        loaded, ticket = self._loaded, self._ticket
+        if loaded is None or ticket is None:
+            return False
+        interval = touch_interval(loaded.idle_timeout) / 1000
+        return loaded.touch_due or self._ends(loaded) - ticket.deadline >= max(interval, 1)
+
+    def _ends(self, session: Known | Loaded) -> int:
+        left = session.idle_timeout
+        if session.life_left is not None:
+            left = min(left, session.life_left)
+        return int(self._now + left / 1000)
 
     def _report_unreadable(self) -> None:
         for name in self.session.unreadable:

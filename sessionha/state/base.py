@@ -46,6 +46,15 @@ class Receipt(NamedTuple):
     """How many other nodes acknowledged (the contract's d)."""
 
 
+TOUCH_EVERY = 60_000
+"""Milliseconds between two recorded touches at most; a twentieth of the idle timeout if less."""
+
+
+def touch_interval(idle_timeout: int) -> int:
+    """How old the last recorded touch must be before another is recorded, milliseconds."""
+    return min(TOUCH_EVERY, idle_timeout // 20)
+
+
 class Unsettled(SessionUnavailable):
     """Another engine's commit is between its two transactions: acquire again, then load."""
 
@@ -90,6 +99,14 @@ class State(Protocol):
             SessionTooLarge, StoreFull: nothing was changed.
             SessionUnavailable: nothing was changed.
             CommitUnconfirmed: the outcome is unknown.
+        """
+        ...
+
+    def has_room(self, group: GroupID, floor: Position | None) -> bool:
+        """Whether a new session may join the group: it is held, and has few sessions yet. Local.
+
+        A client that drops its session cookie and keeps its route cookie must not make a group
+        grow without limit.
         """
         ...
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import NamedTuple
 
 from sessionha.errors import (
@@ -32,7 +33,7 @@ from sessionha.peer.messages import (
     Touch,
 )
 from sessionha.state import copies, placement
-from sessionha.state.base import Held, Loaded, Receipt, Unsettled
+from sessionha.state.base import Held, Loaded, Receipt, Unsettled, touch_interval
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.records import (
@@ -40,6 +41,7 @@ from sessionha.state.records import (
     get_group,
     get_session,
     group_key,
+    rows,
     session_row_key,
     whole_session,
     write_record,
@@ -48,8 +50,8 @@ from sessionha.state.replication import Replication, Round, receipt
 from sessionha.store.base import Writer
 from sessionha.view import View
 
-TOUCH_EVERY = 60_000
-"""Milliseconds between two recorded touches at most; a twentieth of the idle timeout if less."""
+GROUP_SESSIONS = 16
+"""Sessions, tombstones included, from which on a new session of a client begins its own group."""
 
 
 class NotHeld(Exception):
@@ -64,11 +66,6 @@ class _Started(NamedTuple):
     round: Round | None
 
 
-def touch_interval(idle_timeout: int) -> int:
-    """How old the last recorded touch must be before another is recorded, milliseconds."""
-    return min(TOUCH_EVERY, idle_timeout // 20)
-
-
 class StateManager:
     """Implements `sessionha.state.base.State`, and answers the state managers of other nodes."""
 
@@ -76,6 +73,8 @@ class StateManager:
         self.node = node
         self.replication = Replication(node)
         self.ownership = Ownership(node, self.replication)
+        self.tend: Callable[[], None] | None = None
+        """Upkeep between requests, where no task does it."""
 
     # --- sessions ask ---------------------------------------------------------------------------
 
@@ -118,6 +117,14 @@ class StateManager:
         except NotHeld as elsewhere:
             return await self._commit_elsewhere(batch, elsewhere.primary)
         return await self._finish(started)
+
+    def has_room(self, group: GroupID, floor: Position | None) -> bool:
+        """See `State.has_room`."""
+        if self.held(group, floor) is None:
+            return False
+        with self.node.store.read() as reader:
+            sessions = (row for row in rows(reader, group) if row.element is None)
+            return sum(1 for _ in islice(sessions, GROUP_SESSIONS)) < GROUP_SESSIONS
 
     def touch(self, group: GroupID, key: SessionKey) -> None:
         """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""
@@ -170,6 +177,8 @@ class StateManager:
             writer.put(group_key(batch.group), write_record(record))
         node.counters.commits += 1
         if alone:
+            if self.tend is not None:
+                self.tend()
             return _Started(record, None)
         push = copies.delta_push(batch.group, record, base, delta)
         return _Started(record, Round(push, record.holders[1:], record.leaving, view.id))

@@ -73,6 +73,9 @@ class FakeState:
             return None
         return Held(found.position, self.holders)
 
+    def has_room(self, group: GroupID, floor: Position | None) -> bool:
+        return self.held(group, floor) is not None
+
     async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
         self.acquired.append(group)
         if self.failure is not None:
@@ -174,7 +177,6 @@ class FakeEngine:
         self.settings = settings or Settings()
         self.route_cookies = RouteCookies([b"r" * 32]) if len(holders) > 1 else None
         self.cluster = cluster_tag("test")
-        self.server = holders[0]
         self.backups = len(holders) - 1 if backups is None else backups
         self.running = False
         self.starts = 0
