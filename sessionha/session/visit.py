@@ -167,11 +167,11 @@ class Visit:
         if self._ticket is None:
             self._begin(Session(now=self._now, depth=self._terms.depth))
             return True
-        held = self._home.state.held(self._ticket.group, self._floor)
-        if held is None and self._foreign:
-            self._lose()
+        if self._load(self._ticket):
             return True
-        return held is not None and self._load(self._ticket)
+        if self._foreign:
+            self._lose()
+        return self._foreign
 
     async def acquire(self) -> None:
         """Fetch the session's group to this node. It never raises: a session that cannot be had
@@ -397,10 +397,10 @@ class Visit:
         session.committer = self.commit
 
     def _load(self, ticket: Ticket) -> bool:
-        """Begin with the stored session; False: another engine is changing it, acquire again."""
+        """Begin with the stored session; False: its group must be acquired first."""
         state, key = self._home.state, _stored_under(ticket.session_id, self._terms.virtual_server)
         try:
-            loaded = state.load(ticket.group, key)
+            loaded = state.load(ticket.group, key, self._floor)
         except Unsettled:
             return False
         if loaded is None:

@@ -56,7 +56,7 @@ def touch_interval(idle_timeout: int) -> int:
 
 
 class Unsettled(SessionUnavailable):
-    """Another engine's commit is between its two transactions: acquire again, then load."""
+    """The group may not be served here at this moment: acquire it, then load again."""
 
 
 class State(Protocol):
@@ -79,13 +79,11 @@ class State(Protocol):
         """
         ...
 
-    def load(self, group: GroupID, key: SessionKey) -> Loaded | None:
+    def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
         """The session, in one read transaction. None: destroyed, expired, or never here.
 
-        Call it only between `held`/`acquire` and the next await.
-
         Raises:
-            Unsettled: another engine is just committing to the group; acquire it, and load again.
+            Unsettled: the group may not be served here at this moment; acquire it, and load again.
         """
         ...
 

@@ -86,17 +86,17 @@ class StateManager:
         """See `State.acquire`."""
         return await self.ownership.acquire(group, floor)
 
-    def load(self, group: GroupID, key: SessionKey) -> Loaded | None:
-        """See `State.load`. Raises Unsettled when another engine is just committing."""
+    def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
+        """See `State.load`."""
         node = self.node
         now = node.clock.now()
         with node.store.read() as reader:
             record = get_group(reader, group)
-            if record is None:
-                return None
-            held = self.ownership.serves(record, node.view_in(reader), None)
+            held = None
+            if record is not None:
+                held = self.ownership.serves(record, node.view_in(reader), floor)
             if held is None:
-                raise Unsettled("another request is changing the session")
+                raise Unsettled("the session's group is not held here now")
             session, values = whole_session(reader, group, key)
         if session is None or session.ended(now):
             return None
@@ -115,7 +115,10 @@ class StateManager:
         try:
             started = self._start(batch, fresh=fresh)
         except NotHeld as elsewhere:
-            return await self._commit_elsewhere(batch, elsewhere.primary)
+            if not fresh:
+                return await self._commit_elsewhere(batch, elsewhere.primary)
+            await self.node.membership_regained()
+            return await self.commit(batch, fresh=True)
         return await self._finish(started)
 
     def has_room(self, group: GroupID, floor: Position | None) -> bool:
@@ -188,7 +191,7 @@ class StateManager:
         node = self.node
         joined = node.joined(view)
         if joined == NO_VIEW:
-            raise SessionUnavailable("this server is not a member of its cluster yet")
+            raise NotHeld("")
         epoch = self.ownership.first_epoch(writer, view)
         backups = placement.backups(group, view, node.me, node.options.backups)
         holders = (node.me, *backups)
@@ -213,7 +216,10 @@ class StateManager:
         node = self.node
         deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
         try:
-            return await self.replication.confirm(started.round, deadline)
+            done = await self.replication.confirm(started.round, deadline)
+            if done.copies < node.options.min_copies:
+                raise CommitUnconfirmed((), done.copies)
+            return done
         except asyncio.CancelledError:
             work = self.replication.settle(started.round.push.group, deadline, widen=True)
             node.spawn(work)

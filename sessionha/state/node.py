@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_VIEW, ViewID
 from sessionha.peer.base import Peers
 from sessionha.state.copies import Limits
@@ -15,6 +16,9 @@ from sessionha.state.records import GroupRecord
 from sessionha.store.base import Reader, Store
 from sessionha.topology.base import Membership
 from sessionha.view import NO_MEMBERS, View
+
+REGAINED_WITHIN = 1_000
+"""Milliseconds a request waits for a node to be a member again, before it gets 503."""
 
 
 class Clock(Protocol):
@@ -94,6 +98,19 @@ class Node:
             joined = member.joined
         self._joined = (view, joined)
         return joined
+
+    async def membership_regained(self) -> None:
+        """Wait for a moment until this node is a member: after a pause of its own a node that was
+        one asks whether it still is, which takes a round trip.
+
+        Raises:
+            SessionUnavailable: it is none.
+        """
+        deadline = self.clock.now() + REGAINED_WITHIN
+        while self.joined(view := self.membership.view()) == NO_VIEW:
+            if self.peers is None or self.clock.now() >= deadline:
+                raise SessionUnavailable("this server is not a member of its cluster now")
+            await self.membership.wait_change(view.id, 0.01)
 
     def is_primary(self, record: GroupRecord, view: View) -> bool:
         """Whether this node may commit to the group: it holds the newest epoch it knows of, in

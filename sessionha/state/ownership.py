@@ -161,7 +161,8 @@ class Ownership:
             view = node.view_in(reader)
             record = get_group(reader, group) or GroupRecord()
         if node.joined(view) == NO_VIEW:
-            raise SessionUnavailable("this server is not a member of its cluster yet")
+            await node.membership_regained()
+            return ""
         current = record.epoch.node == record.promise.node == node.me
         below = floor is not None and record.position < floor
         if current and record.promise == record.epoch and not below:
@@ -173,7 +174,7 @@ class Ownership:
             except Fenced:
                 pass  # its epoch is from before a merge, or it was out of the view: promote
         known = max(record.promise, floor.epoch if floor else NO_EPOCH).node
-        target = hint or known
+        target = hint if hint not in ("", node.me) else known
         if target not in asked | {node.me, ""} and view.member(target) is not None:
             asked.add(target)
             reply = await self._claim(group, floor, target, record, view)

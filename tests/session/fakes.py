@@ -11,7 +11,7 @@ from sessionha.peer.messages import Batch, SessionChange
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.visit import Event
 from sessionha.settings import Settings
-from sessionha.state.base import Held, Loaded, Receipt
+from sessionha.state.base import Held, Loaded, Receipt, Unsettled
 
 WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
 
@@ -88,7 +88,9 @@ class FakeState:
         found.position = found.position._replace(epoch=epoch._replace(attempt=epoch.attempt + 1))
         return self.held(group, floor)
 
-    def load(self, group: GroupID, key: SessionKey) -> Loaded | None:
+    def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
+        if self.held(group, floor) is None:
+            raise Unsettled("not held here")
         found = self.groups[group]
         record = found.sessions.get(key)
         if record is None or self._ended(record):
