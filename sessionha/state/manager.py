@@ -133,13 +133,16 @@ class StateManager:
         """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""
         node = self.node
         now = node.clock.now()
-        with node.store.write(urgent=True) as writer:
-            record = get_group(writer, group)
-            session = get_session(writer, group, key)
-            if record is None or session is None or session.ended(now):
-                return
-            session.touched, session.deadline = now, now + session.idle_timeout
-            writer.put(session_row_key(group, key), write_record(session))
+        try:
+            with node.store.write(urgent=True) as writer:
+                record = get_group(writer, group)
+                session = get_session(writer, group, key)
+                if record is None or session is None or session.ended(now):
+                    return
+                session.touched, session.deadline = now, now + session.idle_timeout
+                writer.put(session_row_key(group, key), write_record(session))
+        except StoreFull:
+            return  # a use that is not recorded is no reason to fail the request that only reads
         node.counters.touches += 1
         if node.peers is not None:
             message = Touch(group, ((key, session.idle_timeout),))

@@ -149,18 +149,24 @@ class Replication:
         widen: bool,
         away: Set[str] = frozenset(),
     ) -> GroupRecord:
-        """Until C is valid in the present view and has the newest version (R5, R13).
+        """Until C is valid in the present view and has the version that was newest when this
+        began (R5, R13); requests that go on writing are not waited for.
 
         Without peers it never suspends. Raises as `confirm` does.
         """
+        goal = 0
         while True:
             plan = self._plan(group, widen=widen, away=away)
             if isinstance(plan, GroupRecord):
                 return plan
+            goal = goal or plan.push.version
             missing = await self._send(plan)
             if not missing:
                 acknowledged = self._acknowledge(plan.push)
-                if acknowledged.acked == acknowledged.version:
+                if acknowledged.acked >= goal:
+                    acknowledged.holders = (
+                        plan.push.holders
+                    )  # a sibling's newer C has yet to get it
                     return acknowledged
             if self._node.clock.now() >= deadline:
                 there = set(plan.backups) - set(missing)
