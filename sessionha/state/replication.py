@@ -164,9 +164,9 @@ class Replication:
             if not missing:
                 acknowledged = self._acknowledge(plan.push)
                 if acknowledged.acked >= goal:
-                    acknowledged.holders = (
-                        plan.push.holders
-                    )  # a sibling's newer C has yet to get it
+                    # What was settled, not what a sibling has written since.
+                    acknowledged.version = plan.push.version
+                    acknowledged.holders = plan.push.holders
                     return acknowledged
             if self._node.clock.now() >= deadline:
                 there = set(plan.backups) - set(missing)
