@@ -1,0 +1,90 @@
+"""Where copies should be: evenly, apart from their primary, and steady."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from sessionha.identity import ViewID
+from sessionha.state.placement import backups
+from sessionha.view import Member, Role, View
+
+FIRST = ViewID(1, "n1")
+GROUPS = [random.Random(number).randbytes(12) for number in range(10_000)]
+
+
+def member(
+    number: int, zone: str = "", host: str = "", role: Role = "server", weight: int = 1,
+    ready: bool = True,
+) -> Member:  # fmt: skip
+    name = f"n{number}"
+    return Member(
+        name, "0", FIRST, "", role=role, zone=zone, host=host or name, weight=weight, ready=ready
+    )
+
+
+def view(*members: Member) -> View:
+    return View(FIRST, members)
+
+
+SIX = view(*(member(number) for number in range(1, 7)))
+
+
+def test_six_nodes_hold_equally_many_copies() -> None:
+    """System 5 (l): 10,000 groups on six nodes, copies per node within ±15 %."""
+    held: Counter[str] = Counter()
+    for number, group in enumerate(GROUPS):
+        primary = f"n{number % 6 + 1}"
+        held.update([primary, *backups(group, SIX, primary, 1)])
+    mean = 2 * len(GROUPS) / 6
+    assert all(0.85 * mean <= count <= 1.15 * mean for count in held.values()), held
+
+
+def test_a_node_of_twice_the_weight_attracts_twice_as_many() -> None:
+    nodes = view(member(1), member(2), member(3, weight=2), member(4))
+    held = Counter(backups(group, nodes, "n1", 1)[0] for group in GROUPS)
+    assert 0.85 * len(GROUPS) / 2 <= held["n3"] <= 1.15 * len(GROUPS) / 2
+
+
+def test_the_other_zone_comes_before_another_host() -> None:
+    """System 5 (l): other zone when possible; "all backups on workers of one machine"."""
+    nodes = view(
+        member(1, "a", "h1"), member(2, "a", "h1"), member(3, "a", "h2"), member(4, "b", "h3")
+    )
+    assert {backups(group, nodes, "n1", 3) for group in GROUPS[:200]} == {("n4", "n3", "n2")}
+
+
+def test_spares_are_last_and_witnesses_never() -> None:
+    nodes = view(member(1), member(2, role="spare"), member(3), member(4, role="witness"))
+    for group in GROUPS[:200]:
+        assert backups(group, nodes, "n1", 3) == ("n3", "n2")
+
+
+def test_a_node_that_drains_or_refuses_gets_nothing_new() -> None:
+    nodes = view(member(1), member(2, ready=False), member(3), member(4))
+    for group in GROUPS[:200]:
+        assert backups(group, nodes, "n1", 2, without=("n4",)) == ("n3",)
+        assert backups(group, nodes, "n1", 2, keep=("n2",))[0] == "n2", "it keeps what it has"
+
+
+def test_those_that_hold_a_copy_keep_it() -> None:
+    for group in GROUPS[:200]:
+        for keep in (("n5",), ("n6", "n2")):
+            assert backups(group, SIX, "n1", 2, keep=keep)[: len(keep)] == keep
+    assert backups(GROUPS[0], SIX, "n1", 1, keep=("gone", "n1", "n3")) == ("n3",)
+
+
+def test_a_change_of_members_moves_little() -> None:
+    """Only groups of the node that left, or that came, are placed elsewhere."""
+    five = view(*SIX.members[:-1])
+    moved = 0
+    for group in GROUPS[:2_000]:
+        before, after = backups(group, SIX, "n1", 1), backups(group, five, "n1", 1)
+        if before != ("n6",):
+            assert after == before
+        moved += before != after
+    assert moved <= 1.2 * 2_000 / 5
+
+
+def test_alone_there_is_no_backup() -> None:
+    assert backups(GROUPS[0], view(member(1)), "n1", 2) == ()
