@@ -131,11 +131,9 @@ class Replication:
         except Fenced:
             with self._node.store.read() as reader:
                 found = get_group(reader, push.group)
-            if found is None or not found.held:
+            if found is None or not found.held or found.acked != found.version:
                 raise
-            if found.acked < max(push.version, found.line[-1][1]):
-                raise  # what a new epoch adopted is confirmed with its first version only
-            record = found  # a hand-over may have settled it before it went away
+            record = found  # a hand-over settled it before it went away
         end = epoch_end(record.line, push.epoch)
         if end is None or -1 < end < push.version:
             raise Fenced(record.promise)  # this node lost the group and got it back without it
