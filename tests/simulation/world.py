@@ -554,11 +554,9 @@ class World:
     def _learn(self, host: Host, life: int) -> None:
         if not host.up or host.life != life or host.paused is not None:
             return
-        member = self._truth.member(host.name)
-        if member is None or member.incarnation != host.incarnation:
+        host.membership.install(self._truth)
+        if not host.membership.is_member():
             self._rejoin(host)
-        else:
-            host.membership.install(self._truth)
 
     def stop(self) -> None:
         """Kill everything: a world that is over leaves nothing behind."""
