@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,21 +49,15 @@ def session_of(scope: Scope) -> Session:
 
 def served(scope: Scope) -> Served:
     """What is known now: before the answer starts what was loaded, then what was committed."""
-    session = scope.get("sessionha")
-    seen: Any = getattr(session, "served", None)
+    session: Session | None = scope.get("sessionha")
     node = os.environ.get("SESSIONHA_NODE", "")
-    engine = str(getattr(seen, "engine", ""))
-    state: Any = getattr(session, "receipt", None) or seen
-    if not getattr(state, "holders", ()):
+    engine = session.served.engine if session is not None and session.served else ""
+    state = (session.receipt or session.served) if session is not None else None
+    if state is None:
         return Served(node, engine)
-    holders = tuple(state.holders)
-    copies = getattr(state, "copies", len(holders) - 1)
     epoch, version = state.position
-    return Served(node, engine, holders, _dotted(epoch), version, copies)
-
-
-def _dotted(epoch: Sequence[object]) -> str:
-    return ".".join(str(part) for part in epoch)
+    dotted = f"{epoch.view}.{epoch.attempt}.{epoch.node}"
+    return Served(node, engine, state.holders, dotted, version, len(state.holders) - 1)
 
 
 class Witness:

@@ -129,6 +129,11 @@ class Engine:
         return self._parts.streams if self._parts is not None else None
 
     @property
+    def engine(self) -> str:
+        """The engine's ID inside its node, as text."""
+        return str(self._parts.store.slot) if self._parts is not None else ""
+
+    @property
     def slot(self) -> int:
         """The engine's ID inside its node."""
         assert self._parts is not None, "the engine was not started"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
-from sessionha.identity import SessionKey
+from sessionha.identity import Position, SessionKey
 from sessionha.peer.messages import Create, SessionChange
 from sessionha.session.codec import (
     DEPTH,
@@ -30,6 +30,16 @@ NAME_BYTES: Final = 256
 _VALUE: Final = "value"  # the data manager of new elements: the last writer wins
 _NEW: Final = (_VALUE, None)
 _MISSING: Final = object()
+
+
+class Served(NamedTuple):
+    """Who serves a session, and from what."""
+
+    engine: str
+    """The engine's ID inside its node."""
+    position: Position
+    holders: tuple[str, ...]
+    """Node IDs: the primary, which is this node, then its backups in order."""
 
 
 class Known(NamedTuple):
@@ -126,6 +136,8 @@ class Session(MutableMapping[str, Any]):
         self._accessed = False
         self._modified = False
         self._receipt: Receipt | None = None
+        self.served: Served | None = None
+        """Where the session was found; None for a new one."""
         self.touched = False
         self.committer: Callable[[Session], Awaitable[Receipt | None]] | None = None
 
@@ -219,6 +231,11 @@ class Session(MutableMapping[str, Any]):
     def created(self) -> datetime | None:
         """When the session was created (UTC, by this node's clock), None for a new one."""
         return datetime.fromtimestamp(self._now - self.age, UTC) if self._known else None
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the last commit of this request achieved: position, holders, copies."""
+        return self._receipt
 
     @property
     def copies(self) -> int | None:

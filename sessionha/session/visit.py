@@ -39,7 +39,7 @@ from sessionha.session.cookies import (
     only_valid,
 )
 from sessionha.session.headers import COPIES
-from sessionha.session.session import Known, Prepared, Session, UnavailableSession
+from sessionha.session.session import Known, Prepared, Served, Session, UnavailableSession
 from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled, touch_interval
 
 log = logging.getLogger("sessionha.session")
@@ -87,6 +87,10 @@ class Home(Protocol):
     @property
     def cluster(self) -> str:
         """`cookies.cluster_tag` of this cluster and its incarnation."""
+
+    @property
+    def engine(self) -> str:
+        """This engine's ID inside its node."""
 
     @property
     def backups(self) -> int:
@@ -416,7 +420,9 @@ class Visit:
             loaded.idle_timeout,
             loaded.life_left,
         )
-        self._begin(Session(known, now=self._now, depth=self._terms.depth))
+        session = Session(known, now=self._now, depth=self._terms.depth)
+        session.served = Served(self._home.engine, *loaded.held)
+        self._begin(session)
         return True
 
     def _lose(self, *, clear: bool = True) -> None:

@@ -179,6 +179,7 @@ class FakeEngine:
         self.settings = settings or Settings()
         self.route_cookies = RouteCookies([b"r" * 32]) if len(holders) > 1 else None
         self.cluster = cluster_tag("test")
+        self.engine = "0"
         self.backups = len(holders) - 1 if backups is None else backups
         self.running = False
         self.starts = 0
