@@ -106,10 +106,6 @@ async def test_a_node_that_the_cookie_does_not_name_serves(browser: Browser) -> 
         assert await cluster.counted("promotions") == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a hint that is this node itself hides the primary that the node's own record names",
-)
 async def test_an_older_cookie_does_not_cost_a_promotion(browser: Browser) -> None:
     """contract, section 3: while the primary lives a group is handed over, also when the client's
     cookie still names the node that it asks (requests in parallel carry such cookies)."""
@@ -446,10 +442,6 @@ async def test_a_commit_that_runs_out_of_time_is_503_and_never_fewer_copies_than
         assert len({str(elements(copy)) for copy in copies.values()}) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="`min_copies` is checked before a commit only, not when its backups are lost during it",
-)
 async def test_a_commit_never_succeeds_with_fewer_copies_than_the_least(browser: Browser) -> None:
     """system 5 (m), contract G1: with `min_copies` = 1 a pair whose other half stops answers 503;
     it serves again when that is back."""
