@@ -251,7 +251,7 @@ class Environment:
             raise StoreError(
                 f"{self.directory}: this process was forked while another thread used the store;"
                 " start worker processes before the first request"
-                " (gunicorn: -c python:sessionha.gunicorn, without --preload)"
+                " (gunicorn: without --preload)"
             )
         self.env.close()
         os.close(self._data)

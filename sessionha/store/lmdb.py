@@ -192,7 +192,7 @@ class LMDBStore:
         if shared.pid != _getpid():
             raise StoreError(
                 f"{self._directory} was opened before this process was forked; open it in the"
-                " worker (gunicorn: -c python:sessionha.gunicorn; uWSGI: postfork)"
+                " worker"
             )
         return shared
 
