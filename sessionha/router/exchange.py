@@ -211,10 +211,10 @@ class HttpExchange:
     # --- what ends an attempt from outside -------------------------------------------------------
 
     def node_lost(self) -> None:
-        """End the attempt, unless only its node can tell whether the request was executed."""
-        if self._started or self._idempotent:
-            self._lost = True
-            self._end()
+        """End the attempt: no answer of an excluded node is waited for. Whether an unsafe request
+        was executed stays unknown; it is answered with 502 and never repeated (R14)."""
+        self._lost = True
+        self._end()
 
     def _end(self) -> None:
         if self._clock is not None and not self._clock.expired():
