@@ -135,9 +135,14 @@ class Settings:
         "Most bytes the store takes; new data is refused at 80 % of it.",
     )
     state_dir: Path | None = _row(
-        PATH, None, "Directory on a disk for what must survive a reboot; nothing yet in this version.", "chosen by the store"
+        PATH,
+        None,
+        "Directory on a disk for what must survive a reboot; nothing yet in this version.",
+        "chosen by the store",
     )
-    engine_type: str = _row(NAME, "web", "Type of this engine; routers do not yet choose by it in this version.")
+    engine_type: str = _row(
+        NAME, "web", "Type of this engine; routers do not yet choose by it in this version."
+    )
     virtual_server: str = _row(
         NAME, "default", "Application or tenant: sessions of different ones are apart."
     )
@@ -206,7 +211,9 @@ class Settings:
         "`heal_after`",
     )
     drain_timeout: float = _row(
-        DURATION, 20.0, "How long a stop may take; less than the server's own grace period. Not yet used."
+        DURATION,
+        20.0,
+        "How long a stop may take; less than the server's own grace period. Not yet used.",
     )
     idle_timeout: float = _row(INTERVAL, 1800.0, "A session that is not used for so long ends.")
     lifetime: float = _row(

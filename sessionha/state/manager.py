@@ -263,7 +263,8 @@ class StateManager:
         try:
             reply = await node.peers.call(primary, Forward(batch), node.options.commit_timeout)
         except PeerUnavailable as error:
-            node.membership.suspect(primary)
+            if error.sent or error.refused:
+                node.membership.suspect(primary)
             if error.sent and not error.refused:
                 raise CommitUnconfirmed((primary,), 0) from error
             return ""
