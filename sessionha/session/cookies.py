@@ -56,11 +56,13 @@ CANDIDATES: Final = 4
 """Cookies of one name that are looked at; browsers send one for each path and domain."""
 
 KEY_BYTES: Final = 32
-_ROUTE = re.compile(ROUTE_PATTERN[1:-1])
+_ROUTE = re.compile(ROUTE_PATTERN[1:-1].replace("{43}", "{42}[AEIMQUYcgkosw048]"))
 _NAMES = re.compile(_NAMES_PATTERN)
 _SESSION = re.compile(
-    rf"([A-Za-z0-9_-]{{{SESSION_ID_CHARS}}})\.([0-9]{{1,12}})\.([A-Za-z0-9_-]{{43}})"
+    rf"([A-Za-z0-9_-]{{{SESSION_ID_CHARS}}})\.([0-9]{{1,12}})"
+    r"\.([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])"
 )
+"""The signature's last character carries four bits: of the four spellings one is ours."""
 _COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
 _EPOCH_DATE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -263,7 +265,19 @@ class SessionCookies:
 
 
 def application_keys(secret_key: object) -> tuple[bytes, ...]:
-    """The keys of a framework's `secret_key`: one or a list of str, bytes or str-like objects."""
+    """The keys of a framework's `secret_key`: one or a list of str, bytes or str-like objects.
+
+    Raises:
+        InvalidSettings: it is None, a number or the like: its text would be no secret at all.
+    """
+    if secret_key is None or isinstance(secret_key, int | float | dict | set):
+        raise InvalidSettings(
+            [
+                f"`secret_key` is {type(secret_key).__name__}, not text or bytes: is the"
+                " environment variable set that it comes from? `sessionha secret` prints a good"
+                " key"
+            ]
+        )
     if isinstance(secret_key, bytes):
         return (secret_key,)
     if isinstance(secret_key, list | tuple):

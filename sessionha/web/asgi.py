@@ -47,8 +47,9 @@ class SessionMiddleware:
     Starlette does, or "commit" those to a session that exists. Responses with a 5xx status commit.
     `engine`: an engine to use instead of the one that the settings describe.
 
-    Raises:
-        InvalidSettings: every mistake in the arguments, at construction.
+    Wrong arguments and settings stop the server when it starts, with every mistake; where there
+    is no lifespan, the first request raises InvalidSettings. (Frameworks construct middleware
+    inside the lifespan, where servers take an exception for an application without one.)
     """
 
     def __init__(
@@ -68,19 +69,23 @@ class SessionMiddleware:
         engine: Engine | None = None,
         **settings: object,
     ) -> None:
-        if on_error not in ("discard", "commit"):
-            raise InvalidSettings([f"`on_error` {on_error!r} is not one of discard, commit"])
         self.app = app
-        self.settings = engine.settings if engine else Settings.load(None, **settings)
-        self._keys = checked_keys(secret_key, self.settings)
-        attributes = CookieAttributes(
-            session_cookie, path, same_site, https_only, domain, partitioned
-        )
-        self._terms = terms_for(self.settings, self._keys, attributes, max_age)
         self._on_error: OnError = on_error
         self._engine = engine
-        self._has_health = bool(self.settings.health_path)
         self._factory: Factory = default_factory
+        self._invalid: InvalidSettings | None = None
+        try:
+            if on_error not in ("discard", "commit"):
+                raise InvalidSettings([f"`on_error` {on_error!r} is not one of discard, commit"])
+            self.settings = engine.settings if engine else Settings.load(None, **settings)
+            self._keys = checked_keys(secret_key, self.settings)
+            attributes = CookieAttributes(
+                session_cookie, path, same_site, https_only, domain, partitioned
+            )
+            self._terms = terms_for(self.settings, self._keys, attributes, max_age)
+            self._has_health = bool(self.settings.health_path)
+        except InvalidSettings as error:
+            self._invalid, self._engine = error, None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -125,6 +130,10 @@ class SessionMiddleware:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan on; the engine starts before the application and stops after it."""
+        if self._invalid is not None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": str(self._invalid)})
+            raise self._invalid
 
         async def receive_starting() -> Message:
             message = await receive()
@@ -146,6 +155,8 @@ class SessionMiddleware:
         await self.app(scope, receive_starting, send_stopping)
 
     async def _running_engine(self) -> Engine:
+        if self._invalid is not None:
+            raise self._invalid
         engine = self._engine
         if engine is None:
             engine = self._engine = self._factory(self.settings, self._keys)

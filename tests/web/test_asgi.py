@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import re
 import weakref
 from typing import Any
 
@@ -698,12 +699,36 @@ async def test_health_is_answered_only_where_it_is_turned_on() -> None:
         ({"on_error": "keep"}, "on_error"),
         ({"secret_key": ""}, "secret_key"),
         ({"secret_key": []}, "secret_key"),
+        ({"secret_key": None}, "environment variable"),
+        ({"secret_key": 123}, "secret_key"),
         ({"idle_timout": 5}, "idle_timeout"),
     ],
 )
-def test_mistakes_are_told_at_construction(options: dict[str, Any], named: str) -> None:
+async def test_mistakes_stop_the_server_at_its_start(options: dict[str, Any], named: str) -> None:
+    app = SessionMiddleware(shop, **({"secret_key": KEY} | options))
+    sent = await refused_start(app, named)
+    assert [message["type"] for message in sent] == ["lifespan.startup.failed"]
+    assert re.search(named, sent[0]["message"])
+
+
+async def test_mistakes_are_raised_by_requests_where_there_is_no_lifespan() -> None:
+    with pytest.raises(InvalidSettings, match="idle_timeout"):
+        await Browser(SessionMiddleware(shop, KEY, idle_timout=5)).get()
+
+
+async def refused_start(app: SessionMiddleware, named: str) -> list[Message]:
+    """What a server is told whose application cannot start."""
+    sent: list[Message] = []
+
+    async def startup() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
     with pytest.raises(InvalidSettings, match=named):
-        SessionMiddleware(shop, **({"secret_key": KEY} | options))
+        await app({"type": "lifespan"}, startup, send)
+    return sent
 
 
 async def test_a_weak_key_is_accepted_alone_with_one_warning(
@@ -717,12 +742,12 @@ async def test_a_weak_key_is_accepted_alone_with_one_warning(
     assert "example" not in caplog.text
 
 
-def test_a_weak_key_is_refused_with_peers() -> None:
+async def test_a_weak_key_is_refused_with_peers() -> None:
     settings = Settings.load(
         {}, node="n1", nodes="n1=http://127.0.0.1:1,n2=http://127.0.0.1:2", secret=KEY
     )
-    with pytest.raises(InvalidSettings, match="secret key"):
-        SessionMiddleware(shop, "example", engine=FakeEngine(settings=settings))
+    app = SessionMiddleware(shop, "example", engine=FakeEngine(settings=settings))
+    assert "secret key" in (await refused_start(app, "secret key"))[0]["message"]
 
 
 async def test_keys_rotate() -> None:
