@@ -232,6 +232,12 @@ class Engine:
         parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
         self._accompany()
         await self._joined(topology)
+        if len(topology.view().members) == 1 and len(settings.description.nodes) > 1:
+            log.warning(
+                "node %s starts alone: no other node of `nodes` answers yet, and until one does"
+                " changes have no copies",
+                settings.node,
+            )
         log.info(
             "node %s, engine %d, runs in %s mode with %d backups; listening on %s",
             settings.node,
@@ -293,7 +299,10 @@ class Engine:
         if settings.store == "memory":
             return MemoryStore(size=settings.store_size).open()
         place = choose(settings.store or None, name=self._name, size=settings.store_size)
-        return LMDBStore(place, size=settings.store_size).open()
+        # Allocated whole and mapped writable it is twice as fast, and takes its size in memory at
+        # once: right for a node of a cluster, too much for an application on a laptop.
+        writemap = None if settings.has_peers else False
+        return LMDBStore(place, size=settings.store_size, writemap=writemap).open()
 
     def _node(
         self,

@@ -30,7 +30,8 @@ app = typer.Typer(
 )
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with [cluster] and [[node]].")
+    Path | None,
+    typer.Option("--config", help="TOML file with the tables `cluster` and `node`."),
 ]
 
 
