@@ -10,12 +10,16 @@ from typing import Any, Protocol
 
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_VIEW, ViewID
-from sessionha.peer.base import Peers
+from sessionha.peer.base import Peers, Sender
+from sessionha.peer.messages import Failed
 from sessionha.state.copies import Limits
 from sessionha.state.records import GroupRecord
 from sessionha.store.base import Reader, Store
 from sessionha.topology.base import Membership
 from sessionha.view import NO_MEMBERS, View
+
+NOT_TOGETHER = Failed("NotMember", "sender and receiver are not in one view")
+"""The answer to who is not in this node's view, or when this node is in none."""
 
 REGAINED_WITHIN = 1_000
 """Milliseconds a request waits for a node to be a member again, before it gets 503."""
@@ -113,17 +117,27 @@ class Node:
             await self.membership.wait_change(view.id, 0.01)
 
     def is_primary(self, record: GroupRecord, view: View) -> bool:
-        """Whether this node may commit to the group: it holds the newest epoch it knows of, in
-        sync since it is a member, synced in this run, and no merge of two sides came between."""
+        """Whether this node may commit to the group: it leads it, and synced it in this run."""
+        return record.run == self.store.run and self.leads(record, view)
+
+    def leads(self, record: GroupRecord, view: View) -> bool:
+        """Whether this node is the group's primary, though perhaps not yet synced in this run: it
+        holds the newest epoch it knows of, in sync since it is a member, and no merge of two sides
+        came between."""
         epoch = record.epoch
         return (
             epoch.node == self.me
             and record.promise == epoch
-            and record.run == self.store.run
             and record.synced != NO_VIEW
             and record.synced == self.joined(view)
             and record.crowned >= view.barrier
         )
+
+    def shares_view(self, sender: Sender, view: View) -> bool:
+        """Whether the sender of a message and this node are both members of the view."""
+        member = view.member(sender.node)
+        known = member is not None and member.incarnation == sender.incarnation
+        return known and self.joined(view) != NO_VIEW
 
     def valid_backups(self, record: GroupRecord, view: View) -> tuple[str, ...]:
         """The holders, this node left out, that have been members since C was formed."""

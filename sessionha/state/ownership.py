@@ -16,7 +16,7 @@ from sessionha.errors import (
     StaleSession,
     StoreFull,
 )
-from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position, ViewID
+from sessionha.identity import NO_EPOCH, NO_POSITION, NO_VIEW, Epoch, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Claim,
@@ -34,7 +34,7 @@ from sessionha.peer.messages import (
 )
 from sessionha.state import copies, placement
 from sessionha.state.base import Held
-from sessionha.state.node import Node
+from sessionha.state.node import NOT_TOGETHER, Node
 from sessionha.state.records import (
     LINE_LIMIT,
     GroupRecord,
@@ -198,16 +198,10 @@ class Ownership:
     ) -> str | None:
         """Ask the living primary. "": done; a name: ask that one; None: promote in full."""
         node = self._node
-        assert node.peers is not None
         epoch = self._fresh_epoch(group, floor, promise=False)
-        position = record.position if record.held else Position(NO_EPOCH, 0)
-        try:
-            timeout = (SETTLE_FIRST + HOLD) / 1000 + TRY
-            reply = await node.peers.call(asked, Claim(group, epoch, position), timeout)
-        except PeerUnavailable:
-            node.membership.suspect(asked)
-            await node.membership.wait_change(view.id, 0.02)
-            raise _Lost from None
+        position = record.position if record.held else NO_POSITION
+        timeout = (SETTLE_FIRST + HOLD) / 1000 + TRY
+        reply = await self._call(asked, Claim(group, epoch, position), timeout, view)
         match reply:
             case Granted():
                 source = reply.content
@@ -288,31 +282,28 @@ class Ownership:
 
     async def _ask(self, name: str, question: Promise, view: View) -> Promised | None:
         """One member's promise. Whoever does not answer must leave the view first."""
-        node = self._node
-        assert node.peers is not None
         member = view.member(name)
         if member is not None and member.role == "witness":
             return None
-        try:
-            reply = await node.peers.call(name, question, SETTLE_FIRST / 1000 + TRY)
-        except PeerUnavailable:
-            node.membership.suspect(name)
-            await node.membership.wait_change(view.id, 0.02)
-            raise _Lost from None
+        reply = await self._call(name, question, SETTLE_FIRST / 1000 + TRY, view)
         if not isinstance(reply, Promised) or len(reply.standings) != len(question.groups):
             raise _Lost
         return reply
 
-    async def _fetch(self, group: GroupID, source: str, record: GroupRecord, view: View) -> Push:
+    async def _call(self, name: str, message: Message, timeout: float, view: View) -> Message:
+        """The reply of a member. Without one nothing can be decided in this view: _Lost."""
         node = self._node
-        assert node.peers is not None
-        position = record.position if record.held else Position(NO_EPOCH, 0)
+        assert node.peers is not None, "nobody is asked without peers"
         try:
-            reply = await node.peers.call(source, Fetch(group, position), TRY * 2)
+            return await node.peers.call(name, message, timeout)
         except PeerUnavailable:
-            node.membership.suspect(source)
+            node.membership.suspect(name)
             await node.membership.wait_change(view.id, 0.02)
             raise _Lost from None
+
+    async def _fetch(self, group: GroupID, source: str, record: GroupRecord, view: View) -> Push:
+        position = record.position if record.held else NO_POSITION
+        reply = await self._call(source, Fetch(group, position), TRY * 2, view)
         if not isinstance(reply, Fetched) or reply.content is None:
             raise _Lost
         return reply.content
@@ -452,8 +443,8 @@ class Ownership:
         node = self._node
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
-            if not self._together(sender, view):
-                return Failed("NotMember", "sender and receiver are not in one view")
+            if not node.shares_view(sender, view):
+                return NOT_TOGETHER
             record = get_group(writer, claim.group)
             if record is None or not node.is_primary(record, view):
                 return NotPrimary(record.promise.node if record else "")
@@ -475,8 +466,8 @@ class Ownership:
         standings = []
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
-            if not self._together(sender, view):
-                return Failed("NotMember", "sender and receiver are not in one view")
+            if not node.shares_view(sender, view):
+                return NOT_TOGETHER
             for group in question.groups:
                 record = get_group(writer, group) or GroupRecord()
                 if question.epoch > record.promise:
@@ -501,19 +492,14 @@ class Ownership:
         """What this node's copy has beyond a position."""
         node = self._node
         with node.store.read() as reader:
-            if not self._together(sender, node.view_in(reader)):
-                return Failed("NotMember", "sender and receiver are not in one view")
+            if not node.shares_view(sender, node.view_in(reader)):
+                return NOT_TOGETHER
             record = get_group(reader, question.group)
             if record is None or not record.held:
                 return Fetched(None)
             return Fetched(
                 copies.content(reader, question.group, record, question.position, node.clock.now())
             )
-
-    def _together(self, sender: Sender, view: View) -> bool:
-        member = view.member(sender.node)
-        known = member is not None and member.incarnation == sender.incarnation
-        return known and self._node.joined(view) != NO_VIEW
 
     def _promise(self, writer: Writer, group: GroupID, record: GroupRecord, epoch: Epoch) -> None:
         record.promise = epoch

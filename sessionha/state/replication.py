@@ -14,10 +14,10 @@ from typing import NamedTuple
 from sessionha.errors import CommitUnconfirmed, Fenced, PeerUnavailable, StoreFull
 from sessionha.identity import NO_POSITION, NO_VIEW, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Behind, CannotHold, Failed, Message, Push, Pushed, Refused
+from sessionha.peer.messages import Behind, CannotHold, Message, Push, Pushed, Refused
 from sessionha.state import copies, placement
 from sessionha.state.base import Receipt
-from sessionha.state.node import Node
+from sessionha.state.node import NOT_TOGETHER, Node
 from sessionha.state.records import (
     GroupRecord,
     epoch_at,
@@ -177,7 +177,7 @@ class Replication:
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
             record = get_group(writer, group)
-            if record is None or not self._mine(record, view):
+            if record is None or not node.leads(record, view):
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
             changed = self.reform(record, group, view, widen=widen, away=away)
             settled = record.acked == record.version and record.run == node.store.run
@@ -194,16 +194,6 @@ class Replication:
             base = Position(epoch_at(record.line, since), since)
             push = copies.content(writer, group, record, base, node.clock.now())
         return Round(push, record.holders[1:], record.leaving, view.id)
-
-    def _mine(self, record: GroupRecord, view: View) -> bool:
-        """Primary, though perhaps not yet synced in this run."""
-        joined = self._node.joined(view)
-        return (
-            record.epoch.node == self._node.me
-            and record.promise == record.epoch
-            and record.synced == joined != NO_VIEW
-            and record.crowned >= view.barrier
-        )
 
     async def _send(self, plan: Round) -> list[str]:
         """Who did not acknowledge. Raises Fenced when somebody promised a newer epoch."""
@@ -284,7 +274,7 @@ class Replication:
             )  # fmt: skip
         with node.store.write(urgent=True) as writer:
             record = get_group(writer, group)
-            if record is None or not self._mine(record, node.view_in(writer)):
+            if record is None or not node.leads(record, node.view_in(writer)):
                 return
             if target in record.holders[1:] + record.leaving:
                 record.version += 1  # C changes by a versioned step (R1)
@@ -328,9 +318,8 @@ class Replication:
         node = self._node
         view = node.view_in(writer)
         joined = node.joined(view)
-        member = view.member(sender.node)
-        if joined == NO_VIEW or member is None or member.incarnation != sender.incarnation:
-            return Failed("NotMember", "sender and receiver are not in one view")
+        if not node.shares_view(sender, view):
+            return NOT_TOGETHER
         record = get_group(writer, push.group)
         if record is not None and push.epoch < record.promise:
             return Refused(record.promise)
