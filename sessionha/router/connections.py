@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, Final
 
 import aiohttp
@@ -36,10 +37,13 @@ class Connections:
         self._keeping = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
         self._single = aiohttp.TCPConnector(limit=0, force_close=True)
         self._kept = self._session(self._keeping, never_repeat)
-        self._fresh = self._session(self._single, never_repeat)
+        self._fresh = self._session(self._single, never_repeat, _telling_of_connections())
 
     def _session(
-        self, connector: aiohttp.BaseConnector, middleware: aiohttp.ClientMiddlewareType
+        self,
+        connector: aiohttp.BaseConnector,
+        middleware: aiohttp.ClientMiddlewareType,
+        *traces: aiohttp.TraceConfig,
     ) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=connector,
@@ -49,19 +53,37 @@ class Connections:
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             middlewares=(middleware,),
+            trace_configs=list(traces),
         )
 
     async def request(
-        self, method: str, url: URL, headers: Mapping[str, str], data: Any, *, kept: bool
+        self,
+        method: str,
+        url: URL,
+        headers: Mapping[str, str],
+        data: Any,
+        *,
+        kept: bool,
+        connected: Callable[[], None],
     ) -> aiohttp.ClientResponse:
         """The upstream's answer as soon as its head is there.
+
+        `connected` is called on a fresh connection before the first byte is written to it: a
+        request that is given up earlier was certainly not accepted.
 
         Raises:
             NOT_ACCEPTED: nothing of the request was accepted.
             Broken, aiohttp.ClientError: it may have been.
         """
         session = self._kept if kept else self._fresh
-        return await session.request(method, url, headers=headers, data=data, allow_redirects=False)
+        return await session.request(
+            method,
+            url,
+            headers=headers,
+            data=data,
+            allow_redirects=False,
+            trace_request_ctx=connected,
+        )
 
     async def websocket(
         self, url: URL, headers: Mapping[str, str], protocols: tuple[str, ...]
@@ -93,6 +115,17 @@ class Connections:
             await session.close()
         for connector in (self._keeping, self._single):
             await connector.close()
+
+
+def _telling_of_connections() -> aiohttp.TraceConfig:
+    """Calls a request's `connected` when its connection stands."""
+
+    async def created(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+        context.trace_request_ctx()
+
+    trace: aiohttp.TraceConfig = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(created)
+    return trace
 
 
 async def never_repeat(

@@ -47,7 +47,7 @@ class Outcome(Enum):
     """The client got an answer, or what there was of it."""
     NOT_ACCEPTED = auto()
     BROKEN = auto()
-    """The connection ended without an answer, or the node left the view in silence."""
+    """The connection ended without an answer, or the view excluded its node."""
     ELSEWHERE = auto()
     """The node passed the request on."""
     SILENT = auto()
@@ -83,6 +83,7 @@ class HttpExchange:
         self._watcher: asyncio.Task[None] | None = None
         self._started = False
         self._lost = False
+        self._accepted = False
         self._give_up = 0.0
         self._broken = 0
         body.progress = self._wind
@@ -133,7 +134,7 @@ class HttpExchange:
         return outcome
 
     async def _attempt(self, upstream: Upstream, *, kept: bool) -> Outcome:
-        self._lost = False
+        self._lost, self._accepted = False, kept
         upstream.exchanges.add(self)
         try:
             async with asyncio.timeout(self._options.response_timeout) as self._clock:
@@ -155,7 +156,12 @@ class HttpExchange:
         url = URL(upstream.target.url.rstrip("/") + self._request.target, encoded=True)
         data = await self._body.open()
         response = await self._connections.request(
-            self._method, url, self._request.headers, data, kept=kept
+            self._method,
+            url,
+            self._request.headers,
+            data,
+            kept=kept,
+            connected=self._connected,
         )
         try:
             self._upstreams.answered(upstream)
@@ -193,13 +199,18 @@ class HttpExchange:
         if short:
             await self._send({"type": "http.response.body", "body": piece})
 
+    def _connected(self) -> None:
+        self._accepted = True
+
     def _timed_out(self) -> Outcome:
         if self._body.gone:
             return Outcome.CLIENT_GONE
-        if self._lost:
-            self._broken += 1
-            return Outcome.BROKEN
-        return Outcome.SILENT
+        if not self._lost:
+            return Outcome.SILENT
+        if not self._accepted:
+            return Outcome.NOT_ACCEPTED
+        self._broken += 1
+        return Outcome.BROKEN
 
     def _broke(self, upstream: Upstream) -> Outcome:
         if self._body.gone:  # that was why

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -230,6 +233,34 @@ async def test_a_post_at_an_excluded_node_is_not_given_to_another(world: World) 
     world.upstreams.view_changed(view_of(member("n2", n2.url), number=2))
     assert (await request)[0] == 502
     assert n2.seen == []
+
+
+async def test_a_post_goes_to_another_when_its_node_is_excluded_before_it_accepts(
+    world: World,
+) -> None:
+    """R14: no byte of it was written, so it was certainly not executed."""
+    n2 = await world.node("n2")
+    with full_backlog() as port:
+        await world.route(
+            member("n1", f"http://127.0.0.1:{port}"), member("n2", n2.url), connect_timeout=60.0
+        )
+        request = asyncio.create_task(world.request("POST", "/", route_cookie("n1", "n2")))
+        upstream = next(world.upstreams.candidates(("n1",)))
+        while not upstream.in_flight:  # noqa: ASYNC110 (a connection that hangs tells nobody)
+            await asyncio.sleep(0)
+        world.upstreams.view_changed(view_of(member("n2", n2.url), number=2))
+        assert await request == (200, "n2")
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port that answers no connection's first packet any more, like a host without power."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as clients:
+        for _ in range(4):
+            client = clients.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
 
 
 async def test_a_node_that_said_goodbye_finishes_its_requests(world: World) -> None:
