@@ -186,6 +186,12 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
     """(element, manager, encoded value)."""
     deletes: tuple[str, ...] = ()
 
+    @property
+    def only_elements(self) -> bool:
+        """Whether the session stays what it is, and some of its elements change."""
+        same = self.create is None and self.replaces is None
+        return same and not (self.destroy or self.clear)
+
     def __repr__(self) -> str:
         """Without the values, as of an ElementRow."""
         puts = ", ".join(f"{name!r}: {size_of(value)}" for name, _, value in self.puts)

@@ -8,7 +8,7 @@ plain value that it equals, as JSON does. Anything else is refused by name. Neve
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import chain
@@ -76,24 +76,30 @@ def decode(data: bytes) -> Any | Undecodable:
         return Undecodable(data, "it is nested too deeply")
 
 
-def decode_all(
-    elements: Mapping[str, tuple[str, bytes]],
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every value by name, and of those that cannot be decoded why."""
-    read = _decoder.decode
+def joined(encoded: Sequence[bytes]) -> bytes:
+    """The stored form of the list of these values."""
+    count = len(encoded)
+    if count < 16:
+        header = bytes([0x90 | count])
+    elif count < 1 << 16:
+        header = b"\xdc" + count.to_bytes(2, "big")
+    else:
+        header = b"\xdd" + count.to_bytes(4, "big")
+    return header + b"".join(encoded)
+
+
+def decode_list(data: bytes) -> list[Any]:
+    """The values of a stored list, each of which is known to be decodable."""
+    values: list[Any] = _decoder.decode(data)
+    return values
+
+
+def is_stored(value: Any, data: bytes) -> bool:
+    """Whether msgpack by itself stores the value as `data`."""
     try:
-        return {name: read(data) for name, (_, data) in elements.items()}, {}
-    except (*_UNREADABLE, RecursionError):
-        pass  # one by one, to find which
-    values: dict[str, Any] = {}
-    unreadable: dict[str, str] = {}
-    for name, (_, data) in elements.items():
-        value = decode(data)
-        if isinstance(value, Undecodable):
-            unreadable[name] = value.why
-        else:
-            values[name] = value
-    return values, unreadable
+        return _encoder.encode(value) == data
+    except _REFUSALS:
+        return False
 
 
 def is_unchanged(value: Any, data: bytes, depth: int, *, exactly: bool) -> bool:
@@ -102,12 +108,7 @@ def is_unchanged(value: Any, data: bytes, depth: int, *, exactly: bool) -> bool:
     Not `exactly`: for values that the application has not seen, so that a list in them cannot
     have become an equal tuple.
     """
-    try:
-        if _encoder.encode(value) != data:
-            return False
-    except _REFUSALS:
-        return False
-    return not exactly or _is_plain(value, depth)
+    return is_stored(value, data) and (not exactly or _is_plain(value, depth))
 
 
 def _is_plain(value: Any, depth: int) -> bool:

@@ -18,11 +18,11 @@ from sessionha.session.codec import (
     IMMUTABLE,
     Undecodable,
     decode,
-    decode_all,
     encode,
     is_unchanged,
 )
-from sessionha.state.base import Receipt
+from sessionha.session.layout import Layout, layout_of
+from sessionha.state.base import Elements, Held, Receipt
 
 NAME_BYTES: Final = 256
 """Longest name of an element: it is part of a key of the store, which has 511 bytes."""
@@ -66,6 +66,8 @@ class Prepared(NamedTuple):
     after: Known | None
     deleted: frozenset[str]
     marks: int
+    seen: int
+    """How many changes had been made until then."""
     encoded: Mapping[str, Any]
     """The values behind the changes, as they were when they were encoded."""
 
@@ -74,9 +76,11 @@ class _Notes:
     """What both faces of a session note. They share it, and do not know each other from it: so
     that a request leaves nothing behind that only the garbage collector can free."""
 
-    __slots__ = ("cleared", "count", "deleted", "destroyed", "renew", "unreadable")
+    __slots__ = ("changes", "cleared", "count", "deleted", "destroyed", "renew", "unreadable")
 
     def __init__(self) -> None:
+        self.changes = 0
+        """Counts every assignment and deletion, and what the three flags were set for."""
         self.unreadable: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.cleared = False
@@ -131,13 +135,14 @@ class Session(MutableMapping[str, Any]):
         self._depth = depth
         self._values: dict[str, Any] = {}
         self._decoded: dict[str, Any] = {}  # the very objects that the stored forms became
+        self._layout: Layout | None = None
+        self._changeable: list[Any] = []
         self._notes = _Notes()
         self._face: DictSession | None = None
         self._accessed = False
-        self._modified = False
+        self._seen = 0  # changes up to which `prepare` has told what must be committed
         self._receipt: Receipt | None = None
-        self.served: Served | None = None
-        """Where the session was found; None for a new one."""
+        self.found: tuple[str, Held] | None = None
         self.touched = False
         self.committer: Callable[[Session], Awaitable[Receipt | None]] | None = None
 
@@ -219,7 +224,7 @@ class Session(MutableMapping[str, Any]):
     @property
     def modified(self) -> bool:
         """Whether an element was assigned or deleted, or the session renewed or destroyed."""
-        return self._modified or (self._face is not None and self._face.modified)
+        return self._notes.changes > 0
 
     @property
     def age(self) -> float:
@@ -231,6 +236,11 @@ class Session(MutableMapping[str, Any]):
     def created(self) -> datetime | None:
         """When the session was created (UTC, by this node's clock), None for a new one."""
         return datetime.fromtimestamp(self._now - self.age, UTC) if self._known else None
+
+    @property
+    def served(self) -> Served | None:
+        """Where the session was found; None for a new one."""
+        return Served(self.found[0], *self.found[1]) if self.found is not None else None
 
     @property
     def receipt(self) -> Receipt | None:
@@ -313,6 +323,15 @@ class Session(MutableMapping[str, Any]):
 
     # --- what changed ---
 
+    def is_untouched(self) -> bool:
+        """Whether surely nothing is to be committed that was not yet; False: `prepare` tells."""
+        face, layout, notes = self._face, self._layout, self._notes
+        if face is None or layout is None or notes.changes != self._seen:
+            return False
+        if face.lent or notes.unreadable or _equal(face, self._decoded) is not True:
+            return False
+        return layout.is_unchanged(self._changeable)
+
     def prepare(self, mint: Callable[[], tuple[str, SessionKey]], create: Create) -> Prepared:
         """What must be committed so that the session is what the application sees.
 
@@ -322,7 +341,7 @@ class Session(MutableMapping[str, Any]):
             ElementNotEncodable: nothing was changed.
         """
         known, notes = self._known, self._notes
-        marks, deleted = notes.count, frozenset(notes.deleted)
+        marks, deleted, seen = notes.count, frozenset(notes.deleted), notes.changes
         ended = notes.destroyed or (notes.cleared and not self._held_names())
         changes: tuple[SessionChange, ...] = ()
         if known is not None and ended:
@@ -333,9 +352,11 @@ class Session(MutableMapping[str, Any]):
         else:
             change, known = self._begun(mint, create)
         if change is None:
-            return Prepared(changes, known, deleted, marks, {})
+            if not changes:
+                self._seen = seen
+            return Prepared(changes, known, deleted, marks, seen, {})
         encoded = {name: dict.__getitem__(self._values, name) for name, _, _ in change.puts}
-        return Prepared((*changes, change), known, deleted, marks, encoded)
+        return Prepared((*changes, change), known, deleted, marks, seen, encoded)
 
     def settle(self, prepared: Prepared, receipt: Receipt | None) -> None:
         """The prepared changes are committed: what follows is compared with them.
@@ -343,19 +364,27 @@ class Session(MutableMapping[str, Any]):
         What another task changed during the commit is kept for the next one.
         """
         self._known = prepared.after
+        self._seen = prepared.seen
         if receipt is not None:
             self._receipt = receipt
         if prepared.marks == self._notes.count:
             self._notes.reset()
         self._notes.deleted -= prepared.deleted
         self._decoded.update(prepared.encoded)
+        stored = prepared.after.elements if prepared.after is not None else {}
+        if not self._decoded.keys() <= stored.keys():
+            self._decoded = {name: self._decoded[name] for name in self._decoded if name in stored}
         if self._face is not None:
-            self._face.lent.update(prepared.encoded)
+            changeable = (
+                name for name, value in prepared.encoded.items() if type(value) not in IMMUTABLE
+            )
+            self._face.lent.update(changeable)
 
     def discard(self) -> None:
         """Forget every change of this request that is not committed."""
         self._values = {}
         self._face = None
+        self._layout = None
         self._decoded.clear()
         self._notes.deleted.clear()
         self._notes.unreadable.clear()
@@ -383,7 +412,7 @@ class Session(MutableMapping[str, Any]):
 
     def _change(self) -> None:
         self._use()
-        self._modified = True
+        self._notes.changes += 1
 
     def _names(self) -> list[str]:
         self._use()
@@ -394,7 +423,10 @@ class Session(MutableMapping[str, Any]):
     def _decode_rest(self) -> None:
         stored = self._stored
         if not (self._values or self._notes.deleted or self._notes.unreadable):
-            self._decoded, self._notes.unreadable = decode_all(stored)
+            elements = stored if isinstance(stored, Elements) else Elements(stored)
+            self._layout = layout_of(elements)
+            self._decoded, self._changeable = self._layout.read()
+            self._notes.unreadable.update(self._layout.unreadable)
             self._values = self._decoded.copy()
             return
         for name in stored:
@@ -453,11 +485,9 @@ class Session(MutableMapping[str, Any]):
     def _puts_beside(self, stored: Mapping[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
         puts: dict[str, tuple[str, bytes]] = {}
         decoded, lent = self._decoded, self._face.lent if self._face is not None else None
-        for name, value in dict.items(self._values):
+        for name, value in self._suspects():
             manager, before = stored.get(name, _NEW)
             if before is not None and decoded.get(name, _MISSING) is value:
-                if type(value) in IMMUTABLE:
-                    continue
                 exactly = lent is None or name in lent
                 if is_unchanged(value, before, self._depth, exactly=exactly):
                     continue
@@ -465,6 +495,25 @@ class Session(MutableMapping[str, Any]):
             if encoded != before:
                 puts[name] = (manager, encoded)
         return puts
+
+    def _suspects(self) -> list[tuple[str, Any]]:
+        """The names and values that may differ from what is stored."""
+        decoded, layout = self._decoded, self._layout
+        items = dict.items(self._values)
+        if layout is None or self._face is None or not layout.is_unchanged(self._changeable):
+            return [
+                item
+                for item in items
+                if type(item[1]) not in IMMUTABLE or decoded.get(item[0], _MISSING) is not item[1]
+            ]
+        looked_at = self._face.lent
+        if layout.odd:
+            looked_at = looked_at | layout.odd
+        return [
+            item
+            for item in items
+            if decoded.get(item[0], _MISSING) is not item[1] or item[0] in looked_at
+        ]
 
     def _dropped(self, stored: Mapping[str, tuple[str, bytes]]) -> tuple[str, ...]:
         if self._face is None:
@@ -492,7 +541,11 @@ class DictSession(dict[str, Any]):
         self.lent = lent
         """Names of the changeable values that the application got hold of."""
         self.accessed = False
-        self.modified = False
+
+    @property
+    def modified(self) -> bool:
+        """Whether an element was assigned or deleted."""
+        return self._notes.changes > 0
 
     def mark_accessed(self) -> None:
         """The response depends on the session."""
@@ -501,7 +554,7 @@ class DictSession(dict[str, Any]):
     def mark_modified(self) -> None:
         """The session was changed (changes are found by comparison; this is for frameworks)."""
         self.accessed = True
-        self.modified = True
+        self._notes.changes += 1
 
     def _lend(self) -> None:
         self.accessed = True
@@ -574,7 +627,8 @@ class DictSession(dict[str, Any]):
         return dict(super().items())
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self.accessed = self.modified = True
+        self.accessed = True
+        self._notes.changes += 1
         _set(self, name, value)
 
     def __delitem__(self, name: str) -> None:
@@ -624,6 +678,7 @@ class DictSession(dict[str, Any]):
 _get: Final = dict[str, Any].__getitem__
 _set: Final = dict[str, Any].__setitem__
 _has: Final = dict[str, Any].__contains__
+_equal: Final = dict[str, Any].__eq__
 
 
 class UnavailableSession(MutableMapping[str, Any]):

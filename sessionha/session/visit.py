@@ -39,7 +39,7 @@ from sessionha.session.cookies import (
     only_valid,
 )
 from sessionha.session.headers import COPIES
-from sessionha.session.session import Known, Prepared, Served, Session, UnavailableSession
+from sessionha.session.session import Known, Prepared, Session, UnavailableSession
 from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled, touch_interval
 
 log = logging.getLogger("sessionha.session")
@@ -153,6 +153,7 @@ class Visit:
         self._fresh = False
         self._held: Held | None = None
         self._loaded: Loaded | None = None
+        self._due = False
         self._gone = False
         self._extended = False
         self._stillborn: str | None = None
@@ -210,6 +211,9 @@ class Visit:
         """
         if self.started or self._closed or self._left:
             return
+        if self._is_idle():
+            self.started = True
+            return
         try:
             if self._committing:
                 await self._turn()
@@ -232,6 +236,8 @@ class Visit:
         if self._closed or self._left:
             return
         self.started = True
+        if self._is_idle():
+            return
         try:
             if self._committing:
                 await self._turn()
@@ -273,6 +279,15 @@ class Visit:
         prepared = self._prepare()
         return None if prepared is None else await self._send(prepared)
 
+    def _is_idle(self) -> bool:
+        """Whether nothing is to be committed or recorded: the usual end of a request that reads."""
+        session = self.session
+        if self._committing or session.touched or (self._due and not self._extended):
+            return False
+        if self.source is not None and not session.is_face(self.source()):
+            return False
+        return session.is_untouched()
+
     async def _turn(self) -> None:
         """Wait until no commit of this visit is under way."""
         while self._committing:
@@ -303,23 +318,18 @@ class Visit:
 
     def headers(self) -> list[tuple[str, str]]:
         """The headers to add to the response, after `respond`; `Vary` is told by `vary`."""
-        if self._left or (self._receipt is None and not self._has_news):
+        receipt = self._receipt
+        if self._left or (receipt is None and self.session.failure is not None):
             return []
-        cookies = self._session_cookie(), self._route_cookie()
-        found = [("set-cookie", cookie) for cookie in cookies if cookie is not None]
-        if self._receipt is not None and self._receipt.copies < self._home.backups:
-            found.append((COPIES, str(self._receipt.copies)))
+        found = []
+        news = receipt is not None or self._gone or self._extended or self._stillborn is not None
+        if news and (cookie := self._session_cookie()) is not None:
+            found.append(("set-cookie", cookie))
+        if self._held is not None and (cookie := self._route_cookie(self._held)) is not None:
+            found.append(("set-cookie", cookie))
+        if receipt is not None and receipt.copies < self._home.backups:
+            found.append((COPIES, str(receipt.copies)))
         return found
-
-    @property
-    def _has_news(self) -> bool:
-        """Whether the client may be told something although nothing was committed."""
-        session = self.session
-        if session.failure is not None:
-            return False
-        if self._gone or self._extended or self._stillborn is not None:
-            return True
-        return self._held is not None and session.accessed
 
     def _session_cookie(self) -> str | None:
         terms, attributes = self._terms, self._terms.attributes
@@ -339,9 +349,9 @@ class Visit:
         same = self._ticket is not None and self._ticket.session_id == known.session_id
         return same and not self._extended
 
-    def _route_cookie(self) -> str | None:
-        cookies, held = self._home.route_cookies, self._held
-        if cookies is None or held is None or not (self.session.accessed or self._receipt):
+    def _route_cookie(self, held: Held) -> str | None:
+        cookies = self._home.route_cookies
+        if cookies is None or not (self._receipt or self.session.accessed):
             return None
         group = self._group
         assert group is not None, "what is held has a group"
@@ -412,6 +422,7 @@ class Visit:
             self._lose(clear=buried is None or buried > LATE_MS)
             return True
         self._loaded, self._held = loaded, loaded.held
+        self._due = self._is_due(loaded, ticket)
         known = Known(
             ticket.session_id,
             key,
@@ -421,7 +432,7 @@ class Visit:
             loaded.life_left,
         )
         session = Session(known, now=self._now, depth=self._terms.depth)
-        session.served = Served(self._home.engine, *loaded.held)
+        session.found = self._home.engine, loaded.held
         self._begin(session)
         return True
 
@@ -466,7 +477,7 @@ class Visit:
         loaded, known, group = self._loaded, self.session.known, self._group
         if loaded is None or known is None or group is None:
             return
-        due = self._due and self.session.accessed and not self._extended
+        due = self._due and not self._extended and self.session.accessed
         if self.session.touched or due:
             self.session.touched = False
             self._home.state.touch(group, known.key)
@@ -494,14 +505,12 @@ class Visit:
             self._extended = True  # a commit is a recorded use
         return receipt
 
-    @property
-    def _due(self) -> bool:
+    def _is_due(self, loaded: Loaded, ticket: Ticket) -> bool:
         """Whether a use should be recorded, or the cookie's deadline lags behind recorded ones."""
-        loaded, ticket = self._loaded, self._ticket
-        if loaded is None or ticket is None:
-            return False
+        if loaded.touch_due:
+            return True
         interval = touch_interval(loaded.idle_timeout) / 1000
-        return loaded.touch_due or self._ends(loaded) - ticket.deadline >= max(interval, 1)
+        return self._ends(loaded) - ticket.deadline >= max(interval, 1)
 
     def _ends(self, session: Known | Loaded) -> int:
         left = session.idle_timeout

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import GroupID, Position, SessionKey
 from sessionha.peer.messages import Batch
+
+Stored = tuple[str, bytes]
+"""Data manager and encoded value of an element."""
+
+Puts = Sequence[tuple[str, str, bytes]]
+"""Element name, data manager and encoded value of each element that a change writes."""
 
 
 class Held(NamedTuple):
@@ -16,6 +22,41 @@ class Held(NamedTuple):
     position: Position
     holders: tuple[str, ...]
     """Node IDs that hold this position: the primary (this node), then its backups in order."""
+
+
+class Reading(Protocol):
+    """What a session made of elements; kept with them, so that the next request need not."""
+
+    def after(self, puts: Puts, deletes: Sequence[str]) -> Reading | None:
+        """The same for the elements that a change makes of them; None: read them anew."""
+        ...
+
+
+class Elements(dict[str, Stored]):
+    """Element name to (data manager, encoded value): a session as it is at one position.
+
+    Every request that finds the session there gets the same object, so nobody changes it.
+    """
+
+    __slots__ = ("reading",)
+
+    def __init__(self, found: Mapping[str, Stored] | Iterable[tuple[str, Stored]]) -> None:
+        dict.__init__(self, found)
+        self.reading: Reading | None = None
+
+    def after(self, puts: Puts, deletes: Sequence[str]) -> Elements:
+        """What a change makes of them; names that are new are not in name order."""
+        changed = Elements(self)
+        for name, manager, value in puts:
+            changed[name] = manager, value
+        for name in deletes:
+            changed.pop(name, None)
+        if self.reading is not None:
+            changed.reading = self.reading.after(puts, deletes)
+        return changed
+
+    def __repr__(self) -> str:
+        return f"<Elements: {len(self)}>"  # never a value
 
 
 class Loaded(NamedTuple):
@@ -29,8 +70,7 @@ class Loaded(NamedTuple):
     """None: no absolute lifetime."""
     touch_due: bool
     """The last recorded touch is old enough for another one (contract: lifetimes)."""
-    elements: Mapping[str, tuple[str, bytes]]
-    """Element name to (data manager, encoded value), in name order; still encoded."""
+    elements: Elements
 
     def __repr__(self) -> str:
         """Without the values: it may end in a log or a traceback."""

@@ -33,17 +33,20 @@ from sessionha.peer.messages import (
     Touch,
 )
 from sessionha.state import copies, placement
-from sessionha.state.base import Held, Loaded, Receipt, Unsettled, touch_interval
+from sessionha.state.base import Elements, Held, Loaded, Receipt, Unsettled, touch_interval
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
+from sessionha.state.readings import Readings
 from sessionha.state.records import (
+    GROUPS,
     GroupRecord,
     get_group,
     get_session,
     group_key,
+    read_session,
     rows,
     session_row_key,
-    whole_session,
+    values,
     write_record,
 )
 from sessionha.state.replication import Replication, Round, receipt
@@ -73,6 +76,7 @@ class StateManager:
         self.node = node
         self.replication = Replication(node)
         self.ownership = Ownership(node, self.replication)
+        self.readings = Readings()
         self.tend: Callable[[], None] | None = None
         """Upkeep between requests, where no task does it."""
 
@@ -88,26 +92,34 @@ class StateManager:
 
     def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
         """See `State.load`."""
-        node = self.node
+        node, found = self.node, self.readings
         now = node.clock.now()
         with node.store.read() as reader:
-            record = get_group(reader, group)
+            group_row = reader.get(GROUPS + group)
             held = None
-            if record is not None:
-                held = self.ownership.serves(record, node.view_in(reader), floor)
-            if held is None:
+            if group_row is not None:
+                view = node.membership.view_in(reader)
+                held = found.held(group, group_row, view, self.ownership.serves)
+            if held is None or (floor is not None and held.position < floor):
                 raise Unsettled("the session's group is not held here now")
-            session, values = whole_session(reader, group, key)
-        if session is None or session.ended(now):
-            return None
+            row = reader.get(GROUPS + group + key)
+            if row is None:
+                return None
+            session = read_session(row)
+            if session.ended(now):
+                return None
+            elements = found.elements(key, held.position)
+            if elements is None:
+                elements = Elements(values(reader, group, key))
+                found.keep(key, held.position, elements)
         return Loaded(
-            held=held,
-            age=now - session.created,
-            idle_timeout=session.idle_timeout,
-            idle_left=session.deadline - now,
-            life_left=session.lifetime - now if session.lifetime else None,
-            touch_due=now - session.touched >= touch_interval(session.idle_timeout),
-            elements=values,
+            held,
+            now - session.created,
+            session.idle_timeout,
+            session.deadline - now,
+            session.lifetime - now if session.lifetime else None,
+            now - session.touched >= touch_interval(session.idle_timeout),
+            elements,
         )
 
     async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
@@ -181,6 +193,7 @@ class StateManager:
             if alone:
                 record.acked = record.version
             writer.put(group_key(batch.group), write_record(record))
+        self.readings.follow(batch, base, record.position)
         node.counters.commits += 1
         if alone:
             if self.tend is not None:

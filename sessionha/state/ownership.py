@@ -90,15 +90,14 @@ class Ownership:
             record = get_group(reader, group)
             if record is None:
                 return None
-            return self.serves(record, self._node.view_in(reader), floor)
+            held = self.serves(record, self._node.view_in(reader))
+        return None if held is None or (floor is not None and held.position < floor) else held
 
-    def serves(self, record: GroupRecord, view: View, floor: Position | None) -> Held | None:
+    def serves(self, record: GroupRecord, view: View) -> Held | None:
         """What may be said of a group that this node serves; None: not now, or not here."""
         if record.acked != record.version or not self._node.is_primary(record, view):
             return None
         position = Position(record.epoch, record.version)
-        if floor is not None and position < floor:
-            return None
         if record.formed == view.id:
             return Held(position, record.holders)
         return Held(position, (self._node.me, *self._node.valid_backups(record, view)))

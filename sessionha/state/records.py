@@ -181,20 +181,15 @@ def elements(
         yield key[_SESSION_END:].decode(), read_element(value)
 
 
-def whole_session(
+def values(
     reader: Reader, group: GroupID, session: SessionKey
-) -> tuple[SessionRecord | None, dict[str, tuple[str, bytes]]]:
-    """A session's record and its elements, name to (manager, value), in one walk."""
-    record: SessionRecord | None = None
-    found: dict[str, tuple[str, bytes]] = {}
-    for key, data in reader.scan(GROUPS + group + session):
-        if len(key) == _SESSION_END:
-            record = read_session(data)
-        else:
-            element = read_element(data)
-            if element.value is not None:
-                found[key[_SESSION_END:].decode()] = (element.manager, element.value)
-    return record, found
+) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """The name, data manager and value of a session's elements, in the order of names' bytes."""
+    prefix = GROUPS + group + session
+    for key, data in reader.scan(prefix, after=prefix):
+        element = read_element(data)
+        if element.value is not None:
+            yield key[_SESSION_END:].decode(), (element.manager, element.value)
 
 
 def groups(

@@ -29,7 +29,7 @@ from sessionha.peer.streams import Streams
 from sessionha.session.cookies import Ticket
 from sessionha.session.session import Known, Session
 from sessionha.settings import Settings
-from sessionha.state.base import Held, Loaded
+from sessionha.state.base import Elements, Held, Loaded
 from sessionha.state.records import ElementRecord, Row
 from tests.security.cluster import Cluster, running
 
@@ -74,11 +74,12 @@ def test_no_message_shows_a_value() -> None:
 
 
 def test_no_record_shows_a_value_or_a_session_id() -> None:
-    elements = {"name": ("value", b"canary")}
+    elements = Elements({"name": ("value", b"canary")})
     known = Known("canary", KEY, elements)
     records = [
         ElementRecord(1, "value", b"canary"),
         Row(KEY, "name", b"canary"),
+        elements,
         Loaded(Held(POSITION, ("n1",)), 0, 0, 0, None, False, elements),
         Ticket("canary", GROUP, 0),
         known,

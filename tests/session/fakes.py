@@ -11,7 +11,7 @@ from sessionha.peer.messages import Batch, SessionChange
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.visit import Event
 from sessionha.settings import Settings
-from sessionha.state.base import Held, Loaded, Receipt, Unsettled
+from sessionha.state.base import Elements, Held, Loaded, Receipt, Unsettled
 
 WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
 
@@ -104,7 +104,7 @@ class FakeState:
             record.used + record.idle_timeout - now,
             left,
             now - record.used > min(60_000, record.idle_timeout // 20),
-            dict(sorted(record.elements.items())),
+            Elements(sorted(record.elements.items())),
         )
 
     def buried(self, group: GroupID, key: SessionKey) -> int | None:

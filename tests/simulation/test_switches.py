@@ -67,9 +67,9 @@ def test_an_engine_that_serves_what_is_not_acknowledged_is_caught(
     """I19: dirty reads."""
     original = Ownership.serves
 
-    def serves(self: Ownership, record: Any, view: Any, floor: Any) -> Any:
+    def serves(self: Ownership, record: Any, view: Any) -> Any:
         record.acked = record.version
-        return original(self, record, view, floor)
+        return original(self, record, view)
 
     monkeypatch.setattr(Ownership, "serves", serves)
     assert caught(TROUBLES)
