@@ -95,9 +95,10 @@ class Upstreams:
             self._turn += 1
         if self._ailing:
             self._revive()
-        by_name = self._by_name
-        for target in in_order(self._table, servers, by_name, prefer, self._turn):
-            upstream = by_name[target.name]
+        for target in in_order(self._table, servers, self._by_name, prefer, self._turn):
+            upstream = self._by_name.get(target.name)
+            if upstream is None:
+                continue  # the view lost it while others were tried: nothing would end its silence
             if upstream.on_trial:
                 self._mark(upstream, "down")  # until it answers this one request
             yield upstream

@@ -447,6 +447,18 @@ def test_a_refusing_server_is_tried_by_one_request_after_a_while() -> None:
     assert [first("n1"), first("n1")] == ["n1", "n1"]
 
 
+def test_a_server_that_left_the_view_is_not_tried_by_requests_from_before() -> None:
+    """R16: no view would ever tell a request that begins there now that it is lost."""
+    upstreams = Upstreams(lambda: 0.0)
+    members = [member(name, f"http://{name}") for name in ("n1", "n2", "n3")]
+    upstreams.view_changed(view_of(*members))
+    candidates = upstreams.candidates(("n1", "n2"))
+    assert next(candidates).target.name == "n1"
+    moved = member("n3", "http://n3-elsewhere", joined=2)
+    upstreams.view_changed(view_of(members[0], moved, number=2, departed=(("n2", "failed"),)))
+    assert [candidate.target.url for candidate in candidates] == ["http://n3-elsewhere"]
+
+
 def test_a_suspect_is_trusted_again_after_a_while() -> None:
     now = 0.0
     upstreams = Upstreams(lambda: now)
