@@ -20,6 +20,9 @@ REFUSALS = 2
 """Refused dials in a row that prove it: an engine that ends resets the connections in its own
 queue, while its siblings at the same address live."""
 
+_Call = tuple[asyncio.Future[Message], float, float]
+"""The reply to come, the loop time at which it is not waited for any more, the timeout."""
+
 _CAST, _REQUEST = int(Kind.CAST), int(Kind.REQUEST)
 
 
@@ -58,7 +61,9 @@ class Link:
         self._listener = listener
         self._chance = chance
         self._outbox = Outbox()
-        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._pending: dict[int, _Call] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """Fires when the first of the pending calls is over; one timer for all of them."""
         self._number = 0
         self._sent = 0
         """The last request that was handed to a stream; they are sent in order."""
@@ -86,19 +91,20 @@ class Link:
         loop = asyncio.get_running_loop()
         self._number = number = self._number + 1
         future: asyncio.Future[Message] = loop.create_future()
-        self._pending[number] = future
+        deadline = loop.time() + timeout
+        self._pending[number] = future, deadline, timeout
         self._outbox.add((number, _REQUEST, data))
         if self.up:
             assert self.channel is not None
             self.channel.schedule()
         else:
             self._dial_soon()
-        timer = loop.call_later(timeout, self._expire, number, timeout)
+        if self._timer is None or deadline < self._timer.when():
+            self._expire_at(deadline)
         try:
             return await future
         finally:
-            timer.cancel()
-            self._pending.pop(number, None)
+            del self._pending[number]
 
     def cast(self, data: bytes) -> bool:
         """Send without awaiting a reply, if there is an open stream with room; without a stream
@@ -127,6 +133,8 @@ class Link:
     def close(self, why: str) -> asyncio.Task[None] | None:
         """Close for good and fail what waits; the task that still ends, if any."""
         self._fail(why, refused=False)
+        if self._timer is not None:
+            self._timer.cancel()
         self.drop()
         if self._task is not None:
             self._task.cancel()
@@ -253,9 +261,10 @@ class Link:
         return wanted
 
     def _replied(self, number: int, data: bytes) -> None:
-        future = self._pending.get(number)
-        if future is None or future.done():
+        call = self._pending.get(number)
+        if call is None or call[0].done():
             return  # too late: its caller gave up
+        future = call[0]
         try:
             future.set_result(decode(data))
         except BadMessage as error:
@@ -263,9 +272,25 @@ class Link:
             self._common.warnings.say("bad message", "a reply of %s: %s", self.node, error)
             future.set_exception(PeerUnavailable(self.node, "a reply that cannot be decoded"))
 
-    def _expire(self, number: int, timeout: float) -> None:
-        future = self._pending.get(number)
-        if future is None or future.done():
+    def _expire_at(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """Fail the calls that got no answer in time."""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        over = [number for number, call in self._pending.items() if call[1] <= now]
+        for number in over:
+            self._fail_silent(number)
+        waiting = [deadline for _, deadline, _ in self._pending.values() if deadline > now]
+        if waiting:
+            self._expire_at(min(waiting))
+
+    def _fail_silent(self, number: int) -> None:
+        future, _, timeout = self._pending[number]
+        if future.done():
             return
         sent = number <= self._sent
         why = f"no answer within {timeout:g} s"
@@ -277,7 +302,7 @@ class Link:
 
     def _lost(self) -> None:
         """The stream ended: what was sent on it may have arrived, the rest waits for the next."""
-        for number, future in self._pending.items():
+        for number, (future, _, _) in self._pending.items():
             if number <= self._sent and not future.done():
                 future.set_exception(PeerUnavailable(self.node, "its stream closed", sent=True))
         dropped = self._outbox.keep_if(lambda entry: entry[1] == _REQUEST)
@@ -285,7 +310,7 @@ class Link:
 
     def _fail(self, why: str, *, refused: bool) -> None:
         """Nothing that waits can be sent."""
-        for number, future in self._pending.items():
+        for number, (future, _, _) in self._pending.items():
             if not future.done():
                 sent = number <= self._sent
                 future.set_exception(PeerUnavailable(self.node, why, refused=refused, sent=sent))

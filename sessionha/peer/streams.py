@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
 
 from sessionha.errors import PeerUnavailable
 from sessionha.peer.auth import Keys, Party, Role
@@ -71,15 +72,15 @@ class Streams:
         self._listening: Listening | None = None
         self._closed = False
 
-    async def call(self, node: str, message: Message, timeout: float) -> Message:
-        """The reply of any engine of `node`, within `timeout` seconds.
+    def call(self, node: str, message: Message, timeout: float) -> Coroutine[Any, Any, Message]:
+        """Await the reply of any engine of `node`, within `timeout` seconds.
 
         Raises:
             PeerUnavailable: refused, closed, silent, unknown, too much queued, too large. `sent`
                 tells whether the message may have arrived.
         """
         link = self._links.get(node) or self._link(node)
-        return await link.call(encode(message), timeout)
+        return link.call(encode(message), timeout)
 
     def cast(self, node: str, message: Message) -> None:
         """Send if the stream is open and its queue has room; forget and count otherwise."""

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
-import itsdangerous
 import msgspec
-from itsdangerous.signer import SigningAlgorithm
 
 from sessionha.errors import InvalidSettings
 from sessionha.identity import (
@@ -113,7 +111,7 @@ class RouteCookies:
             key_id(key): balancer_key(key, name) for key in keys
         }
         """Key ID to the key that a balancer needs to verify, the signing one first."""
-        self._signers = {kid: _signer(key) for kid, key in self.balancer_keys.items()}
+        self._signers = {kid: _Signer(key) for kid, key in self.balancer_keys.items()}
         self._kid = next(iter(self._signers))
         self._names: dict[tuple[str, ...], str] = {}
         self._opaque = msgspec.msgpack.Decoder(_Opaque)
@@ -130,7 +128,7 @@ class RouteCookies:
         )
         names = self._names.get(route.servers) or self._join(route.servers)
         text = f"1.{names}.{encode64(opaque)}.{self._kid}"
-        value = self._signers[self._kid].sign(text).decode("ascii")
+        value = self._signers[self._kid].sign(text)
         assert len(value) <= ROUTE_CHARS, "not a route"
         if len(route.servers) <= ROUTE_SERVERS:
             _remember(self._verified, value, route)  # it comes back with the next request
@@ -156,7 +154,7 @@ class RouteCookies:
         if match is None:
             return None
         signer = self._signers.get(match[3])
-        if signer is None or not signer.verify_signature(text[:-44].encode(), match[4].encode()):
+        if signer is None or not signer.signed(text[:-44], match[4]):
             return None
         try:
             opaque = self._opaque.decode(decode64(match[2]))
@@ -191,21 +189,25 @@ def _remember(known: dict[Asked, Found], asked: Asked, found: Found) -> None:
     known[asked] = found
 
 
-class _PreparedHMAC(SigningAlgorithm):
-    """HMAC-SHA256 with a key that is hashed once, and not for every signature."""
+class _Signer:
+    """Signs `<text>.<signature>` as itsdangerous' `Signer` with HMAC-SHA256 does, with a key that
+    is hashed once, and not for every signature."""
 
     def __init__(self, key: bytes) -> None:
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
 
-    def get_signature(self, key: bytes, value: bytes) -> bytes:  # noqa: ARG002  (it is hashed)
+    def sign(self, text: str) -> str:
+        """The text with its signature."""
+        return f"{text}.{self._signature(text)}"
+
+    def signed(self, text: str, signature: str) -> bool:
+        """Whether this is the text's signature; takes the same time wherever they differ."""
+        return hmac.compare_digest(self._signature(text), signature)
+
+    def _signature(self, text: str) -> str:
         keyed = self._keyed.copy()
-        keyed.update(value)
-        return keyed.digest()
-
-
-def _signer(key: bytes) -> itsdangerous.Signer:
-    algorithm = _PreparedHMAC(key)
-    return itsdangerous.Signer(key, sep=".", key_derivation="none", algorithm=algorithm)
+        keyed.update(text.encode())
+        return encode64(keyed.digest())
 
 
 # --- the session cookie --------------------------------------------------------------------------
@@ -236,12 +238,12 @@ class SessionCookies:
         self.name = name
         self.ids = SessionIDs(tuple(keys))
         salt = f"sessionha session cookie {name}".encode()
-        self._signers = tuple(_signer(hmac.digest(key, salt, "sha256")) for key in keys)
+        self._signers = tuple(_Signer(hmac.digest(key, salt, "sha256")) for key in keys)
         self._verified: dict[str, Ticket] = {}
 
     def write(self, session_id: str, deadline: int) -> str:
         """The cookie's value for a session that is idle for too long at `deadline` (seconds)."""
-        return self._signers[0].sign(f"{session_id}.{max(0, deadline)}").decode("ascii")
+        return self._signers[0].sign(f"{session_id}.{max(0, deadline)}")
 
     def read(self, text: str, now: float) -> Ticket | None:
         """The ticket; None when it is not ours or its deadline (and ε) has passed."""
@@ -257,8 +259,7 @@ class SessionCookies:
         match = _SESSION.fullmatch(text)
         if match is None:
             return None
-        signed, signature = text[:-44].encode(), match[3].encode()
-        if not any(signer.verify_signature(signed, signature) for signer in self._signers):
+        if not any(signer.signed(text[:-44], match[3]) for signer in self._signers):
             return None
         group = self.ids.group(match[1])
         return None if group is None else Ticket(match[1], group, int(match[2]))

@@ -192,7 +192,8 @@ class StateManager:
             alone = len(record.holders) == 1 and not record.leaving
             if alone:
                 record.acked = record.version
-            writer.put(group_key(batch.group), write_record(record))
+            row = write_record(record)
+            writer.put(group_key(batch.group), row)
         self.readings.follow(batch, base, record.position)
         node.counters.commits += 1
         if alone:
@@ -200,7 +201,8 @@ class StateManager:
                 self.tend()
             return _Started(record, None)
         push = copies.delta_push(batch.group, record, base, delta)
-        return _Started(record, Round(push, record.holders[1:], record.leaving, view.id))
+        targets = record.holders[1:]
+        return _Started(record, Round(push, targets, record.leaving, view.id, record, row))
 
     def _found(self, writer: Writer, group: GroupID, view: View) -> GroupRecord:
         """A group that was made in this request: nobody else can know of it."""

@@ -54,6 +54,9 @@ class Round(NamedTuple):
     leaving: tuple[str, ...]
     """Told after all backups have it: a copy is given up only when its replacement exists."""
     view: ViewID
+    record: GroupRecord
+    row: bytes
+    """The group's row as the round's transaction left it: `record`, encoded."""
 
 
 def receipt(record: GroupRecord) -> Receipt:
@@ -124,7 +127,7 @@ class Replication:
             missing = await self._send(started)
             if not missing:
                 with suppress(Fenced):  # all of C has it, whoever is primary by now (R1)
-                    self._acknowledge(push)
+                    self._acknowledge(started)
                 return Receipt(position, push.holders, len(push.holders) - 1)
             record = await self.settle(push.group, deadline, widen=True)
             position = record.position
@@ -160,7 +163,7 @@ class Replication:
             goal = goal or plan.push.version
             missing = await self._send(plan)
             if not missing:
-                acknowledged = self._acknowledge(plan.push)
+                acknowledged = self._acknowledge(plan)
                 if acknowledged.acked >= goal:
                     # What was settled, not what a sibling has written since.
                     acknowledged.version = plan.push.version
@@ -188,25 +191,25 @@ class Replication:
             alone = len(record.holders) == 1 and not record.leaving
             if alone:
                 record.acked, record.run = record.version, node.store.run
-            writer.put(group_key(group), write_record(record))
+            row = write_record(record)
+            writer.put(group_key(group), row)
             if alone:
                 return record
             base = Position(epoch_at(record.line, since), since)
             push = copies.content(writer, group, record, base, node.clock.now())
-        return Round(push, record.holders[1:], record.leaving, view.id)
+        return Round(push, record.holders[1:], record.leaving, view.id, record, row)
 
     async def _send(self, plan: Round) -> list[str]:
         """Who did not acknowledge. Raises Fenced when somebody promised a newer epoch."""
+        if len(plan.backups) == 1 and not plan.leaving:  # as most are: without the detour
+            return [] if await self._bring(plan.backups[0], plan.push) else [*plan.backups]
         missing = await self._bring_all(plan.push, plan.backups)
         if plan.leaving and not missing:
             missing = await self._bring_all(plan.push, plan.leaving)
         return missing
 
     async def _bring_all(self, push: Push, targets: tuple[str, ...]) -> list[str]:
-        if len(targets) == 1:
-            done = [await self._bring(targets[0], push)]
-        else:
-            done = await asyncio.gather(*(self._bring(target, push) for target in targets))
+        done = await asyncio.gather(*(self._bring(target, push) for target in targets))
         return [target for target, ok in zip(targets, done, strict=True) if not ok]
 
     async def _bring(self, target: str, push: Push) -> bool:
@@ -244,10 +247,11 @@ class Replication:
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
             return copies.content(reader, push.group, record, position, node.clock.now())
 
-    def _acknowledge(self, push: Push) -> GroupRecord:
-        node = self._node
+    def _acknowledge(self, done: Round) -> GroupRecord:
+        node, push = self._node, done.push
         with node.store.write(urgent=True) as writer:
-            record = get_group(writer, push.group)
+            row = writer.get(group_key(push.group))
+            record = done.record if row == done.row else get_group(writer, push.group)
             if record is None or record.epoch != push.epoch or record.promise != push.epoch:
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
             if push.version > record.acked or record.run != node.store.run or record.leaving:

@@ -102,14 +102,13 @@ def test_the_wheel_holds_the_product_only(wheel: Path) -> None:
     assert f"sessionha-{__version__}.dist-info/licenses/LICENSE" in names
 
 
-def test_the_wheel_asks_for_the_four_libraries_of_the_core(wheel: Path) -> None:
+def test_the_wheel_asks_for_the_three_libraries_of_the_core(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read(f"sessionha-{__version__}.dist-info/METADATA").decode()
     metadata = Parser().parsestr(text)
 
     core = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert sorted(line.partition(">")[0] for line in core) == [
-        "itsdangerous",
         "lmdb",
         "msgspec",
         "picows",
