@@ -64,6 +64,7 @@ class Link:
         self._pending: dict[int, _Call] = {}
         self._timer: asyncio.TimerHandle | None = None
         """Fires when the first of the pending calls is over; one timer for all of them."""
+        self._expires = float("inf")
         self._number = 0
         self._sent = 0
         """The last request that was handed to a stream; they are sent in order."""
@@ -99,7 +100,7 @@ class Link:
             self.channel.schedule()
         else:
             self._dial_soon()
-        if self._timer is None or deadline < self._timer.when():
+        if deadline < self._expires:
             self._expire_at(deadline)
         try:
             return await future
@@ -275,11 +276,12 @@ class Link:
     def _expire_at(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._expires = deadline
         self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
 
     def _expire(self) -> None:
         """Fail the calls that got no answer in time."""
-        self._timer = None
+        self._timer, self._expires = None, float("inf")
         now = asyncio.get_running_loop().time()
         over = [number for number, call in self._pending.items() if call[1] <= now]
         for number in over:
