@@ -215,7 +215,7 @@ async def _connect(
 
 async def _connected(target: tuple[str, int]) -> socket.socket:
     """A connected socket. Raises OSError."""
-    sock = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
+    sock = _Dialled(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, target)
@@ -223,6 +223,20 @@ async def _connected(target: tuple[str, int]) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+class _Dialled(socket.socket):
+    """Leaves the event loop before another connection can get its number.
+
+    aiofastnet, under picows, still registers the reader of a connection that broke at its first
+    write. Whatever connection has the number next would then never be read from.
+    """
+
+    def close(self) -> None:
+        if self.fileno() >= 0:
+            with contextlib.suppress(RuntimeError):  # no loop runs any more
+                asyncio.get_running_loop().remove_reader(self.fileno())
+        super().close()
 
 
 def _shut(sock: socket.socket) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -249,6 +250,31 @@ async def test_giving_up_on_a_silent_listener_leaves_no_connection_open() -> Non
             async with asyncio.timeout(0.05):
                 await dial(f"127.0.0.1:{port}", Receiver(), frame_bytes=FRAME)
         await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_a_listener_that_dies_before_the_upgrade_leaves_its_descriptor_usable(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next connection gets its number; the event loop must see what arrives there."""
+    getpeername = socket.socket.getpeername
+
+    def seen_then_reset(sock: socket.socket) -> object:
+        """Whoever asked takes the connection for alive."""
+        name = getpeername(sock)
+        if name == listener.getsockname():
+            other, _ = listener.accept()
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            other.close()
+        return name
+
+    monkeypatch.setattr(socket.socket, "getpeername", seen_then_reset)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        with pytest.raises(ConnectionError):
+            await connect(f"127.0.0.1:{listener.getsockname()[1]}")
+        client.settimeout(5)
+        client.connect(server.listening.address)  # its other end gets the free descriptor
+        client.sendall(GET % (b"/", b""))
+        assert b"404" in await asyncio.to_thread(client.recv, 100)
 
 
 async def ask(address: str, request: bytes) -> bytes:
