@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import random
 import sys
-from dataclasses import dataclass
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
-from tests.simulation.histories import EVERYTHING, Plan, history
-from tests.simulation.loop import run
-from tests.simulation.seeds import line
+from tests.simulation.histories import TROUBLES, Plan, play
+from tests.simulation.mutants import RULES, hunt
+from tests.simulation.seeds import line, swarm
 from tests.simulation.world import World
 
 ENOUGH = 20
@@ -27,55 +31,83 @@ class Totals:
     violations: int = 0
     virtual_hours: float = 0.0
 
-
-def plan_of(seed: int, nodes: int, backups: int, engines: int) -> Plan:
-    """Every mixture of troubles gets its share of the seeds; 0 means that the seed decides."""
-    backups = backups or (1, 1, 2)[seed % 3]
-    return Plan(
-        nodes=nodes or (3, 3, 4, 5, 2)[seed % 5] + (backups > 1),
-        backups=backups,
-        engines=engines or 1 + seed // 2 % 2,
-        kept=(0.5, 0.0, 1.0)[seed // 5 % 3],
-        troubles=("crash", EVERYTHING, "crash+engine", "crash+pause", "expel", "restart+cut")[
-            seed % 6
-        ],
-        width=1 + seed // 3 % 3,
-        lossy=(0.0, 0.1)[seed // 7 % 2],
-        upkeep=seed // 4 % 2 == 1,
-    )
+    def add(self, worlds: list[World]) -> None:
+        self.histories += 1
+        for world in worlds:
+            self.operations += world.operations
+            self.faults += world.troubles + world.lost_messages
+            self.virtual_hours += world.ended / 3600
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many worlds")
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--nodes", type=int, default=0, help="by default the seed decides")
-    parser.add_argument("--backups", type=int, default=0, help="by default the seed decides")
-    parser.add_argument("--engines", type=int, default=0, help="by default the seed decides")
+    parser.add_argument("--first", type=int, help="the first seed (0); `--fresh`: any")
+    parser.add_argument("--fresh", action="store_true", help="seeds that nobody has tried")
+    parser.add_argument("--nodes", type=int, choices=(2, 3, 4, 5), help="(the seed decides)")
+    parser.add_argument("--backups", type=int, help="(the seed decides)")
+    parser.add_argument("--engines", type=int, help="(the seed decides)")
+    parser.add_argument("--views", choices=("oracle", "available"), help="(the seed decides)")
+    parser.add_argument("--troubles", help=f"of {'+'.join(TROUBLES)} (the seed decides)")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--without", choices=RULES, metavar="RULE", help="switch one rule off")
+    parser.add_argument("--mutants", action="store_true", help="switch every rule off, one by one")
+    parser.add_argument("--verbose", action="store_true", help="tracebacks of violations")
     chosen = parser.parse_args()
-    logging.getLogger("sessionha").addHandler(logging.NullHandler())
-    totals = Totals()
-    for seed in range(chosen.first, chosen.first + chosen.seeds):
-        _try(seed, plan_of(seed, chosen.nodes, chosen.backups, chosen.engines), totals)
-        if totals.violations >= ENOUGH:
-            break
+    if chosen.mutants:
+        return mutants(chosen.seconds)
+    first = chosen.first or 0
+    if chosen.fresh:
+        first = random.SystemRandom().randrange(1_000_000, 1_000_000_000)
+        print(f"seeds {first} to {first + chosen.seeds - 1}", file=sys.stderr)
+    told = {
+        name: getattr(chosen, name)
+        for name in ("nodes", "backups", "engines", "views", "troubles")
+        if getattr(chosen, name) is not None
+    }
+    rule = RULES[chosen.without].broken() if chosen.without else nullcontext()
+    with rule:
+        totals = _run(first, chosen.seeds, lambda seed: replace(swarm(seed), **told), chosen)
     totals.virtual_hours = round(totals.virtual_hours, 3)
     print(json.dumps(vars(totals)))
     return 1 if totals.violations else 0
 
 
-def _try(seed: int, plan: Plan, totals: Totals) -> None:
-    worlds: list[World] = []
-    totals.histories += 1
-    try:
-        run(history(seed, plan, worlds.append))
-    except Exception as error:  # noqa: BLE001 - a world that ends in any error is a violation
-        totals.violations += 1
-        print(f"{line(seed, plan)}   # {type(error).__name__}: {error}", file=sys.stderr)
-    for world in worlds:
-        totals.operations += world.operations
-        totals.faults += world.troubles + world.lost_messages
-        totals.virtual_hours += world.ended / 3600
+def _run(
+    first: int, seeds: int, plan_of: Callable[[int], Plan], chosen: argparse.Namespace
+) -> Totals:
+    totals = Totals()
+    began = time.monotonic()
+    for seed in range(first, first + seeds):
+        if totals.violations >= ENOUGH or time.monotonic() - began > chosen.seconds:
+            break
+        plan = plan_of(seed)
+        worlds: list[World] = []
+        try:
+            play(seed, plan, worlds.append)
+        except Exception as error:  # noqa: BLE001 - a world that ends in any error is a violation
+            totals.violations += 1
+            print(f"{line(seed, plan)}   # {type(error).__name__}: {error}", file=sys.stderr)
+            if chosen.verbose:
+                traceback.print_exception(error)
+        totals.add(worlds)
+    return totals
+
+
+def mutants(seconds: float) -> int:
+    """Switch every rule off, one by one; a table of what it took to notice."""
+    began = time.monotonic()
+    escaped = 0
+    print(f"{'rule':<28} {'profile':<10} {'caught after':>12}  by")
+    for name, rule in RULES.items():
+        if time.monotonic() - began > seconds:
+            print("out of time", file=sys.stderr)
+            return 1
+        tried, words = hunt(rule)
+        escaped += not words
+        print(f"{name:<28} {rule.profile:<10} {tried:>12}  {words or 'NOT CAUGHT'}", flush=True)
+    print(json.dumps({"rules": len(RULES), "escaped": escaped}))
+    return 1 if escaped else 0
 
 
 if __name__ == "__main__":

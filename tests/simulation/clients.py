@@ -1,8 +1,8 @@
-"""Simulated browsers, and the promises that are checked with every answer they get.
+"""Simulated browsers: what they ask, what they are answered, and what they keep.
 
 A browser adds unique tokens to its session, each as two elements of one batch, removes some of
-them again, and renews or destroys the session now and then; several requests may run at once. It
-knows what was answered, at which position, and what may last.
+them again, and renews or destroys the session now and then; several requests may run at once. All
+that it sees goes into the history; the checker judges it.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from sessionha.errors import CommitUnconfirmed, SessionRevoked, SessionUnavailable
+from sessionha.errors import CommitUnconfirmed, SessionRevoked, SessionUnavailable, StoreFull
 from sessionha.identity import Position
 from sessionha.peer.messages import Batch, Create, SessionChange
 from sessionha.state.base import Loaded, Receipt, Unsettled
 from sessionha.state.manager import StateManager
+from tests.simulation.events import Outcome, Request
 from tests.simulation.world import Engine, World
 
 LIFETIMES = Create(idle_timeout=1_800_000, lifetime=43_200_000)
 
-NEVER = float("inf")
+SECRET = "psst!"
+"""What no log and no error may contain: it is in every value and every key."""
 
 
 class Violation(AssertionError):
@@ -27,75 +29,16 @@ class Violation(AssertionError):
 
 
 @dataclass
-class Effect:
-    """One change of the session, and since when it is known to be there."""
-
-    asked: float
-    """When its request began; infinite: nobody asked for it."""
-    at: Position | None = None
-    """A position that has it; None: nobody said so yet."""
-    told: float = NEVER
-    failed: bool = False
-    """Answered with "nothing was changed"."""
-
-    def confirm(self, position: Position, now: float) -> None:
-        if self.at is None or position < self.at:
-            self.at = position
-        self.told = min(self.told, now)
-
-    def is_due(self, position: Position, since: float, strict: bool) -> bool:
-        """Whether a state at `position`, read by a request that began at `since`, must have it."""
-        return self.at is not None and (self.at <= position or (strict and self.told < since))
-
-
-@dataclass
-class Token:
-    put: Effect
-    removal: Effect = field(default_factory=lambda: Effect(NEVER))
-
-
-@dataclass
 class Book:
-    """What is known of one group, whoever asks."""
+    """One session, as its browser knows it."""
 
-    name: str
+    tag: str
     group: bytes
     key: bytes
     cookie: Position
     copies: int
-    tokens: dict[str, Token]
-    ended: dict[bytes, Effect] = field(default_factory=dict)
-    """Renewals and destructions of keys."""
-
-    def check_seen(self, seen: set[str], position: Position, since: float, world: World) -> None:
-        """What an answer shows, against everything that was told before (G2, G4, I1 to I4)."""
-        for name in sorted(seen):
-            if name not in self.tokens:
-                raise Violation(f"{self.name}: {name} was never sent")
-            token = self.tokens[name]
-            if token.put.failed:
-                raise Violation(f"{self.name}: {name} was answered as never done")
-            if token.removal.is_due(position, since, world.strict):
-                raise Violation(f"{self.name}: {name} was removed at {token.removal.at}")
-            token.put.confirm(position, world.now)
-        for name, token in self.tokens.items():
-            if name in seen or not token.put.is_due(position, since, world.strict):
-                continue
-            if token.removal.asked == NEVER or token.removal.failed:
-                raise Violation(
-                    f"{self.name}: {name} of {token.put.at} is not in the state of {position}"
-                )
-            token.removal.confirm(position, world.now)
-
-    def check_alive(self, key: bytes, position: Position, since: float, world: World) -> None:
-        """G6: destroyed stays destroyed."""
-        if key in self.ended and self.ended[key].is_due(position, since, world.strict):
-            raise Violation(f"{self.name}: a session ended at {self.ended[key].at} was served")
-
-    def check_gone(self, key: bytes) -> None:
-        """G7: gone only what was destroyed or renewed, or may have been."""
-        if key not in self.ended or self.ended[key].failed:
-            raise Violation(f"{self.name}: gone without having been destroyed")
+    removed: set[str] = field(default_factory=set)
+    """Tokens that somebody has tried to remove: nobody tries it twice."""
 
 
 @dataclass
@@ -105,15 +48,15 @@ class Jar:
     name: str
     book: Book | None = None
     made: int = 0
+    sessions: int = 0
     acknowledged: int = 0
     refused: int = 0
     unconfirmed: int = 0
     requests: int = 0
-    slowest: float = 0.0
 
-    def token(self) -> str:
+    def token(self, tag: str) -> str:
         self.made += 1
-        return f"{self.name}-{self.made}"
+        return f"{tag}-{self.made}"
 
 
 @dataclass
@@ -126,17 +69,11 @@ class Visit:
     engine: Engine
     lost: bool
     """The response never reaches the browser."""
-    key: bytes = b""
-    floor: Position | None = None
-    since: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.key, self.floor, self.since = self.book.key, self.book.cookie, self.world.now
+    log: Request
 
     def learn(self, position: Position, *, key: bytes = b"") -> None:
         """The response's cookie reaches the browser: perhaps after that of a later request."""
-        if self.floor is not None and position < self.floor:
-            raise Violation(f"{self.book.name}: {position} after {self.floor}")
+        self.log.out = position
         if self.lost:
             return
         if position > self.book.cookie or self.world.random.random() < 0.5:
@@ -145,167 +82,178 @@ class Visit:
             self.book.key = key
 
 
-async def request(world: World, jar: Jar, node: str, kind: str, *, lost: bool = False) -> str:
-    """One request of a browser, checked; how it ended in a word."""
+async def request(
+    world: World,
+    jar: Jar,
+    node: str,
+    kind: str,
+    *,
+    lost: bool = False,
+    patience: float | None = None,
+) -> str:
+    """One request of a browser; how it ended in a word. `patience`: seconds until it hangs up."""
     host = world.hosts[node]
     if not host.up or not host.engines:
         return "nobody"
     engine = world.engine(node)
     jar.requests += 1
-    began = world.now
-    work = asyncio.ensure_future(_serve(world, jar, engine, kind, lost))
+    log = world.begin(jar.name, node)
+    work = asyncio.ensure_future(_serve(world, jar, engine, kind, lost, log))
     engine.tasks[work] = None
     work.add_done_callback(lambda done: engine.tasks.pop(done, None))
-    await asyncio.wait({work})
+    done, _ = await asyncio.wait({work}, timeout=patience)
+    if not done:
+        work.cancel()
+        await asyncio.wait({work})
     if work.cancelled() or not engine.alive:
-        if not work.cancelled() and isinstance(error := work.exception(), Violation):
-            raise error
-        return "dead"  # the server died: no answer
-    jar.slowest = max(jar.slowest, world.now - began)
+        if not work.cancelled():
+            work.exception()
+        world.end(log, "dead")  # the server died, or nobody listened any more: no answer
+        return "dead"
+    return _answered(world, jar, log, work, lost=lost)
+
+
+def _answered(
+    world: World, jar: Jar, log: Request, work: asyncio.Future[str], *, lost: bool
+) -> str:
+    outcome: Outcome
     try:
-        return work.result()
-    except CommitUnconfirmed:
+        word = work.result()
+        outcome = "gone" if word == "gone" else "unknown" if lost and log.changes else "ok"
+    except CommitUnconfirmed as error:
         jar.unconfirmed += 1
-        return "unknown"
-    except SessionUnavailable:
+        word, outcome = "unknown", "unknown"
+        world.history.texts.append(repr(error))
+    except StoreFull as error:
+        word, outcome = "refused", "unknown"  # `test_known.py` says why it is not "fail"
+        world.history.texts.append(f"{error!r} {error}")
+    except SessionUnavailable as error:
         jar.refused += 1
-        return "refused"
+        word, outcome = "refused", "fail" if log.changes else "unavailable"
+        world.history.texts.append(f"{error!r} {error}")
+    except SessionRevoked as error:
+        word, outcome, log.revoked = "refused", "fail", True
+        world.history.texts.append(f"{error!r} {error}")
+    world.end(log, outcome)
+    return word
 
 
-async def _serve(world: World, jar: Jar, engine: Engine, kind: str, lost: bool) -> str:
+async def _serve(
+    world: World, jar: Jar, engine: Engine, kind: str, lost: bool, log: Request
+) -> str:
     book = jar.book
+    if book is not None:
+        log.session, log.key, log.floor = book.tag, book.key, book.cookie
     await engine.host.running()
     if book is None:
-        return await _create(world, jar, engine, lost)
-    visit = Visit(world, jar, book, engine, lost)
+        return await _create(world, jar, engine, lost, log)
+    visit = Visit(world, jar, book, engine, lost, log)
     loaded = await _open(visit)
     await engine.host.running()
     if loaded is None:
-        book.check_gone(visit.key)
-        if jar.book is book and book.key == visit.key and not lost:
+        if jar.book is book and book.key == log.key and not lost:
             jar.book = None
         return "gone"
     position = loaded.held.position
-    seen = _tokens(book, loaded)
-    book.check_alive(visit.key, position, visit.since, world)
-    book.check_seen(seen, position, visit.since, world)
+    seen = _see(visit, loaded)
     match kind:
         case "add":
             await _add(visit, seen)
         case "renew":
             await _renew(visit)
         case "destroy":
-            await _destroy(visit)
+            log.ends = log.key
+            await _commit(visit, SessionChange(log.key, destroy=True))
         case _:
             if loaded.touch_due or world.random.random() < 0.2:
-                engine.state.touch(book.group, visit.key)
+                log.touched = True
+                engine.state.touch(book.group, log.key)
             visit.learn(position)
     return "ok"
 
 
 async def _open(visit: Visit) -> Loaded | None:
     """The session as this node serves it; None: gone."""
-    state, group = visit.engine.state, visit.book.group
+    state, group, floor = visit.engine.state, visit.book.group, visit.log.floor
     while True:
-        held = state.held(group, visit.floor)
-        if held is None and await state.acquire(group, visit.floor) is None:
+        held = state.held(group, floor)
+        if held is None and await state.acquire(group, floor) is None:
             return None
         try:
-            return state.load(group, visit.key)
+            return state.load(group, visit.log.key)
         except Unsettled:
             continue
 
 
-def _tokens(book: Book, loaded: Loaded) -> set[str]:
+def _see(visit: Visit, loaded: Loaded) -> set[str]:
     names = set(loaded.elements)
     firsts = {name[2:] for name in names if name.startswith("a:")}
     seconds = {name[2:] for name in names if name.startswith("b:")}
-    if firsts != seconds:
-        raise Violation(f"{book.name}: half a batch: {sorted(firsts ^ seconds)}")  # G5
+    log = visit.log
+    values = (loaded.elements[f"a:{name}"][1].decode() for name in sorted(firsts))
+    log.seen = tuple(value.removeprefix(SECRET) for value in values)
+    log.torn = tuple(firsts ^ seconds)
+    log.read, log.read_at = loaded.held.position, visit.world.history.next()
     return firsts
 
 
 def _puts(token: str) -> tuple[tuple[str, str, bytes], ...]:
-    return ((f"a:{token}", "value", token.encode()), (f"b:{token}", "value", b"."))
+    return ((f"a:{token}", "value", f"{SECRET}{token}".encode()), (f"b:{token}", "value", b"."))
 
 
-async def _create(world: World, jar: Jar, engine: Engine, lost: bool) -> str:
+async def _create(world: World, jar: Jar, engine: Engine, lost: bool, log: Request) -> str:
     group, key = world.random.randbytes(12), world.random.randbytes(16)
-    token, began = jar.token(), world.now
-    batch = Batch(group, (SessionChange(key, create=LIFETIMES, puts=_puts(token)),))
+    jar.sessions += 1
+    tag = f"{jar.name}.{jar.sessions}"
+    token = jar.token(tag)
+    world.tags[group] = tag
+    log.session, log.key, log.put, log.new = tag, key, token, True
+    batch = Batch(group, (SessionChange(key, create=world.lifetimes, puts=_puts(token)),))
     receipt = await engine.state.commit(batch, fresh=True)
-    effect = Effect(began)
-    effect.confirm(receipt.position, world.now)
-    check_receipt(world, group, receipt, began)
+    _note(log, receipt)
+    log.out = receipt.position
     if not lost:
-        jar.book = Book(
-            jar.name, group, key, receipt.position, receipt.copies, {token: Token(effect)}
-        )
+        jar.book = Book(tag, group, key, receipt.position, receipt.copies)
         jar.acknowledged += 1
     return "ok"
 
 
 async def _add(visit: Visit, seen: set[str]) -> None:
     """Add a token; now and then remove one that was seen."""
-    world, book = visit.world, visit.book
-    token = visit.jar.token()
-    put = Effect(visit.since)
-    book.tokens[token] = Token(put)
-    effects = [put]
+    world, book, log = visit.world, visit.book, visit.log
+    log.put = token = visit.jar.token(book.tag)
     deletes: tuple[str, ...] = ()
     if len(seen) > 3 and world.random.random() < 0.5:
         victim = world.random.choice(sorted(seen))
-        removal = book.tokens[victim].removal
-        if removal.asked == NEVER:
-            removal.asked = visit.since
-            effects.append(removal)
+        if victim not in book.removed:
+            book.removed.add(victim)
+            log.removes = victim
             deletes = (f"a:{victim}", f"b:{victim}")
-    change = SessionChange(visit.key, puts=_puts(token), deletes=deletes)
-    await _commit(visit, change, effects)
+    await _commit(visit, SessionChange(log.key, puts=_puts(token), deletes=deletes))
 
 
 async def _renew(visit: Visit) -> None:
-    new = visit.world.random.randbytes(16)
-    effect = visit.book.ended.setdefault(visit.key, Effect(visit.since))
-    effect.failed = False
-    await _commit(visit, SessionChange(new, replaces=visit.key), [effect], key=new)
+    log = visit.log
+    log.ends, log.begins = log.key, visit.world.random.randbytes(16)
+    await _commit(visit, SessionChange(log.begins, replaces=log.key), key=log.begins)
 
 
-async def _destroy(visit: Visit) -> None:
-    effect = visit.book.ended.setdefault(visit.key, Effect(visit.since))
-    effect.failed = False
-    await _commit(visit, SessionChange(visit.key, destroy=True), [effect])
-
-
-async def _commit(
-    visit: Visit, change: SessionChange, effects: list[Effect], *, key: bytes = b""
-) -> None:
-    world, book, state = visit.world, visit.book, visit.engine.state
-    began = world.now
-    try:
-        receipt = await state.commit(Batch(book.group, (change,)), fresh=False)
-    except CommitUnconfirmed:
-        raise
-    except SessionRevoked:
-        book.check_gone(visit.key)
-        if not change.destroy and not change.replaces:
-            effects[0].failed = True
-        raise SessionUnavailable("log in again") from None
-    except SessionUnavailable:
-        if not change.destroy and not change.replaces:
-            effects[0].failed = True
-        raise
-    check_receipt(world, book.group, receipt, began)
+async def _commit(visit: Visit, change: SessionChange, *, key: bytes = b"") -> None:
+    book = visit.book
+    receipt = await visit.engine.state.commit(Batch(book.group, (change,)), fresh=False)
+    _note(visit.log, receipt)
     if not visit.lost:
-        for effect in effects:
-            effect.confirm(receipt.position, world.now)
         book.copies = receipt.copies
         visit.jar.acknowledged += 1
     visit.learn(receipt.position, key=key)
 
 
+def _note(log: Request, receipt: Receipt) -> None:
+    log.position, log.copies, log.holders = receipt.position, receipt.copies, receipt.holders
+
+
 def check_receipt(world: World, group: bytes, receipt: Receipt, began: float) -> None:
-    """I10: when a change is acknowledged every other holder has it, unless it lost its store."""
+    """I10 for scenarios: when a change is acknowledged every other holder has it."""
     for name in receipt.holders[1:]:
         host = world.hosts[name]
         record = host.record(group)
@@ -321,18 +269,41 @@ def state_of(world: World, node: str) -> StateManager:
 KINDS = ("add",) * 12 + ("read",) * 7 + ("renew", "destroy")
 
 
-async def browse(world: World, jar: Jar, requests: int, sticky: float, lossy: float) -> None:
+@dataclass(frozen=True)
+class Manners:
+    """How browsers and the routers before them behave; chances per request."""
+
+    sticky: float = 0.95
+    lossy: float = 0.0
+    """A response is lost on its way to the browser."""
+    hasty: float = 0.0
+    """It hangs up within 50 ms."""
+    astray: float = 0.0
+    """A router sends it anywhere, also to a node that is in no view."""
+    naps: tuple[float, float] = (0.0, 0.0)
+    """It stays away for so many seconds, after one request in twenty."""
+
+
+async def browse(world: World, jar: Jar, requests: int, manners: Manners) -> None:
     """Requests one after another, mostly to the same node, else anywhere."""
     last = ""
+    random = world.random
     for _ in range(requests):
-        names = [host.name for host in world.living if host.membership.is_member()]
+        names = [host.name for host in world.living if host.is_member()]
+        if manners.astray and random.random() < manners.astray:
+            names = [host.name for host in world.living]
         if not names:
             await asyncio.sleep(0.05)
             continue
-        if last not in names or world.random.random() > sticky:
-            last = world.random.choice(names)
-        lost = world.random.random() < lossy
-        outcome = await request(world, jar, last, world.random.choice(KINDS), lost=lost)
+        if last not in names or random.random() > manners.sticky:
+            last = random.choice(names)
+        lost = random.random() < manners.lossy
+        kind, patience = random.choice(KINDS), None
+        if manners.hasty and random.random() < manners.hasty:
+            patience = random.uniform(0, 0.05)
+        outcome = await request(world, jar, last, kind, lost=lost, patience=patience)
         if outcome != "ok":
             last = ""  # a router tries another node
-        await asyncio.sleep(world.random.uniform(0, 0.05))
+        await asyncio.sleep(random.uniform(0, 0.05))
+        if manners.naps[1] and random.random() < 0.05:
+            await asyncio.sleep(random.uniform(*manners.naps))

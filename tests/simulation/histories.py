@@ -7,15 +7,30 @@ one faults end, and everything must be served again by every node, with all its 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from sessionha.peer.messages import Create
 from sessionha.state.node import Options
-from tests.simulation.clients import Jar, Violation, browse, request
-from tests.simulation.world import Faults, Host, World
+from sessionha.state.records import LINE_LIMIT
+from tests.simulation.checker import Finding, check
+from tests.simulation.clients import SECRET, Jar, Manners, Violation, browse, request
+from tests.simulation.events import Copy, Level
+from tests.simulation.loop import run
+from tests.simulation.machine import machines
+from tests.simulation.world import Faults, Host, Views, World
 
 CALM_STEPS = 600
 """Hundredths of a second in which every browser must be answered again between two disasters."""
+
+REFUSALS = 20.0
+"""Seconds in which a refusal must come: to acquire, to forward, to commit, each in its time, and
+a message that was delayed before."""
+
+SHORT = Create(idle_timeout=4_000, lifetime=15_000)
+"""Lifetimes that end within a history."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +43,7 @@ class Plan:
     kept: float = 0.5
     """How often a crashed node comes back with its store."""
     troubles: str = "crash"
-    """Words out of `crash`, `pause`, `expel`, `cut`, `engine`, `restart`, joined by `+`."""
+    """Words of TROUBLES, joined by `+`."""
     clients: int = 5
     width: int = 1
     """Requests that one browser runs at the same time."""
@@ -36,9 +51,39 @@ class Plan:
     lossy: float = 0.0
     """How many responses are lost on their way to the browser."""
     upkeep: bool = False
+    views: Views = "oracle"
+    late: float = 0.0
+    """How many messages arrive only after seconds."""
+    hasty: float = 0.0
+    """How many requests are hung up on."""
+    astray: float = 0.0
+    """How many requests a router sends to any node."""
+    short: bool = False
+    """Sessions expire within the history."""
+    strict: bool = False
+    """Judge every read as if it were confirmed, whatever happened."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return tuple(self.troubles.split("+"))
 
 
 EVERYTHING = "crash+pause+expel+cut+engine+restart"
+"""What worlds of old knew; the seeds that are kept draw from it."""
+
+TROUBLES = (
+    "crash", "pause", "expel", "cut", "engine", "restart", "doom", "majority", "reboot", "weather",
+    "full", "split", "link",
+)  # fmt: skip
+"""Every kind of disaster."""
+
+MINGLE = ("pause", "expel", "split", "link", "doom")
+"""After these a read may be old: there are no leases yet."""
+
+
+SEPARATE = ("split", "cut", "weather", "pause", "link")
+"""After these living nodes may have been out of each other's reach: in available mode only
+convergence is promised then."""
 
 
 async def history(
@@ -48,43 +93,109 @@ async def history(
 
     `begun` gets the world at once, so that also a world that failed can be counted.
     """
-    options = Options(backups=plan.backups, heal_after=0.5)
+    with machines() if "reboot" in plan.kinds else nullcontext():
+        world = _made(seed, plan)
+        begun(world)
+        with _listening(world.history.texts):
+            try:
+                await _live(world, plan)
+            except BaseExceptionGroup as several:
+                raise several.exceptions[0] from None
+    if world.errors:
+        raise world.errors[0]
+    found = check(world.history)
+    if found:
+        raise Violation(_words(found))
+    return world
+
+
+def _made(seed: int, plan: Plan) -> World:
     world = World(
         seed,
         nodes=plan.nodes,
         engines=plan.engines,
-        options=options,
-        faults=Faults(loss=0.01, duplicate=0.02, slow=0.005),
+        options=Options(backups=plan.backups, heal_after=0.5),
+        faults=Faults(loss=0.01, duplicate=0.02, slow=0.005, late=plan.late),
         upkeep=plan.upkeep,
+        views=plan.views,
+        reboots="reboot" in plan.kinds,
+        lifetimes=SHORT if plan.short else None,
     )
-    begun(world)
-    world.strict = "pause" not in plan.troubles and "expel" not in plan.troubles
+    log = world.history
+    steady = plan.views == "oracle" and not any(kind in plan.kinds for kind in MINGLE)
+    log.strict = plan.strict or steady
+    log.whole = plan.views == "oracle" or not any(kind in plan.kinds for kind in SEPARATE)
+    log.bound, log.secrets = REFUSALS, (SECRET,)
+    log.idle = world.lifetimes.idle_timeout / 1000
+    log.lifetime = world.lifetimes.lifetime / 1000
+    return world
+
+
+@contextmanager
+def _listening(texts: list[str]) -> Iterator[None]:
+    """Keep what is logged, for I18."""
+    logger = logging.getLogger("sessionha")
+    listener, before = _Listener(texts), logger.level
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(before)
+
+
+def play(seed: int, plan: Plan, begun: Callable[[World], object] = lambda _: None) -> World:
+    """The same, with a loop of its own."""
+    return run(history(seed, plan, begun))
+
+
+def _words(found: list[Finding]) -> str:
+    broken = sorted({finding.invariant for finding in found}, key=lambda name: int(name[1:]))
+    besides = f" (broken: {', '.join(broken)})" if broken[1:] else ""
+    return f"{found[0].invariant}: {found[0].text}{besides}"
+
+
+class _Listener(logging.Handler):
+    def __init__(self, texts: list[str]) -> None:
+        super().__init__()
+        self._texts = texts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._texts.append(record.getMessage())
+
+
+async def _live(world: World, plan: Plan) -> None:
     jars = [Jar(f"c{index}") for index in range(plan.clients)]
-    sticky = world.random.choice((0.0, 0.5, 0.95))
+    manners = Manners(
+        sticky=world.random.choice((0.0, 0.5, 0.95)),
+        lossy=plan.lossy,
+        hasty=plan.hasty,
+        astray=plan.astray,
+        naps=(2.0, 6.0) if plan.short else (0.0, 0.0),
+    )
+    if plan.views == "available":
+        await agreed(world)
     suffering = asyncio.create_task(_suffer(world, jars, plan))
     try:
         async with asyncio.TaskGroup() as group:
             for jar in jars:
                 for _ in range(plan.width):
-                    group.create_task(
-                        browse(world, jar, plan.requests // plan.width, sticky, plan.lossy)
-                    )
+                    group.create_task(browse(world, jar, plan.requests // plan.width, manners))
         suffering.cancel()
+        await asyncio.wait({suffering})
+        if not suffering.cancelled() and (error := suffering.exception()):
+            raise error
         for host in world.living:
             world.resume(host.name)
         for host in world.hosts.values():
             if not host.up:
                 world.restart(host.name, kept=True)
         await quiet(world, jars, plan)
-    except BaseExceptionGroup as several:
-        raise several.exceptions[0] from None
     finally:
         suffering.cancel()
         world.operations = sum(jar.requests for jar in jars)
         world.stop()
-    if world.errors:
-        raise world.errors[0]
-    return world
 
 
 # --- what happens to it --------------------------------------------------------------------------
@@ -92,33 +203,52 @@ async def history(
 
 async def _suffer(world: World, jars: list[Jar], plan: Plan) -> None:
     """One disaster after the other; the next one only when every session was written again."""
-    kinds = plan.troubles.split("+")
     while True:
         await asyncio.sleep(world.random.uniform(0.1, 0.5))
-        match world.random.choice(kinds):
-            case "crash":
-                await _crash(world, plan)
-            case "pause":
-                await _pause(world)
-            case "expel":
-                world.expel(world.random.choice(world.living).name)
-                await asyncio.sleep(0.1)
-            case "cut":
-                await _cut(world)
-            case "engine":
-                await _lose_engine(world)
-            case _:
-                await _restart_all(world)
+        await _disaster(world, plan, world.random.choice(plan.kinds))
         await asyncio.sleep(0.05)  # every member holds the view with the returned nodes
+        if plan.views == "available":
+            await agreed(world)
         if not await _calm(jars, plan):
             return
+
+
+async def _disaster(world: World, plan: Plan, kind: str) -> None:  # noqa: PLR0912 - a table
+    match kind:
+        case "crash":
+            await _crash(world, plan)
+        case "pause":
+            await _pause(world, plan)
+        case "expel":
+            world.expel(world.random.choice(world.living).name)
+            await asyncio.sleep(0.1)
+        case "cut":
+            await _cut(world)
+        case "engine":
+            await _lose_engine(world)
+        case "doom":
+            await _doom(world)
+        case "majority":
+            await _restart_some(world, len(world.hosts) // 2 + 1)
+        case "reboot":
+            await _reboot(world)
+        case "weather":
+            await _weather(world)
+        case "full":
+            await _fill(world)
+        case "split":
+            await _split(world)
+        case "link":
+            await _break(world, plan)
+        case _:
+            await _restart_some(world, len(world.living))
 
 
 async def _calm(jars: list[Jar], plan: Plan) -> bool:
     """Wait until every browser has had a change confirmed with all its copies (G1: only then
     another crash is not simultaneous). False: a browser is done, so nothing may happen any more."""
     before = {jar.name: jar.acknowledged for jar in jars}
-    for _ in range(CALM_STEPS):
+    for _ in range(CALM_STEPS * (3 if plan.short or plan.late else 1)):
         if all(
             jar.acknowledged > before[jar.name]
             and jar.book is not None
@@ -141,13 +271,14 @@ async def _crash(world: World, plan: Plan) -> None:
         world.restart(name, kept=world.random.random() < plan.kept)
 
 
-async def _pause(world: World) -> None:
+async def _pause(world: World, plan: Plan) -> None:
     """A pause of any length: the others may or may not exclude the node meanwhile."""
     name = world.random.choice(world.living).name
     world.pause(name)
     await asyncio.sleep(world.random.uniform(0.0, 0.3))
     if world.random.random() < 0.6:
-        world.expel(name)
+        if plan.views == "oracle":
+            world.expel(name)
         await asyncio.sleep(world.random.uniform(0.0, 0.5))
     world.resume(name)
     await asyncio.sleep(0.05)
@@ -171,9 +302,29 @@ async def _lose_engine(world: World) -> None:
         world.start_engine(host.name)
 
 
-async def _restart_all(world: World) -> None:
-    """Every node is killed and comes back with its store, in any order (R7, R13)."""
-    names = [host.name for host in world.living]
+async def _doom(world: World) -> None:
+    """An engine dies before, between or after the two transactions of its next commit."""
+    host: Host = world.random.choice(world.living)
+    engine = world.random.choice(host.engines)
+    engine.doom = world.random.choice(("before", "between", "after"))
+    world.trace(f"doom {host.name}/{engine.slot} {engine.doom}")
+    for _ in range(50):
+        await asyncio.sleep(0.02)
+        if not engine.alive:
+            break
+    engine.doom = ""
+    await asyncio.sleep(world.random.uniform(0.0, 0.3))
+    if not host.up:
+        world.restart(host.name, kept=True)
+    elif not engine.alive:
+        world.start_engine(host.name)
+
+
+async def _restart_some(world: World, count: int) -> None:
+    """Nodes are killed together and come back with their stores, in any order (R7, R13)."""
+    names = [host.name for host in world.living][:]
+    if count < len(names):
+        names = world.random.sample(names, count)
     for name in names:
         world.crash(name)
         await asyncio.sleep(world.random.choice((0.0, 0.0, 0.02)))
@@ -183,18 +334,87 @@ async def _restart_all(world: World) -> None:
         world.restart(name, kept=True)
 
 
+async def _reboot(world: World) -> None:
+    """A machine is off for a moment: its store is kept, of another boot, its clock begins anew."""
+    name = world.random.choice(world.living).name
+    world.crash(name)
+    await asyncio.sleep(world.random.uniform(0.0, 0.6))
+    world.restart(name, kept=True, rebooted=True)
+
+
+async def _weather(world: World) -> None:
+    """Some directions lose, double, delay and reorder a lot for a while."""
+    world.troubles += 1
+    names = list(world.hosts)
+    for one in names:
+        for other in names:
+            if one != other and world.random.random() < 0.4:
+                world.links[one, other] = Faults(
+                    delay=(0.0, world.random.choice((0.002, 0.05, 0.4))),
+                    loss=world.random.choice((0.0, 0.2, 0.6)),
+                    duplicate=world.random.choice((0.0, 0.5)),
+                )
+    await asyncio.sleep(world.random.uniform(0.1, 1.5))
+    world.links.clear()
+
+
+async def _fill(world: World) -> None:
+    """A store is full for a while; the group's other copies go elsewhere."""
+    memory = world.random.choice(world.living).memory
+    world.troubles += 1
+    size, memory.size = memory.size, max(int(memory.used / world.random.choice((0.93, 0.99))), 1)
+    await asyncio.sleep(world.random.uniform(0.1, 0.8))
+    memory.size = size
+
+
+async def _split(world: World) -> None:
+    """A partition: the smaller side cannot be told anything."""
+    names = sorted(host.name for host in world.living)
+    most = max((len(names) - 1) // 2, 1)
+    world.split(set(world.random.sample(names, world.random.randint(1, most))))
+    await asyncio.sleep(world.random.uniform(0.1, 2.0))
+    world.join()
+
+
+async def _break(world: World, plan: Plan) -> None:
+    """One link for good, once, and only where the copies fit on the nodes that stay."""
+    if world.broken or len(world.hosts) < plan.backups + 2:
+        return
+    one, other = world.random.sample([host.name for host in world.living], 2)
+    world.break_link(one, other, both=world.random.random() < 0.5)
+
+
 # --- and when it is over -------------------------------------------------------------------------
+
+
+async def agreed(world: World) -> None:
+    """Wait until all living nodes are members of one view."""
+    for _ in range(3_000):
+        views = {host.view().id for host in world.living}
+        if len(views) == 1 and all(host.is_member() for host in world.living):
+            return
+        await asyncio.sleep(0.01)
+    raise Violation("I21: the living nodes do not agree on a view")
 
 
 async def quiet(world: World, jars: list[Jar], plan: Plan) -> None:
     """When faults stop every session is served again, by every node, with all its copies (G12)."""
+    log = world.history
     world.faults = Faults()
     world.cut.clear()
+    world.mend()
+    if plan.views == "available":
+        await agreed(world)
+    if "full" in plan.kinds:
+        await asyncio.sleep(11.0)  # until full nodes are asked again
     await asyncio.sleep(0.5)
+    log.quiet_from = log.next()
+    log.living = len(world.living)
     for jar in jars:
         for host in world.living:
             await _served(world, jar, host)
-        _check_copies(world, jar, plan)
+        _note_copies(world, jar)
+    _note_levels(world)
     if sum(jar.acknowledged for jar in jars) < plan.clients * 3:
         raise Violation("hardly anything was answered")
 
@@ -204,24 +424,29 @@ async def _served(world: World, jar: Jar, host: Host) -> None:
         if await request(world, jar, host.name, "add") in ("ok", "gone"):
             return
         await asyncio.sleep(0.2)
-    raise Violation(f"{jar.name} is not served by {host.name} after faults stopped")
 
 
-def _check_copies(world: World, jar: Jar, plan: Plan) -> None:
-    """I11: all of C are equal, and there are as many as there should be."""
-    if jar.book is None:
+def _note_copies(world: World, jar: Jar) -> None:
+    book = jar.book
+    if book is None:
         return
-    group = jar.book.group
-    records = {host.name: host.record(group) for host in world.living}
-    newest = max(record.position for record in records.values() if record is not None)
-    held = [
-        name
-        for name, record in records.items()
-        if record is not None and record.held and record.position == newest
-    ]
-    wanted = min(plan.backups, len(world.living) - 1) + 1
-    if len(held) < wanted:
-        raise Violation(f"{jar.name}: only {held} have {newest}")
-    contents = [world.hosts[name].content(group) for name in held]
-    if any(content != contents[0] for content in contents):
-        raise Violation(f"{jar.name}: copies of {newest} differ on {held}")
+    for host in world.living:
+        record = host.record(book.group)
+        if record is not None:
+            content = host.content(book.group) if record.held else None
+            world.history.copies.append(
+                Copy(host.name, book.tag, record.position, record.held, content)
+            )
+
+
+def _note_levels(world: World) -> None:
+    levels = world.history.levels
+    for host in world.living:
+        levels.append(Level(host.name, "bytes", host.memory.used, host.memory.size))
+        for group in world.tags:
+            record = host.record(group)
+            if record is not None:
+                levels.append(Level(host.name, "epochs", len(record.line), LINE_LIMIT))
+        for engine in host.engines:
+            tasks = len(engine.state.node.tasks)
+            levels.append(Level(host.name, "tasks", tasks, 4 * len(world.tags)))

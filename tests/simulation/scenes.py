@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sessionha.identity import Position
 from sessionha.peer.messages import Batch, Create, Message, Push, SessionChange
@@ -12,6 +17,7 @@ from sessionha.state.base import Receipt, Unsettled
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Options
 from tests.simulation.clients import check_receipt
+from tests.simulation.histories import Plan
 from tests.simulation.loop import run
 from tests.simulation.world import Faults, World
 
@@ -181,3 +187,26 @@ def simulated(
         return test
 
     return make
+
+
+def digest(world: World) -> str:
+    """What two equal worlds have in common."""
+    return hashlib.sha256("\n".join(world.lines).encode()).hexdigest()
+
+
+def trace_under(hashes: int, seed: int, plan: Plan) -> str:
+    """The digest of a world in a Python of its own, with this PYTHONHASHSEED."""
+    program = (
+        "from tests.simulation.histories import Plan, play\n"
+        "from tests.simulation.scenes import digest\n"
+        f"print(digest(play({seed}, {plan!r})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": str(hashes)},
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()

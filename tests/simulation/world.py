@@ -1,31 +1,60 @@
 """A simulated cluster: production state managers over a network and a membership made here.
 
 One seed is one world. The network delays, reorders, loses, duplicates and cuts; nodes crash, pause
-and come back with or without their stores, engines die one by one; an oracle gives views as a
-cluster would that can always agree. Every message crosses the real codec.
+and come back with or without their stores, engines die one by one. Views come from an oracle or
+from the production topology managers (`membership.py`). Every message crosses the real codec.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from sessionha.errors import PeerUnavailable
+from sessionha.errors import SessionHAError
 from sessionha.identity import GroupID, ViewID
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Forward, Message, Push, decode, encode
+from sessionha.peer.messages import (
+    Claim,
+    Create,
+    Failed,
+    Fetch,
+    Forward,
+    Message,
+    Promise,
+    Push,
+    Touch,
+    decode,
+    encode,
+)
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.records import GroupRecord, get_group, read_session, rows
 from sessionha.state.upkeep import Upkeep
 from sessionha.store.base import Reader, Store, Writer
-from sessionha.store.memory import Memory, MemoryReader, MemoryStore
-from sessionha.topology.base import ViewListener
+from sessionha.store.memory import Memory, MemoryReader, MemoryStore, MemoryWriter
 from sessionha.view import Member, View
+from tests.simulation.events import History, Outcome, Request
+from tests.simulation.machine import Machine, MachineClock
+from tests.simulation.membership import (
+    TIMING,
+    SimulatedMembership,
+    SimulatedPeers,
+    SimulatedTopology,
+    ViewLog,
+    description,
+)
+from tests.simulation.recorder import Recorder
+
+DATA = (Push, Claim, Promise, Fetch, Forward, Touch)
+"""Messages for state managers; the others are for topology managers."""
+
+Views = Literal["oracle", "available"]
+Doom = Literal["", "before", "between", "after"]
+"""When an engine dies: around the two transactions of its next commit."""
 
 
 @dataclass
@@ -34,6 +63,8 @@ class Faults:
 
     delay: tuple[float, float] = (0.0002, 0.002)
     slow: float = 0.0
+    late: float = 0.0
+    """Messages that arrive only after 1 to 20 seconds."""
     loss: float = 0.0
     duplicate: float = 0.0
     detection: tuple[float, float] = (0.01, 0.06)
@@ -42,11 +73,12 @@ class Faults:
 
 
 class GuardedStore:
-    """A store that a dead engine cannot touch any more."""
+    """A store that a dead engine cannot touch any more, and whose changes are written down."""
 
-    def __init__(self, inner: Store, alive: Callable[[], bool]) -> None:
+    def __init__(self, inner: Store, world: World) -> None:
         self._inner = inner
-        self._alive = alive
+        self._world = world
+        self.engine: Engine | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -59,125 +91,19 @@ class GuardedStore:
 
     @contextmanager
     def write(self, *, urgent: bool = False) -> Iterator[Writer]:
+        if self.engine is not None and self.engine.doom == "before" and not urgent:
+            self._world.fell(self.engine)
         self._check()
         with self._inner.write(urgent=urgent) as writer:
             yield writer
+        assert isinstance(writer, MemoryWriter)
+        if self.engine is not None:
+            self._world.wrote(self.engine, writer._changes)
+            self._check()
 
     def _check(self) -> None:
-        if not self._alive():
+        if self.engine is not None and not self.engine.alive:
             raise asyncio.CancelledError("this engine is dead")
-
-
-class SimulatedMembership:
-    """One node's view, set by the oracle."""
-
-    def __init__(self, world: World, me: str) -> None:
-        self._world = world
-        self._me = me
-        self.current = View()
-        self.suspected: list[str] = []
-        self._gone: dict[str, float] = {}
-        self._changed = asyncio.Event()
-
-    def install(self, view: View) -> None:
-        """Hold this view, unless a newer one is known."""
-        if not view.supersedes(self.current):
-            return
-        for name in self.current.nodes:
-            self._gone.setdefault(name, self._world.now)
-        for name in view.nodes:
-            self._gone.pop(name, None)
-        self.current = view
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def view(self) -> View:
-        return self.current
-
-    def view_in(self, reader: Reader) -> View:
-        return self.current
-
-    async def wait_change(self, known: ViewID, timeout: float) -> View:
-        if self.current.id == known:
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-        await self._world.hosts[self._me].running()
-        return self.current
-
-    def is_member(self) -> bool:
-        member = self.current.member(self._me)
-        host = self._world.hosts[self._me]
-        return member is not None and member.incarnation == host.incarnation
-
-    def unproven(self) -> tuple[str, ...]:
-        return tuple(
-            name
-            for name in sorted(self._world.hosts)
-            if self.current.member(name) is None and name not in self._world.forgotten
-        )
-
-    def away(self) -> Mapping[str, int]:
-        now = self._world.now
-        return {name: int((now - since) * 1000) for name, since in self._gone.items()}
-
-    def suspect(self, node: str) -> None:
-        self.suspected.append(node)
-
-    def subscribe(self, listener: ViewListener) -> None:
-        raise NotImplementedError
-
-
-class SimulatedPeers:
-    """One engine's streams."""
-
-    def __init__(self, world: World, host: Host, alive: Callable[[], bool]) -> None:
-        self._world = world
-        self._host = host
-        self._alive = alive
-
-    async def call(self, node: str, message: Message, timeout: float) -> Message:
-        world, host = self._world, self._host
-        await host.running()
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[bytes | None] = loop.create_future()
-        sender = Sender(host.name, host.incarnation)
-        world.trace(f"{host.name}->{node} {describe(message)}")
-        world.deliver(node, sender, message, reply)
-        try:
-            async with asyncio.timeout(timeout):
-                data = await reply
-        except TimeoutError:
-            await host.running()
-            raise PeerUnavailable(node, "silent") from None
-        await host.running()
-        if not self._alive():
-            await asyncio.Event().wait()  # the caller is dead: it never hears of it
-        if sender.incarnation != host.incarnation:
-            raise PeerUnavailable(node, "closed: this node has a new incarnation")
-        if data is None:
-            raise PeerUnavailable(node, "refused", refused=True, sent=False)
-        return decode(data)
-
-    def cast(self, node: str, message: Message) -> None:
-        sender = Sender(self._host.name, self._host.incarnation)
-        self._world.deliver(node, sender, message, None)
-
-    def know(self, directory: Mapping[str, str]) -> None:
-        raise NotImplementedError
-
-
-def describe(message: Message) -> str:
-    """A message in a trace: its kind, its group and where it leads."""
-    batch = getattr(message, "batch", None)
-    groups = getattr(message, "groups", None)
-    group = getattr(batch or message, "group", groups[0] if groups else b"")
-    words = [type(message).__name__, group.hex()[:6]]
-    if isinstance(message, Push):
-        words.append(f"{message.base.version}..{message.version} {','.join(message.holders)}")
-    return " ".join(words)
 
 
 @dataclass
@@ -201,12 +127,17 @@ class Engine:
     state: StateManager
     upkeep: Upkeep
     slot: int
+    topology: SimulatedTopology | None = None
+    """None: the oracle gives views."""
     alive: bool = True
+    doom: Doom = ""
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
 
     def die(self) -> None:
         """kill -9: nothing of it runs on, and its locks are free."""
         self.alive = False
+        if self.topology is not None:
+            self.topology.perish()
         for task in [*self.tasks, *self.state.node.tasks]:
             task.cancel()
         if self.slot in self.host.memory.living:
@@ -219,12 +150,15 @@ class Host:
 
     name: str
     memory: Memory
-    clock: Clock
+    clock: Clock | MachineClock
     membership: SimulatedMembership
+    """The oracle's; empty where there is none."""
     engines: list[Engine] = field(default_factory=list)
     up: bool = True
     life: int = 0
     paused: asyncio.Event | None = None
+    paused_at: float = 0.0
+    machine: Machine | None = None
     lost: float = -1.0
     """When its store was last lost."""
 
@@ -236,6 +170,14 @@ class Host:
         """Returns at once, or when the node's pause ends."""
         while self.paused is not None:
             await self.paused.wait()
+
+    def is_member(self) -> bool:
+        """Whether the view that the node holds has it."""
+        return bool(self.engines) and self.engines[0].state.node.membership.is_member()
+
+    def view(self) -> View:
+        """The view that the node holds."""
+        return self.engines[0].state.node.membership.view() if self.engines else View()
 
     def record(self, group: GroupID) -> GroupRecord | None:
         """What the node's store says of a group, whether the node lives or not."""
@@ -270,17 +212,33 @@ class World:
         *,
         size: int = 256 * 1024 * 1024,
         upkeep: bool = False,
+        views: Views = "oracle",
+        reboots: bool = False,
+        lifetimes: Create | None = None,
     ) -> None:
         self.random = random.Random(seed)
+        self.views: Views = views
+        self.lifetimes = lifetimes or Create(idle_timeout=1_800_000, lifetime=43_200_000)
         self.faults = faults or Faults()
         self.options = options or Options(backups=backups)
         self.engines = engines
         self.upkeep = upkeep
-        self.strict = True
-        """No node was ever excluded while it lived, so every read is current."""
+        self.history = History(nodes, self.options.backups)
+        self.tags: dict[bytes, str] = {}
+        """Groups to the names that their sessions have in the history."""
+        self.recorder = Recorder(self.history, self.tags)
+        self.description = description(nodes)
         self.hosts: dict[str, Host] = {}
         self.forgotten: set[str] = set()
         self.cut: set[tuple[str, str]] = set()
+        self.broken: set[tuple[str, str]] = set()
+        """Cuts that stay until all is quiet."""
+        self.barred: set[str] = set()
+        """Nodes that no view may have: a link to them is broken for good."""
+        self.apart: set[str] = set()
+        """The smaller side of a partition: the oracle cannot tell it anything."""
+        self.links: dict[tuple[str, str], Faults] = {}
+        """How bad single directions are, where they differ."""
         self.held_back: Callable[[str, str, Message], bool] | None = None
         """A scenario's own loss: (from, to, message) that never arrive."""
         self.lines: list[str] = []
@@ -301,12 +259,20 @@ class World:
                 clock=Clock(self.random.randrange(10**9)),
                 membership=SimulatedMembership(self, name),
             )
+            if reboots:
+                rate = 1 + self.random.uniform(-1e-4, 1e-4)
+                host.machine = Machine(name, rate=rate, wall_off=self.random.uniform(-1, 1))
             self.hosts[name] = host
-            self._boot(host)
+            if views == "oracle":
+                self._boot(host)
+        if views == "available":
+            for host in self.hosts.values():
+                self._boot(host)
         first = ViewID(1, "n1")
         self._truth = View(first, tuple(self._member(host, first) for host in self.hosts.values()))
-        for host in self.hosts.values():
-            host.membership.install(self._truth)
+        if views == "oracle":
+            for host in self.hosts.values():
+                host.membership.install(self._truth)
 
     def trace(self, line: str) -> None:
         self.lines.append(f"{self.now:.4f} {line}")
@@ -318,8 +284,42 @@ class World:
 
     @property
     def truth(self) -> View:
-        """The view that was decided last."""
+        """The view that the oracle decided last."""
         return self._truth
+
+    # --- the history ----------------------------------------------------------------------------
+
+    def begin(self, jar: str, node: str) -> Request:
+        """A request that begins now."""
+        request = Request(jar, "", node, self.history.next(), self.now)
+        self.history.requests.append(request)
+        return request
+
+    def end(self, request: Request, outcome: Outcome) -> None:
+        """It ends now."""
+        request.outcome, request.ended, request.until = outcome, self.history.next(), self.now
+
+    def saw(self, node: str, view: View) -> None:
+        """A node installed a view."""
+        members = tuple(f"{member.node}/{member.incarnation}" for member in view.members)
+        self.recorder.viewed(node, self.now, view.id, members)
+
+    def wrote(self, engine: Engine, changes: dict[bytes, bytes | None]) -> None:
+        """An engine committed a transaction; it may have been its last one."""
+        host = engine.host
+        written = self.recorder.wrote(host.name, self.now, changes)
+        if (engine.doom == "between" and written.started) or (
+            engine.doom == "after" and written.finished
+        ):
+            self.fell(engine)
+
+    def fell(self, engine: Engine) -> None:
+        """A doomed engine dies; with it its node, if it was the only one."""
+        engine.doom = ""
+        if len(engine.host.engines) > 1:
+            self.kill_engine(engine)
+        else:
+            self.crash(engine.host.name)
 
     # --- the network ----------------------------------------------------------------------------
 
@@ -333,21 +333,35 @@ class World:
         """Send a message, perhaps in vain, perhaps twice: pushes and questions are sent again by
         those who miss an answer. A forwarded batch is not, and a stream brings a frame once."""
         host, source = self.hosts[target], sender.node
-        if (source, target) in self.cut or self.random.random() < self.faults.loss:
+        if not self.passes(source, target) or self.random.random() < self._on(source, target).loss:
             self.lost_messages += 1
             return
         if self.held_back is not None and self.held_back(source, target, message):
             return
         receiver, data = host.incarnation, encode(message)
-        twice = self.random.random() < self.faults.duplicate and not isinstance(message, Forward)
+        faults = self._on(source, target)
+        twice = self.random.random() < faults.duplicate and not isinstance(message, Forward)
         for _ in range(2 if twice else 1):
-            self._later(self._arrive, host, receiver, sender, data, reply)
+            self._later(faults, self._arrive, host, receiver, sender, data, reply)
 
-    def _later(self, action: Callable[..., None], *args: Any) -> None:
+    def passes(self, source: str, target: str) -> bool:
+        """Whether anything gets from one node to another."""
+        return (source, target) not in self.cut and (source, target) not in self.broken
+
+    def reach(self, one: str, other: str) -> bool:
+        """Whether a stream can exist between them."""
+        return self.passes(one, other) and self.passes(other, one)
+
+    def _on(self, source: str, target: str) -> Faults:
+        return self.links.get((source, target), self.faults) if self.links else self.faults
+
+    def _later(self, faults: Faults, action: Callable[..., None], *args: Any) -> None:
         loop = asyncio.get_running_loop()
-        delay = self.random.uniform(*self.faults.delay)
-        if self.random.random() < self.faults.slow:
+        delay = self.random.uniform(*faults.delay)
+        if self.random.random() < faults.slow:
             delay += self.random.uniform(0, 1.0)
+        if faults.late and self.random.random() < faults.late:
+            delay += self.random.uniform(1.0, 20.0)
         loop.call_later(delay, action, *args)
 
     def _arrive(
@@ -377,11 +391,22 @@ class World:
         source = self.hosts[sender.node]
         if host.incarnation != receiver or (source.up and source.incarnation != sender.incarnation):
             return  # the stream was bound to both incarnations
-        result = engine.state.handle(sender, decode(data))
-        answer = await result if isinstance(result, Awaitable) else result
+        answer = await self._reply(engine, sender, decode(data))
         await host.running()
         if answer is not None:
             self._answer(host.name, sender.node, reply, encode(answer))
+
+    async def _reply(self, engine: Engine, sender: Sender, message: Message) -> Message | None:
+        """What streams answer: an error of ours by its name; any other is nobody's promise."""
+        try:
+            if isinstance(message, DATA) or engine.topology is None:
+                result: Any = engine.state.handle(sender, message)
+            else:
+                result = engine.topology.handle(sender, message)
+            answer: Message | None = await result if isinstance(result, Awaitable) else result
+        except SessionHAError as error:
+            return Failed(type(error).__name__, str(error))
+        return answer
 
     def _answer(
         self,
@@ -390,9 +415,10 @@ class World:
         reply: asyncio.Future[bytes | None] | None,
         data: bytes | None,
     ) -> None:
-        if reply is None or (source, target) in self.cut:
+        if reply is None or not self.passes(source, target):
             return
-        if data is not None and self.random.random() < self.faults.loss:
+        faults = self._on(source, target)
+        if data is not None and self.random.random() < faults.loss:
             self.lost_messages += 1
             return
         if (
@@ -401,7 +427,7 @@ class World:
             and self.held_back(source, target, decode(data))
         ):
             return
-        self._later(lambda: None if reply.done() else reply.set_result(data))
+        self._later(faults, lambda: None if reply.done() else reply.set_result(data))
 
     # --- life and death -------------------------------------------------------------------------
 
@@ -416,25 +442,59 @@ class World:
         """One more process on a node that is up."""
         host = self.hosts[name]
         inner = MemoryStore(host.memory).open()
-
-        def alive() -> bool:
-            return engine.alive
-
+        store = GuardedStore(inner, self)
+        peers = SimulatedPeers(self, host)
+        clock = host.clock
+        if host.machine is not None:
+            clock = MachineClock(store, host.machine)
+            clock.begin()
+            host.clock = clock if not host.engines else host.clock
+        topology = None
+        if self.views == "available":
+            topology = self._topology(host, store, clock)
         node = Node(
             me=name,
-            store=GuardedStore(inner, alive),
-            membership=host.membership,
-            clock=host.clock,
+            store=store,
+            membership=topology or host.membership,
+            clock=clock,
             options=self.options,
-            peers=SimulatedPeers(self, host, alive),
+            peers=peers,
             random=random.Random(self.random.random()),
         )
         state = StateManager(node)
-        engine = Engine(host, state, Upkeep(state), inner.slot)
+        engine = Engine(host, state, Upkeep(state), inner.slot, topology)
+        peers.engine = store.engine = engine
         host.engines.append(engine)
+        if topology is not None:
+            starting = topology.start(peers)
+            try:
+                starting.send(None)
+            except StopIteration:
+                pass
+            else:
+                raise AssertionError("a start takes no time")
+            self.own(engine, peers.dial_forever(topology))
         if self.upkeep:
             self.own(engine, self._look_after(engine))
         return engine
+
+    def _topology(
+        self, host: Host, store: GuardedStore, clock: Clock | MachineClock
+    ) -> SimulatedTopology:
+        described = self.description.node(host.name)
+        assert described is not None
+        topology = SimulatedTopology(
+            store,
+            described.member(host.incarnation),
+            self.description,
+            clock.now,
+            TIMING,
+            trust_refused=True,
+        )
+        topology.host = host
+        topology.repeat()
+        topology.subscribe(ViewLog(self, host))
+        return topology
 
     def own(self, engine: Engine, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that dies with its engine, and whose failures are never expected."""
@@ -474,28 +534,37 @@ class World:
         self.troubles += 1
         self.trace(f"crash {name}")
         host.up = False
-        if host.paused is not None:
-            host.paused.set()
-            host.paused = None
+        self._go_on(host)
         for engine in host.engines:
             engine.die()
-        asyncio.get_running_loop().call_later(
-            self.random.uniform(*self.faults.detection), self._exclude, name, host.life
-        )
+        if self.views == "oracle":
+            asyncio.get_running_loop().call_later(
+                self.random.uniform(*self.faults.detection), self._exclude, name, host.life
+            )
 
     def _exclude(self, name: str, life: int) -> None:
         host = self.hosts[name]
         if self._truth.member(name) is not None and not (host.up and host.life > life):
             self._decide(tuple(m for m in self._truth.members if m.node != name))
 
-    def restart(self, name: str, *, kept: bool) -> None:
-        """Start a crashed node again; it is a member again once a view says so."""
+    def restart(self, name: str, *, kept: bool, rebooted: bool = False) -> None:
+        """Start a crashed node again; it is a member again once a view says so.
+
+        `rebooted`: its store is one of another boot. A store that is corrupt is set aside, so for
+        everybody else it is lost.
+        """
         host = self.hosts[name]
         assert not host.up
         self.trace(f"restart {name} {'with' if kept else 'without'} its store")
-        host.memory.restart(kept=kept)
+        if rebooted and host.machine is not None:
+            host.machine.reboot(self.now, self.random)
+        host.memory.restart(kept=kept, rebooted=rebooted)
         if not kept:
             host.lost = self.now
+            self.recorder.lost(name, self.now)
+        if self.views == "available":
+            self._boot(host)
+            return
         known = self._truth.member(name)
         host.membership = SimulatedMembership(self, name)
         self._boot(host)
@@ -507,27 +576,35 @@ class World:
     def _rejoin(self, host: Host, *, kept: bool = True) -> None:
         if kept:
             host.memory.incarnation = host.memory.new_incarnation()
+        if host.name in self.barred:
+            return
         self._decide(tuple(m for m in self._truth.members if m.node != host.name), host)
 
     def pause(self, name: str) -> None:
         """SIGSTOP of every engine: nothing is answered, read or sent until `resume`."""
         self.troubles += 1
         self.trace(f"pause {name}")
-        self.hosts[name].paused = asyncio.Event()
+        host = self.hosts[name]
+        host.paused, host.paused_at = asyncio.Event(), self.now
 
     def resume(self, name: str) -> None:
         """SIGCONT; the node goes on with what it knew, and learns later what became of it."""
         host = self.hosts[name]
         self.trace(f"resume {name}")
+        self._go_on(host)
+        if self.views == "oracle":
+            self._tell(host)
+
+    def _go_on(self, host: Host) -> None:
         if host.paused is not None:
+            self.history.pauses.append((host.name, host.paused_at, self.now))
             host.paused.set()
             host.paused = None
-        self._tell(host)
 
     def expel(self, name: str) -> None:
         """The others decide that a living node is dead; it learns that in its own time."""
         self.troubles += 1
-        self.strict = False
+        self.history.strict = False
         self._decide(tuple(m for m in self._truth.members if m.node != name))
 
     def _decide(self, members: tuple[Member, ...], new: Host | None = None) -> None:
@@ -554,9 +631,54 @@ class World:
     def _learn(self, host: Host, life: int) -> None:
         if not host.up or host.life != life or host.paused is not None:
             return
+        if host.name in self.apart:
+            return
         host.membership.install(self._truth)
         if not host.membership.is_member():
             self._rejoin(host)
+
+    # --- links ----------------------------------------------------------------------------------
+
+    def split(self, names: set[str]) -> None:
+        """Cut these nodes off from the others; the oracle goes on without them after a while."""
+        self.troubles += 1
+        self.trace(f"split {','.join(sorted(names))}")
+        self.history.strict = False
+        others = set(self.hosts) - names
+        self.cut |= {pair for a in names for b in others for pair in ((a, b), (b, a))}
+        if self.views == "oracle":
+            self.apart = set(names)
+            self._decide(tuple(m for m in self._truth.members if m.node not in names))
+
+    def join(self) -> None:
+        """The partition ends, and every cut with it."""
+        self.trace("join")
+        self.cut.clear()
+        apart, self.apart = sorted(self.apart), set()
+        for name in apart:
+            if self.hosts[name].up:
+                self._tell(self.hosts[name])
+
+    def break_link(self, one: str, other: str, *, both: bool) -> None:
+        """A link that stays broken: the later one of the two must leave the view (R1)."""
+        self.troubles += 1
+        self.trace(f"break {one}->{other}")
+        self.history.strict = False
+        self.broken |= {(one, other), (other, one)} if both else {(one, other)}
+        if self.views == "oracle":
+            members = [m.node for m in self._truth.members if m.node in (one, other)]
+            self.barred.add(members[-1])
+            self._decide(tuple(m for m in self._truth.members if m.node not in self.barred))
+
+    def mend(self) -> None:
+        """All links are whole again, and nobody is barred."""
+        self.links.clear()
+        self.broken.clear()
+        self.join()
+        barred, self.barred = sorted(self.barred), set()
+        for name in barred:
+            if self.hosts[name].up:
+                self._tell(self.hosts[name])
 
     def stop(self) -> None:
         """Kill everything: a world that is over leaves nothing behind."""

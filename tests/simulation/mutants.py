@@ -1,0 +1,500 @@
+"""The rules that concern data, each with a switch: without it, the simulator must see a violation.
+
+Nothing of this is in the product: a switch patches it from here, for as long as it is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from unittest import mock
+
+import msgspec
+
+from sessionha.errors import SessionUnavailable
+from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
+from sessionha.peer.messages import Granted
+from sessionha.state import copies, upkeep
+from sessionha.state.node import Node
+from sessionha.state.ownership import ATTEMPTS, Ownership, _Lost
+from sessionha.state.records import GROUPS, get_group, group_key, write_record
+from sessionha.state.replication import Replication
+from sessionha.store.memory import Memory, MemoryStore
+from sessionha.view import View
+from tests.simulation.histories import EVERYTHING, Plan, play
+from tests.simulation.scenes import GROUP, Scene, simulated
+from tests.simulation.seeds import swarm
+from tests.simulation.world import World
+
+Profile = Literal["random", "directed"]
+
+RANDOM, DIRECTED = 500, 200
+"""Histories in which a missing rule must show."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule and its switch."""
+
+    text: str
+    patches: Callable[[], list[AbstractContextManager[Any]]]
+    world: Callable[[int], object]
+    """One history, by its seed; raises when something is wrong."""
+    profile: Profile = "random"
+    plain: Callable[[int], object] | None = None
+    """The same history with the rule on, where that is another one."""
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        """The rule is off inside this block."""
+        with ExitStack() as stack:
+            for patch in self.patches():
+                stack.enter_context(patch)
+            yield
+
+    @property
+    def limit(self) -> int:
+        return RANDOM if self.profile == "random" else DIRECTED
+
+
+def hunt(rule: Rule, first: int = 0) -> tuple[int, str]:
+    """How many histories it took to notice that the rule is off, and how it showed; "": never.
+
+    What goes wrong with the rule on as well is not counted.
+    """
+    for tried in range(rule.limit):
+        with rule.broken():
+            words = _wrong(rule.world, first + tried)
+        if words and not _wrong(rule.plain or rule.world, first + tried):
+            return tried + 1, words
+    return rule.limit, ""
+
+
+def _wrong(world: Callable[[int], object], seed: int) -> str:
+    try:
+        world(seed)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong tells it
+        return f"{type(error).__name__} {error}".strip().splitlines()[0][:90]
+    return ""
+
+
+# --- worlds --------------------------------------------------------------------------------------
+
+
+def anywhere(seed: int) -> object:
+    """What every run of seeds tries."""
+    return play(seed, replace(swarm(seed), views="oracle"))
+
+
+def planned(plan: Plan) -> Callable[[int], object]:
+    """Random histories that concentrate on a hazard."""
+    return lambda seed: play(seed, plan)
+
+
+def scene(scenario: Callable[[], None]) -> Callable[[int], object]:
+    """A named scenario."""
+    return lambda _: scenario()
+
+
+HARSH = Plan(engines=2, width=2, troubles=EVERYTHING, lossy=0.1)
+
+
+@simulated()
+async def stray(scene: Scene) -> None:
+    """A change that was never confirmed leaves with the copy that has it (R8)."""
+    await scene.create("n1", a="1")
+    scene.world.pause("n1")
+    scene.world.expel("n1")
+    await scene.gone_from_view("n1")
+    await scene.put("n2", a="2")
+    scene.world.faults.learning = (0.05, 0.05)
+    scene.world.resume("n1")
+    lost = scene.start(scene.write("n1", b="lost"))
+    await scene.members("n1")
+    await scene.put("n2", c="3")
+    await asyncio.wait({lost})
+    lost.exception()
+    await scene.see("n1")
+    assert scene.world.hosts["n1"].content(GROUP) == scene.world.hosts["n2"].content(GROUP)
+
+
+@simulated()
+async def old_copy_without_a_route_cookie(scene: Scene) -> None:
+    """A client that lost its route cookie does not get the copy of a node that was away (R4a)."""
+    await scene.create("n1", a="1")
+    scene.world.pause("n2")
+    scene.world.expel("n2")
+    await scene.gone_from_view("n2")
+    await scene.put("n1", a="2")
+    scene.world.crash("n1")
+    scene.world.crash("n3")
+    scene.world.resume("n2")
+    await scene.gone_from_view("n1", "n3")
+    scene.cookie = None
+    try:
+        seen = await scene.see("n2")
+    except SessionUnavailable:
+        return
+    raise AssertionError(f"served {seen} from quarantine")
+
+
+# --- switches ------------------------------------------------------------------------------------
+
+
+def _on(target: object, name: str, new: object) -> AbstractContextManager[Any]:
+    return mock.patch.object(target, name, new)
+
+
+def _acknowledge_first() -> list[AbstractContextManager[Any]]:
+    async def send(*_: Any) -> list[str]:
+        return []
+
+    return [_on(Replication, "_send", send)]
+
+
+def _drop_silent() -> list[AbstractContextManager[Any]]:
+    original = Replication._send
+
+    async def send(self: Replication, plan: Any) -> list[str]:
+        await original(self, plan)
+        return []
+
+    return [_on(Replication, "_send", send)]
+
+
+def _give_up_first() -> list[AbstractContextManager[Any]]:
+    async def send(self: Replication, plan: Any) -> list[str]:
+        missing = await self._bring_all(plan.push, plan.leaving)
+        return missing + await self._bring_all(plan.push, plan.backups)
+
+    return [_on(Replication, "_send", send)]
+
+
+def _views_without_majority() -> list[AbstractContextManager[Any]]:
+    original = World.split
+
+    def split(self: World, names: set[str]) -> None:
+        before = self.truth
+        original(self, names)
+        members = tuple(member for member in before.members if member.node in names)
+        alone = View(ViewID(before.id.number + 1, min(names)), members)
+        for name in names:
+            self.hosts[name].membership.install(alone)
+
+    return [_on(World, "split", split)]
+
+
+def _no_fence() -> list[AbstractContextManager[Any]]:
+    original = Replication._accept
+
+    def accept(self: Replication, writer: Any, sender: Any, push: Any) -> Any:
+        record = get_group(writer, push.group)
+        if record is not None and push.epoch < record.promise:
+            record.promise = NO_EPOCH
+            if push.epoch < record.epoch and record.held:
+                record.epoch = push.epoch  # nor order: the older one counts as newer
+            writer.put(group_key(push.group), write_record(record))
+        return original(self, writer, sender, push)
+
+    return [_on(Replication, "_accept", accept)]
+
+
+def _forget_promises() -> list[AbstractContextManager[Any]]:
+    original = Ownership._promise
+
+    def promise(self: Ownership, writer: Any, group: bytes, record: Any, epoch: Epoch) -> None:
+        if record.held:
+            original(self, writer, group, record, epoch)
+
+    return [_on(Ownership, "_promise", promise)]
+
+
+def _reuse_epochs() -> list[AbstractContextManager[Any]]:
+    original = Ownership._fresh_epoch
+
+    def fresh(self: Ownership, group: bytes, floor: Any, *, promise: bool) -> Epoch:
+        epoch = original(self, group, floor, promise=False)
+        with self._node.store.write(urgent=True) as writer:
+            record = get_group(writer, group)
+            attempt = record.epoch.attempt + 1 if record is not None else 1
+            writer.put(ATTEMPTS, attempt.to_bytes(8))
+        return Epoch(epoch.view, attempt, "" if promise else epoch.node)
+
+    return [_on(Ownership, "_fresh_epoch", fresh)]
+
+
+def _local_knowledge() -> list[AbstractContextManager[Any]]:
+    async def ask(*_: Any) -> list[Any]:
+        return []
+
+    return [_on(Ownership, "_ask_all", ask)]
+
+
+def _some_members() -> list[AbstractContextManager[Any]]:
+    original = Ownership._ask
+
+    async def ask(self: Ownership, name: str, question: Any, view: Any) -> Any:
+        try:
+            return await original(self, name, question, view)
+        except _Lost:
+            return None
+
+    return [_on(Ownership, "_ask", ask)]
+
+
+def _any_quarantined() -> list[AbstractContextManager[Any]]:
+    original = Ownership._standing
+
+    def standing(self: Ownership, record: Any, promised: Epoch, view: View) -> Any:
+        told = original(self, record, promised, view)
+        return msgspec.structs.replace(told, in_sync=told.held)
+
+    return [_on(Ownership, "_standing", standing)]
+
+
+def _serve_before_push() -> list[AbstractContextManager[Any]]:
+    original = Ownership._crown
+
+    def crown(self: Ownership, writer: Any, group: bytes, record: Any, *rest: Any) -> None:
+        original(self, writer, group, record, *rest)
+        record.acked = record.version
+        writer.put(group_key(group), write_record(record))
+
+    return [_on(Ownership, "_crown", crown)]
+
+
+def _grant_without_fence() -> list[AbstractContextManager[Any]]:
+    original = Ownership._grant
+
+    def grant(self: Ownership, sender: Any, claim: Any) -> Any:
+        reply = original(self, sender, claim)
+        if isinstance(reply, Granted):
+            with self._node.store.write(urgent=True) as writer:
+                record = get_group(writer, claim.group)
+                assert record is not None
+                record.promise = record.epoch
+                writer.put(group_key(claim.group), write_record(record))
+        return reply
+
+    return [_on(Ownership, "_grant", grant)]
+
+
+def _serve_quarantined() -> list[AbstractContextManager[Any]]:
+    def is_primary(self: Node, record: Any, view: Any) -> bool:
+        return bool(record.epoch.node == self.me and self.joined(view) != NO_VIEW)
+
+    return [_on(Node, "is_primary", is_primary)]
+
+
+def _discard() -> list[AbstractContextManager[Any]]:
+    original = World._rejoin
+
+    def rejoin(self: World, host: Any, *, kept: bool = True) -> None:
+        store = MemoryStore(host.memory).open()
+        with store.write(urgent=True) as writer:
+            for key, _ in list(writer.scan(GROUPS)):
+                writer.delete(key)
+        store.close()
+        original(self, host, kept=kept)
+
+    return [_on(World, "_rejoin", rejoin)]
+
+
+def _amnesia() -> list[AbstractContextManager[Any]]:
+    original = Memory.restart
+
+    def restart(self: Memory, *, kept: bool = True, rebooted: bool = False) -> None:
+        incarnation = self.incarnation
+        original(self, kept=kept, rebooted=rebooted)
+        self.incarnation = incarnation
+
+    return [_on(Memory, "restart", restart)]
+
+
+def _no_base_check() -> list[AbstractContextManager[Any]]:
+    return [_on(copies, "fits", lambda _record, _push: True)]
+
+
+def _version_alone() -> list[AbstractContextManager[Any]]:
+    def fits(record: Any, push: Any) -> bool:
+        return bool(push.full or (record and record.held and record.version >= push.base.version))
+
+    return [
+        _on(copies, "_on_line", lambda record, position: 0 < position.version <= record.version),
+        _on(copies, "fits", fits),
+    ]
+
+
+def _no_tombstones(of: str) -> Callable[[], list[AbstractContextManager[Any]]]:
+    def patches() -> list[AbstractContextManager[Any]]:
+        original = copies.content
+
+        def content(*arguments: Any) -> Any:
+            push = original(*arguments)
+            if of == "elements":
+                living = tuple(row for row in push.elements if row.value is not None)
+                return msgspec.structs.replace(push, elements=living)
+            rows = tuple(row for row in push.sessions if not row.destroyed)
+            return msgspec.structs.replace(push, sessions=rows)
+
+        return [_on(copies, "content", content)]
+
+    return patches
+
+
+def _trimmed() -> list[AbstractContextManager[Any]]:
+    original = copies._on_line
+
+    def on_line(record: Any, position: Any) -> bool:
+        return original(msgspec.structs.replace(record, trimmed=0), position)
+
+    return [_on(copies, "_on_line", on_line), _on(copies, "ELEMENT_TOMBSTONES", 2)]
+
+
+def _nothing() -> list[AbstractContextManager[Any]]:
+    return []
+
+
+def _swept_tombstones() -> list[AbstractContextManager[Any]]:
+    original = upkeep._is_over
+
+    def is_over(session: Any, now: int) -> bool:
+        return session.destroyed or original(session, now)
+
+    return [_on(upkeep, "_is_over", is_over)]
+
+
+def _not_here_is_gone() -> list[AbstractContextManager[Any]]:
+    original = Ownership._acquire
+
+    async def acquire(self: Ownership, group: bytes, floor: Any) -> Any:
+        with self._node.store.read() as reader:
+            record = get_group(reader, group)
+        return None if record is None or not record.held else await original(self, group, floor)
+
+    return [_on(Ownership, "_acquire", acquire)]
+
+
+def _only_the_view() -> list[AbstractContextManager[Any]]:
+    return [_on(Ownership, "_check_nowhere", lambda _self: None)]
+
+
+def _dirty_reads() -> list[AbstractContextManager[Any]]:
+    original = Ownership.serves
+
+    def serves(self: Ownership, record: Any, view: Any) -> Any:
+        record.acked = record.version
+        return original(self, record, view)
+
+    return [_on(Ownership, "serves", serves)]
+
+
+def _no_floor() -> list[AbstractContextManager[Any]]:
+    held, acquire = Ownership.held, Ownership.acquire
+
+    def any_held(self: Ownership, group: bytes, _floor: Any) -> Any:
+        return held(self, group, None)
+
+    async def acquire_any(self: Ownership, group: bytes, _floor: Any) -> Any:
+        return await acquire(self, group, None)
+
+    return [_on(Ownership, "held", any_held), _on(Ownership, "acquire", acquire_any)]
+
+
+def _give_up_at_once() -> list[AbstractContextManager[Any]]:
+    return [_on(Ownership, "_check_floor", lambda _self, _position, _floor: None)]
+
+
+def _extend() -> list[AbstractContextManager[Any]]:
+    original = copies._session_record
+
+    def record(row: Any, now: int) -> Any:
+        made = original(row, now)
+        if not made.destroyed:
+            made.deadline, made.lifetime = now + made.idle_timeout, 0
+        return made
+
+    return [_on(copies, "_session_record", record)]
+
+
+def _sweep_early() -> list[AbstractContextManager[Any]]:
+    return [_on(upkeep, "grace", lambda idle: -idle)]
+
+
+SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
+SWEPT = Plan(nodes=4, backups=2, troubles="crash+expel+cut", kept=1.0, upkeep=True, requests=80)
+
+RULES: dict[str, Rule] = {
+    "R1-acknowledge-first": Rule("acknowledge before replication", _acknowledge_first, anywhere),
+    "R1-drop-silent": Rule("a primary drops a silent backup itself", _drop_silent, anywhere),
+    "R1-give-up-first": Rule(
+        "a copy is given up before its replacement exists", _give_up_first, anywhere
+    ),
+    "R2-views-without-majority": Rule(
+        "both sides of a partition form views",
+        _views_without_majority,
+        planned(Plan(nodes=5, backups=2, engines=2, troubles="split", requests=80)),
+        "directed",
+    ),
+    "R3-no-fence": Rule("neither fence nor order", _no_fence, anywhere),
+    "R3-grant-without-fence": Rule(
+        "who hands a group over may go on committing", _grant_without_fence, anywhere
+    ),
+    "R3-epochs-reused": Rule(
+        "an epoch is used again after a failed attempt", _reuse_epochs, anywhere
+    ),
+    "R4-local-knowledge": Rule("promotion on local knowledge", _local_knowledge, anywhere),
+    "R4-some-members": Rule("promotion though a member is silent", _some_members, anywhere),
+    "R4a-any-quarantined": Rule(
+        "promotion from any quarantined copy",
+        _any_quarantined,
+        scene(old_copy_without_a_route_cookie),
+        "directed",
+    ),
+    "R5-serve-before-push": Rule(
+        "serve before the push is acknowledged", _serve_before_push, anywhere
+    ),
+    "R6-serve-quarantined": Rule("serve what is in quarantine", _serve_quarantined, anywhere),
+    "R6-discard": Rule("an excluded node discards its copies", _discard, anywhere),
+    "R7-amnesia": Rule("a lost store keeps its incarnation", _amnesia, anywhere),
+    "R8-no-base-check": Rule("changes without base check", _no_base_check, anywhere),
+    "R8-version-alone": Rule(
+        "difference by version alone", _version_alone, scene(stray), "directed"
+    ),
+    "R8-element-tombstones": Rule(
+        "no tombstones of elements", _no_tombstones("elements"), anywhere
+    ),
+    "R8-trimmed": Rule(
+        "a difference across trimmed tombstones",
+        _trimmed,
+        planned(Plan(engines=2, troubles="crash+expel", kept=1.0, requests=100)),
+        "directed",
+    ),
+    "R9-local-as-confirmed": Rule(
+        "local reads checked as linearizable",
+        _nothing,
+        planned(Plan(engines=2, width=2, troubles="pause", strict=True, requests=80)),
+        "directed",
+        planned(Plan(engines=2, width=2, troubles="pause", requests=80)),
+    ),
+    "R11-no-tombstones": Rule("no tombstones of sessions", _no_tombstones("sessions"), anywhere),
+    "R11-swept-at-once": Rule(
+        "tombstones are swept before their time", _swept_tombstones, planned(SWEPT), "directed"
+    ),
+    "R12-not-here-is-gone": Rule('"not here" answered as gone', _not_here_is_gone, anywhere),
+    "R12-only-the-view": Rule("gone after asking only the view", _only_the_view, anywhere),
+    "R13-dirty-reads": Rule(
+        "an engine serves what is not acknowledged", _dirty_reads, anywhere
+    ),
+    "R16-no-floor": Rule("the cookie's position is no floor", _no_floor, anywhere),
+    "R18-give-up-at-once": Rule(
+        "a copy below the floor is adopted at once", _give_up_at_once, anywhere
+    ),
+    "lifetimes-extended": Rule("a failover extends lifetimes", _extend, planned(SHORT), "directed"),
+    "lifetimes-swept-early": Rule(
+        "sessions are swept before their deadline", _sweep_early, planned(SHORT), "directed"
+    ),
+}  # fmt: skip

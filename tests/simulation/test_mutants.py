@@ -1,0 +1,26 @@
+"""Rules switched off one by one: a simulator that stops catching one of them has become useless.
+
+Every day another share of them; `python -m tests.simulation --mutants` tries all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.simulation.mutants import RULES, hunt
+
+DAY = int(os.environ.get("SIMULATION_DAY", time.time() // 86_400))
+SHARE = 4 if "CI" not in os.environ else 8
+NAMES = sorted(RULES)
+TODAY = [NAMES[(DAY * SHARE + index) % len(NAMES)] for index in range(SHARE)]
+
+
+@pytest.mark.parametrize("name", TODAY)
+def test_a_missing_rule_is_caught(name: str) -> None:
+    """Section 5: frequent ones by random worlds, rare ones by worlds that concentrate on them."""
+    rule = RULES[name]
+    tried, words = hunt(rule)
+    assert words, f"{rule.text}: not one of {tried} histories shows it"
