@@ -221,6 +221,10 @@ class Ticket(NamedTuple):
     deadline: int
     """When the session is idle for too long: seconds of the wall clock; 0: it never was valid."""
 
+    def is_over(self, now: float) -> bool:
+        """Whether the deadline, and ε, has passed."""
+        return now > self.deadline + SKEW_SECONDS
+
     def __repr__(self) -> str:
         return f"<Ticket: until {self.deadline}>"  # never an ID
 
@@ -253,7 +257,7 @@ class SessionCookies:
             if ticket is None:
                 return None
             _remember(self._verified, text, ticket)
-        return None if now > ticket.deadline + SKEW_SECONDS else ticket
+        return None if ticket.is_over(now) else ticket
 
     def _verify(self, text: str) -> Ticket | None:
         match = _SESSION.fullmatch(text)

@@ -15,9 +15,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
-from sessionha.errors import SessionError, SessionRevoked
+from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
 from sessionha.identity import (
     GroupID,
     Position,
@@ -61,6 +61,12 @@ do not clear the cookie: the browser may hold a newer one by now. A minute outla
 
 REPORTED: Final = 256
 """Names of undecodable elements that are remembered as reported."""
+
+SEEN_CHARS: Final = 2048
+"""Longest Cookie header that is remembered; browsers may send twice that and more."""
+
+ATTEMPTS: Final = 8
+"""How often a session is acquired that somebody else takes before it could be read."""
 
 CLUSTERS: Final = 1024
 """Lists of holders whose server names are remembered: a cluster has a few at a time."""
@@ -119,11 +125,21 @@ class Terms:
     """0: no absolute lifetime."""
     depth: int = DEPTH
     reported: set[str] = field(default_factory=set)
+    seen: dict[str, _Seen] = field(default_factory=dict, repr=False)
+    """Cookie headers whose cookies were good, at most `REMEMBERED` of them."""
     create: Create = field(init=False)
     """What sessions begin with."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "create", Create(max(0, self.idle_timeout), self.lifetime))
+
+
+class _Seen(NamedTuple):
+    """What a Cookie header said, and who verified its route."""
+
+    signs: RouteCookies | None
+    route: Route | None
+    ticket: Ticket
 
 
 _NOBODYS: Final = Session()  # what a visit has when it is over; it is never used
@@ -145,10 +161,7 @@ class Visit:
         self._route: Route | None = None
         self._foreign = False
         """Whether the client was last served by another cluster, or another life of this one."""
-        self._ticket: Ticket | None = None
-        if cookie_headers:
-            self._read_route(cookie_headers)
-            self._ticket = self._read_ticket(cookie_headers)
+        self._ticket = self._read_cookies(cookie_headers) if cookie_headers else None
         self._group = self._ticket.group if self._ticket else None
         self._fresh = False
         self._held: Held | None = None
@@ -183,9 +196,13 @@ class Visit:
         raises SessionUnavailable when it is used."""
         assert self._ticket is not None, "nothing to acquire without a session cookie"
         try:
-            while await self._home.state.acquire(self._ticket.group, self._floor) is not None:
+            for _ in range(ATTEMPTS):
+                if await self._home.state.acquire(self._ticket.group, self._floor) is None:
+                    break
                 if self._load(self._ticket):
                     return
+            else:
+                raise SessionUnavailable("others took the session again and again")
         except SessionError as error:
             self._home.count("session_unavailable")
             self._begin(Session(failure=error))
@@ -372,17 +389,40 @@ class Visit:
 
     # --- inside ---
 
-    def _read_route(self, headers: Sequence[str]) -> None:
+    def _read_cookies(self, headers: Sequence[str]) -> Ticket | None:
+        """Both cookies; of a header that was good a moment ago only what may have changed."""
+        seen, signs = self._terms.seen, self._home.route_cookies
+        known = seen.get(headers[0]) if len(headers) == 1 else None
+        if known is not None and known.signs is signs and not known.ticket.is_over(self._now):
+            self._route = known.route
+            if known.route is not None:
+                self._compare_cluster(known.route)
+            return known.ticket
+        good = self._read_route(headers)
+        ticket = self._read_ticket(headers)
+        if good and ticket and len(headers) == 1 and len(headers[0]) <= SEEN_CHARS:
+            if len(seen) >= REMEMBERED:
+                seen.clear()
+            seen[headers[0]] = _Seen(signs, self._route, ticket)
+        return ticket
+
+    def _read_route(self, headers: Sequence[str]) -> bool:
+        """Whether it is good, or missing."""
         cookies = self._home.route_cookies
         if cookies is None:
-            return
+            return True
         values = cookie_values(headers, cookies.name)
         if not values:
-            return
+            return True
         self._route = route = only_valid(values, cookies.read)
         if route is None:
             self._home.count("route_cookie_refused")
-        elif route.cluster != self._home.cluster:
+        else:
+            self._compare_cluster(route)
+        return route is not None
+
+    def _compare_cluster(self, route: Route) -> None:
+        if route.cluster != self._home.cluster:
             self._foreign = True
             self._home.count("route_cookie_foreign")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from sessionha.identity import NO_VIEW, server_name
+from sessionha.identity import NO_VIEW, Epoch, Position, server_name
 from sessionha.session.cookies import (
     CookieAttributes,
     Route,
@@ -159,6 +159,33 @@ async def test_the_cookie_of_an_active_user_never_ends(alone: Alone, writes: int
         values.add(browser.jar["session"])
     assert not alone.place.events
     assert 60 <= len(values) <= 121, "at most once a minute"
+
+
+async def test_a_header_that_was_good_is_looked_at_again(alone: Alone) -> None:
+    """What is remembered of a Cookie header is no more than its signatures: its deadline, the
+    cluster and the key that verified its route are compared with each request."""
+    browser = Browser(terms(idle=30 * MINUTE))
+    await browser.write(alone.place, n=0)
+    header = f"session={browser.jar['session']}"
+    route = Route(server_names("a"), b"g" * 12, Position(Epoch(1, 1, "a"), 1), alone.place.cluster)
+    header += f"; {ROUTES.name}={ROUTES.write(route)}"
+    for _ in range(2):
+        assert Visit(alone.place, browser.terms, [header]).arrive()
+        assert not alone.place.events
+    other = RouteCookies([b"o" * 32])
+    for events, place in (
+        ({}, replace(alone.place, route_cookies=ROUTES)),
+        ({"route_cookie_foreign": 1}, replace(alone.place, route_cookies=ROUTES, cluster="other")),
+        ({"route_cookie_refused": 1}, replace(alone.place, route_cookies=other)),
+    ):
+        for _ in range(2):
+            place.events.clear()
+            Visit(place, browser.terms, [header])
+            assert place.events == events
+    alone.clock.seconds += 31 * MINUTE
+    alone.place.events.clear()
+    Visit(alone.place, browser.terms, [header])
+    assert alone.place.events == {"session_cookie_refused": 1}
 
 
 async def test_a_cookie_never_outlives_the_session(alone: Alone) -> None:
