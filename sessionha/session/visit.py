@@ -531,7 +531,8 @@ class Visit:
         self._committing = True
         try:
             batch = Batch(group, prepared.changes)
-            receipt = await self._home.state.commit(batch, fresh=self._fresh)
+            floor = self._held.position if self._held is not None else None
+            receipt = await self._home.state.commit(batch, fresh=self._fresh, floor=floor)
         finally:
             self._committing = False
             if self._committed is not None:

@@ -127,10 +127,11 @@ class State(Protocol):
         """
         ...
 
-    async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
+    async def commit(self, batch: Batch, *, fresh: bool, floor: Position | None = None) -> Receipt:
         """Apply the batch on top of what is committed and wait for every backup.
 
-        `fresh`: the group ID was made in this request, so no other node can know it.
+        `fresh`: the group ID was made in this request, so no other node can know it. `floor`: what
+        the request has read; it is never applied on top of something older.
 
         Raises:
             SessionRevoked: a session of the batch was destroyed meanwhile; nothing was changed.

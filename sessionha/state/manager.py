@@ -122,13 +122,13 @@ class StateManager:
             elements,
         )
 
-    async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
+    async def commit(self, batch: Batch, *, fresh: bool, floor: Position | None = None) -> Receipt:
         """See `State.commit`."""
         try:
             started = self._start(batch, fresh=fresh)
         except NotHeld as elsewhere:
             if not fresh:
-                return await self._commit_elsewhere(batch, elsewhere.primary)
+                return await self._commit_elsewhere(batch, elsewhere.primary, floor)
             await self.node.membership_regained()
             return await self.commit(batch, fresh=True)
         return await self._finish(started)
@@ -249,7 +249,9 @@ class StateManager:
             node.counters.unconfirmed += 1
             raise
 
-    async def _commit_elsewhere(self, batch: Batch, primary: str) -> Receipt:
+    async def _commit_elsewhere(
+        self, batch: Batch, primary: str, floor: Position | None
+    ) -> Receipt:
         """The group went away while the request ran: the primary merges its batch (R5)."""
         node = self.node
         deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
@@ -260,7 +262,7 @@ class StateManager:
                     return forwarded
                 primary = forwarded
             else:
-                if await self.acquire(batch.group, None) is None:
+                if await self.acquire(batch.group, floor) is None:
                     raise SessionRevoked("the session is gone; its changes were dropped")
                 primary = node.me
             try:

@@ -112,7 +112,7 @@ class FakeState:
         when = found.buried.get(key) if found else None
         return None if when is None else self.clock.ms - when
 
-    async def commit(self, batch: Batch, *, fresh: bool) -> Receipt:
+    async def commit(self, batch: Batch, *, fresh: bool, floor: Position | None = None) -> Receipt:
         if self.before_commit is not None:
             self.before_commit(batch)
         if self.failure is not None:

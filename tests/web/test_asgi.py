@@ -20,7 +20,7 @@ from sessionha.errors import (
     SessionUnavailable,
     StoreFull,
 )
-from sessionha.identity import server_name
+from sessionha.identity import Position, server_name
 from sessionha.peer.messages import Batch
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.session import Session
@@ -479,9 +479,9 @@ async def test_commits_of_one_request_wait_for_each_other() -> None:
     engine = FakeEngine()
     commit = engine.state.commit
 
-    async def slow(batch: Batch, *, fresh: bool) -> Any:
+    async def slow(batch: Batch, *, fresh: bool, floor: Position | None = None) -> Any:
         await asyncio.sleep(0)
-        return await commit(batch, fresh=fresh)
+        return await commit(batch, fresh=fresh, floor=floor)
 
     engine.state.commit = slow  # type: ignore[method-assign]
 
