@@ -63,6 +63,7 @@ _SESSION = re.compile(
 """The signature's last character carries four bits: of the four spellings one is ours."""
 _COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
+_BLOCK: Final = hashlib.sha256().block_size
 _EPOCH_DATE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 _PLACEHOLDER = re.compile(
     r"(?i)(change[-_ ]?(me|this|it)|django-insecure-|insecure|example|secret[-_ ]?key"
@@ -190,11 +191,14 @@ def _remember(known: dict[Asked, Found], asked: Asked, found: Found) -> None:
 
 
 class _Signer:
-    """Signs `<text>.<signature>` as itsdangerous' `Signer` with HMAC-SHA256 does, with a key that
-    is hashed once, and not for every signature."""
+    """Signs `<text>.<signature>` as itsdangerous' `Signer` with HMAC-SHA256 (RFC 2104) does, with a
+    key that is hashed once, and not for every signature."""
 
     def __init__(self, key: bytes) -> None:
-        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+        assert len(key) == KEY_BYTES, "a derived key"
+        padded = key.ljust(_BLOCK, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
 
     def sign(self, text: str) -> str:
         """The text with its signature."""
@@ -205,9 +209,10 @@ class _Signer:
         return hmac.compare_digest(self._signature(text), signature)
 
     def _signature(self, text: str) -> str:
-        keyed = self._keyed.copy()
-        keyed.update(text.encode())
-        return encode64(keyed.digest())
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text.encode())
+        outer.update(inner.digest())
+        return encode64(outer.digest())
 
 
 # --- the session cookie --------------------------------------------------------------------------
