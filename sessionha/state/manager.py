@@ -245,6 +245,9 @@ class StateManager:
         except Fenced as fenced:
             node.counters.unconfirmed += 1
             raise CommitUnconfirmed((fenced.promise.node,), 0) from fenced
+        except StoreFull as full:
+            node.counters.unconfirmed += 1
+            raise CommitUnconfirmed((node.me,), 0) from full  # it was written, and sent
         except CommitUnconfirmed:
             node.counters.unconfirmed += 1
             raise

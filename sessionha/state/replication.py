@@ -126,7 +126,9 @@ class Replication:
         try:
             missing = await self._send(started)
             if not missing:
-                with suppress(Fenced):  # all of C has it, whoever is primary by now (R1)
+                # All of C has it (R1), whoever is primary by now, and if that cannot be noted here,
+                # the next request settles it once more.
+                with suppress(Fenced, StoreFull):
                     self._acknowledge(started)
                 return Receipt(position, push.holders, len(push.holders) - 1)
             record = await self.settle(push.group, deadline, widen=True)

@@ -367,7 +367,9 @@ class Automaton:
     def _form(self, now: int) -> None:
         """Form a view with everybody who is in none, if this is the lowest of them."""
         found = [n for n in self._configured if self._fresh(n, now)]
-        settled = all(n in found or self._detector.refused(n) for n in self._configured)
+        # A host that refuses may have a node that is starting, with newer data than there is here.
+        sure = self._detector.refused if self._highest_held == 0 else _nobody
+        settled = all(n in found or sure(n) for n in self._configured)
         waited = now - self._since
         if not settled and waited < self._timing.discovery_time:
             return
@@ -427,8 +429,8 @@ class Automaton:
         )
 
     def _is_lost(self, now: int, member: Member, known: Known) -> bool:
-        if self._detector.refused(member.node):
-            return True
+        """Whether it answers, and is not what it was. A host that refuses proves nothing: its node
+        may have gone on without this one, and be starting again."""
         if not self._fresh(member.node, now):
             return False
         return known.incarnation != member.incarnation or known.state == State.CONNECTING
@@ -784,7 +786,7 @@ class Automaton:
     # --- heartbeats ------------------------------------------------------------------------------
 
     def _ping_due(self, now: int) -> None:
-        watched = set(self._watched())
+        watched = dict.fromkeys(self._watched())  # a set's order would not repeat
         heartbeat = self._timing.heartbeat
         for node in watched:
             if now - self._detector.node(node, now).asked >= heartbeat:
@@ -876,6 +878,10 @@ class Automaton:
 
     def _log(self, level: int, text: str) -> None:
         self._out.append(Log(level, text))
+
+
+def _nobody(_node: str) -> bool:
+    return False
 
 
 def _differs(told: Member, held: Member) -> bool:

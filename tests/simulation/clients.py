@@ -125,7 +125,7 @@ def _answered(
         word, outcome = "unknown", "unknown"
         world.history.texts.append(repr(error))
     except StoreFull as error:
-        word, outcome = "refused", "unknown"  # `test_known.py` says why it is not "fail"
+        word, outcome = "refused", "fail"
         world.history.texts.append(f"{error!r} {error}")
     except SessionUnavailable as error:
         jar.refused += 1

@@ -16,10 +16,9 @@ others go further (Groce and others, "Swarm Testing", 2012)."""
 KEPT = Path(__file__).parent / "seeds.txt"
 
 IN_AVAILABLE = (
-    "crash", "engine", "doom", "reboot", "weather", "pause", "cut", "split",
+    "crash", "engine", "doom", "reboot", "restart", "majority", "weather", "pause", "cut", "split",
 )  # fmt: skip
-"""What happens to nodes that agree by themselves; who is excluded is theirs to say. Restarts of a
-majority are left out: `test_known.py` says why."""
+"""What happens to nodes that agree by themselves; who is excluded is theirs to say."""
 
 
 def swarm(seed: int) -> Plan:

@@ -236,6 +236,8 @@ def test_a_full_restart_with_stores_is_a_pause(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", FEW)
 def test_a_restart_that_finds_nobody_goes_on_without_them(seed: int) -> None:
+    """After the discovery time, also where every other host refuses: nodes that went on without
+    this one may be starting just now."""
     world = cluster(seed, 3, trust_refused=seed % 2 > 0)
     number = world.nodes["n1"].view.id.number
     world.kill(*world.nodes, dark=seed % 2 == 0)
@@ -243,7 +245,7 @@ def test_a_restart_that_finds_nobody_goes_on_without_them(seed: int) -> None:
     world.dark.discard(node)
     world.start(node)
     took = world.run_until(world.agreed, 5_000)
-    assert took < (100 if seed % 2 else TIMING.discovery_time + 100)
+    assert TIMING.discovery_time <= took < TIMING.discovery_time + 100
     assert world.nodes[node].view.id.number > number
     rest = [n for n in world.description.order if n != node]
     world.dark.clear()

@@ -1,13 +1,8 @@
-"""Promises that the product breaks, each as a scenario that must fail until it is mended.
-
-When one passes, its mark goes, and with it what random worlds leave out because of it.
-"""
+"""What simulated worlds showed and is mended: each as a scenario that failed."""
 
 from __future__ import annotations
 
 import asyncio
-
-import pytest
 
 from sessionha.errors import CommitUnconfirmed, SessionUnavailable
 from tests.simulation.histories import Plan, agreed
@@ -16,11 +11,6 @@ from tests.simulation.scenes import Scene, simulated, trace_under
 from tests.simulation.world import Faults, World
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="`StoreFull` of the transactions after the first leaves `commit` as it is: the change"
-    " was written and pushed, so its outcome is unknown, and not that nothing was changed",
-)
 def test_a_store_that_fills_during_a_commit_makes_its_outcome_unknown() -> None:
     """Section 2: *fail* means surely no effect."""
 
@@ -43,11 +33,6 @@ def test_a_store_that_fills_during_a_commit_makes_its_outcome_unknown() -> None:
     scenario()
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a node that returns with its view counts members whose hosts refuse as lost at once,"
-    " though they may have gone on without it, and be back in a moment",
-)
 def test_who_returns_first_does_not_go_on_without_those_who_went_on_without_it() -> None:
     """Available mode: a node goes on alone only after `discovery_time`; R12: not before those
     that may have something newer were asked."""
@@ -79,10 +64,6 @@ def test_who_returns_first_does_not_go_on_without_those_who_went_on_without_it()
     run(scenario())
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="`Automaton._ping_due` pings whom it watches in the order of a set of names",
-)
 def test_topology_managers_do_the_same_whatever_the_hashes_are() -> None:
     """One seed is one world also where nodes agree by themselves."""
     plan = Plan(nodes=4, troubles="crash", views="available", requests=10)
