@@ -21,9 +21,6 @@ from sessionha.view import NO_MEMBERS, View
 NOT_TOGETHER = Failed("NotMember", "sender and receiver are not in one view")
 """The answer to who is not in this node's view, or when this node is in none."""
 
-REGAINED_WITHIN = 1_000
-"""Milliseconds a request waits for a node to be a member again, before it gets 503."""
-
 
 class Clock(Protocol):
     """The node's clock: milliseconds that go on while the machine sleeps and never step."""
@@ -104,13 +101,13 @@ class Node:
         return joined
 
     async def membership_regained(self) -> None:
-        """Wait for a moment until this node is a member: after a pause of its own a node that was
-        one asks whether it still is, which takes a round trip.
+        """Wait until this node is a member, as long as for a group: after a pause of its own a node
+        that was one asks whether it still is, which takes a round trip between busy servers.
 
         Raises:
             SessionUnavailable: it is none.
         """
-        deadline = self.clock.now() + REGAINED_WITHIN
+        deadline = self.clock.now() + int(self.options.acquire_timeout * 1000)
         while self.joined(view := self.membership.view()) == NO_VIEW:
             if self.peers is None or self.clock.now() >= deadline:
                 raise SessionUnavailable("this server is not a member of its cluster now")
