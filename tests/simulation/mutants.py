@@ -21,6 +21,7 @@ from sessionha.peer.messages import Granted
 from sessionha.state import copies, upkeep
 from sessionha.state.node import Node
 from sessionha.state.ownership import ATTEMPTS, Ownership, _Lost
+from sessionha.state.readings import Readings
 from sessionha.state.records import GROUPS, get_group, group_key, write_record
 from sessionha.state.replication import Replication
 from sessionha.store.memory import Memory, MemoryStore
@@ -397,6 +398,14 @@ def _dirty_reads() -> list[AbstractContextManager[Any]]:
     return [_on(Ownership, "serves", serves)]
 
 
+def _remembered_without_position() -> list[AbstractContextManager[Any]]:
+    def elements(self: Readings, session: bytes, _position: Any) -> Any:
+        kept = self._sessions.get(session)
+        return None if kept is None else kept.elements
+
+    return [_on(Readings, "elements", elements)]
+
+
 def _no_floor() -> list[AbstractContextManager[Any]]:
     held, acquire = Ownership.held, Ownership.acquire
 
@@ -505,6 +514,9 @@ RULES: dict[str, Rule] = {
     ),
     "R13-dirty-reads": Rule(
         "an engine serves what is not acknowledged", _dirty_reads, planned(HARSH), "directed"
+    ),
+    "R13-remembered": Rule(
+        "elements are remembered without their position", _remembered_without_position, anywhere
     ),
     "R16-no-floor": Rule("the cookie's position is no floor", _no_floor, anywhere),
     "R18-give-up-at-once": Rule(
