@@ -117,14 +117,16 @@ class Node:
         """Whether this node may commit to the group: it leads it, and synced it in this run."""
         return record.run == self.store.run and self.leads(record, view)
 
+    def rules(self, record: GroupRecord) -> bool:
+        """Whether this node has begun the newest epoch of the group that it knows of."""
+        return record.epoch.node == self.me and record.promise == record.epoch
+
     def leads(self, record: GroupRecord, view: View) -> bool:
         """Whether this node is the group's primary, though perhaps not yet synced in this run: it
         holds the newest epoch it knows of, in sync since it is a member, and no merge of two sides
         came between."""
-        epoch = record.epoch
         return (
-            epoch.node == self.me
-            and record.promise == epoch
+            self.rules(record)
             and record.synced != NO_VIEW
             and record.synced == self.joined(view)
             and record.crowned >= view.barrier

@@ -162,6 +162,9 @@ class Replication:
             plan = self._plan(group, widen=widen, away=away)
             if isinstance(plan, GroupRecord):
                 return plan
+            if isinstance(plan, ViewID):
+                await self._regain(plan, deadline)
+                continue
             goal = goal or plan.push.version
             missing = await self._send(plan)
             if not missing:
@@ -177,11 +180,21 @@ class Replication:
             if missing:
                 await self._node.membership.wait_change(plan.view, 0.02)
 
-    def _plan(self, group: GroupID, *, widen: bool, away: Set[str]) -> Round | GroupRecord:
+    async def _regain(self, view: ViewID, deadline: int) -> None:
+        """A primary that stood still asks whether it is a member still, before it goes on."""
+        if self._node.clock.now() >= deadline:
+            raise CommitUnconfirmed((self._node.me,), 0)
+        await self._node.membership.wait_change(view, 0.02)
+
+    def _plan(self, group: GroupID, *, widen: bool, away: Set[str]) -> Round | GroupRecord | ViewID:
+        """The next round; or the settled record; or the view in which this node is no member,
+        though nobody has taken the group from it that it knows of."""
         node = self._node
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
             record = get_group(writer, group)
+            if record is not None and node.rules(record) and node.joined(view) == NO_VIEW:
+                return view.id
             if record is None or not node.leads(record, view):
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
             changed = self.reform(record, group, view, widen=widen, away=away)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sessionha.errors import CommitUnconfirmed, SessionUnavailable
+from sessionha.peer.messages import Push
 from tests.simulation.histories import Plan, agreed
 from tests.simulation.loop import run
 from tests.simulation.scenes import Scene, simulated, trace_under
@@ -68,3 +69,27 @@ def test_topology_managers_do_the_same_whatever_the_hashes_are() -> None:
     """One seed is one world also where nodes agree by themselves."""
     plan = Plan(nodes=4, troubles="crash", views="available", requests=10)
     assert len({trace_under(hashes, 7, plan) for hashes in (1, 2, 3)}) == 1
+
+
+def test_a_commit_outlives_a_pause_of_its_primary() -> None:
+    """A primary that stood still is no member until the others have said that it is; what it was
+    committing then goes on, and is not called unknown."""
+
+    async def scenario() -> None:
+        world = World(1, nodes=3, views="available", faults=Faults())
+        scene = Scene(world)
+        try:
+            await agreed(world)
+            await scene.create("n1", a="1")
+            scene.lose(Push, "n1", "n2", times=2)
+            write = scene.start(scene.write("n1", a="2"))
+            await asyncio.sleep(0.01)
+            world.pause("n1")
+            await asyncio.sleep(0.55)
+            world.resume("n1")
+            await write
+            assert await scene.see("n1") == {"a": "2"}
+        finally:
+            world.stop()
+
+    run(scenario())
