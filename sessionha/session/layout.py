@@ -36,6 +36,9 @@ class Layout(NamedTuple):
     unreadable: dict[str, str]
     """Names of elements that cannot be decoded here, and why."""
 
+    def __repr__(self) -> str:
+        return f"<Layout: {len(self.values)} elements>"  # never a value
+
     def read(self) -> tuple[dict[str, Any], list[Any]]:
         """The values for one request, and the changeable ones among them."""
         values = self.values.copy()

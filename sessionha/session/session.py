@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
+from operator import is_
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
@@ -328,9 +329,10 @@ class Session(MutableMapping[str, Any]):
         face, layout, notes = self._face, self._layout, self._notes
         if face is None or layout is None or notes.changes != self._seen:
             return False
-        if face.lent or notes.unreadable or _equal(face, self._decoded) is not True:
+        if face.lent or notes.unreadable or layout.odd or [*_keys(face)] != [*self._decoded]:
             return False
-        return layout.is_unchanged(self._changeable)
+        same = all(map(is_, _values(face), self._decoded.values()))
+        return same and layout.is_unchanged(self._changeable)
 
     def prepare(self, mint: Callable[[], tuple[str, SessionKey]], create: Create) -> Prepared:
         """What must be committed so that the session is what the application sees.
@@ -385,6 +387,7 @@ class Session(MutableMapping[str, Any]):
         self._values = {}
         self._face = None
         self._layout = None
+        self._changeable = []
         self._decoded.clear()
         self._notes.deleted.clear()
         self._notes.unreadable.clear()
@@ -544,8 +547,13 @@ class DictSession(dict[str, Any]):
 
     @property
     def modified(self) -> bool:
-        """Whether an element was assigned or deleted."""
+        """Whether an element was assigned or deleted. May be set, as frameworks ask for."""
         return self._notes.changes > 0
+
+    @modified.setter
+    def modified(self, value: bool) -> None:
+        if value:
+            self.mark_modified()
 
     def mark_accessed(self) -> None:
         """The response depends on the session."""
@@ -678,7 +686,8 @@ class DictSession(dict[str, Any]):
 _get: Final = dict[str, Any].__getitem__
 _set: Final = dict[str, Any].__setitem__
 _has: Final = dict[str, Any].__contains__
-_equal: Final = dict[str, Any].__eq__
+_keys: Final = dict[str, Any].keys
+_values: Final = dict[str, Any].values
 
 
 class UnavailableSession(MutableMapping[str, Any]):

@@ -65,8 +65,12 @@ REPORTED: Final = 256
 SEEN_CHARS: Final = 2048
 """Longest Cookie header that is remembered; browsers may send twice that and more."""
 
-ATTEMPTS: Final = 8
-"""How often a session is acquired that somebody else takes before it could be read."""
+PATIENCE: Final = 5.0
+"""Seconds in which a session is acquired again whenever it is in use by the time it could be read:
+by another node, or by other requests of its client that commit without pause."""
+
+SEEN: Final = 1024
+"""Cookie headers that are remembered, at most 2 MB; all are dropped at once when it is full."""
 
 CLUSTERS: Final = 1024
 """Lists of holders whose server names are remembered: a cluster has a few at a time."""
@@ -126,7 +130,7 @@ class Terms:
     depth: int = DEPTH
     reported: set[str] = field(default_factory=set)
     seen: dict[str, _Seen] = field(default_factory=dict, repr=False)
-    """Cookie headers whose cookies were good, at most `REMEMBERED` of them."""
+    """Cookie headers whose cookies were good, at most `SEEN` of them."""
     create: Create = field(init=False)
     """What sessions begin with."""
 
@@ -196,13 +200,11 @@ class Visit:
         raises SessionUnavailable when it is used."""
         assert self._ticket is not None, "nothing to acquire without a session cookie"
         try:
-            for _ in range(ATTEMPTS):
-                if await self._home.state.acquire(self._ticket.group, self._floor) is None:
-                    break
+            while await self._home.state.acquire(self._ticket.group, self._floor) is not None:
                 if self._load(self._ticket):
                     return
-            else:
-                raise SessionUnavailable("others took the session again and again")
+                if self._home.now() > self._now + PATIENCE:
+                    raise SessionUnavailable("the session is in use without pause")
         except SessionError as error:
             self._home.count("session_unavailable")
             self._begin(Session(failure=error))
@@ -401,7 +403,7 @@ class Visit:
         good = self._read_route(headers)
         ticket = self._read_ticket(headers)
         if good and ticket and len(headers) == 1 and len(headers[0]) <= SEEN_CHARS:
-            if len(seen) >= REMEMBERED:
+            if len(seen) >= SEEN:
                 seen.clear()
             seen[headers[0]] = _Seen(signs, self._route, ticket)
         return ticket

@@ -26,10 +26,11 @@ SHARES: Final = 3
 
 KEPT_GROUPS: Final = 4096
 
-OVERHEAD: Final = 1024
-"""Bytes that an entry takes beside its values."""
+ELEMENT: Final = 512
+"""Bytes that the objects and places of one element take, beside its name and value."""
 
-_NOTHING: Final = ("", b"")
+SESSION: Final = 1024
+"""Bytes that an entry takes beside its elements."""
 
 
 class _Kept(NamedTuple):
@@ -71,7 +72,7 @@ class Readings:
     def keep(self, session: SessionKey, position: Position, elements: Elements) -> None:
         """Remember what was read of a session that is served here at this position."""
         self._drop(session)
-        size = OVERHEAD + SHARES * sum(len(value) for _, value in elements.values())
+        size = SESSION + sum(_size(name, value) for name, (_, value) in elements.items())
         self._put(session, _Kept(position, elements, size))
 
     def follow(self, batch: Batch, base: Position, position: Position) -> None:
@@ -83,8 +84,10 @@ class Readings:
         if kept is None or kept.position != base or not change.only_elements:
             return
         size = kept.size
-        for name, _, value in change.puts:
-            size += SHARES * (len(value) - len(kept.elements.get(name, _NOTHING)[1]))
+        for name in (*(name for name, _, _ in change.puts), *change.deletes):
+            if name in kept.elements:
+                size -= _size(name, kept.elements[name][1])
+        size += sum(_size(name, value) for name, _, value in change.puts)
         after = kept.elements.after(change.puts, change.deletes)
         self._put(change.key, _Kept(position, after, size))
 
@@ -100,3 +103,7 @@ class Readings:
         if kept is not None:
             self._room += kept.size
         return kept
+
+
+def _size(name: str, value: bytes) -> int:
+    return ELEMENT + 2 * len(name) + SHARES * len(value)

@@ -49,7 +49,6 @@ READERS: Final = 1024
 _READER_BYTES = 64  # one slot of LMDB's reader table
 _TABLE_HEAD = 4096  # more than the head of that table
 _FIXED_PAGES = 2  # the two meta pages
-_LARGEST = 1 << 20  # bytes one write may add: a whole group; so many writes are safe uncounted
 _LOOK_EVERY = 64  # write transactions between two looks at free space: 16 MB at 256 KB each
 _START_WAIT = 1000  # tries of 10 ms to get the start lock: ten seconds
 _AMPLE = 4  # allocate the whole file only where that takes at most a quarter of what is free
@@ -95,7 +94,6 @@ class Environment:
         self._raw = b""
         self._meta = _NO_META
         self._until_look = 0
-        self._until_count = 0
         self._capacity = size
         self.limit = 0
         self.urgent_limit = 0
@@ -120,13 +118,10 @@ class Environment:
         if self._until_look <= 0:
             self.look(self._memory)
         self._until_look -= 1
-        if self._until_count <= 0:
-            used = self.used()
-            limit = self.urgent_limit if urgent else self.limit
-            if used >= limit:
-                raise StoreFull(used, limit)
-            self._until_count = (self.limit - used) // _LARGEST
-        self._until_count -= 1
+        used = self.used()
+        limit = self.urgent_limit if urgent else self.limit
+        if used >= limit:
+            raise StoreFull(used, limit)
         try:
             return self.env.begin(write=True)
         except lmdb.MapResizedError:
@@ -146,7 +141,7 @@ class Environment:
             return ValueError(f"a key has 1 to {self.env.max_key_size()} bytes")
         if self._is_full(error):
             self.env.reader_check()
-            self._until_look = self._until_count = 0
+            self._until_look = 0
             return StoreFull(self.used(), self.limit)
         path = self.directory / _DATA
         if isinstance(error, _DAMAGE):
@@ -176,10 +171,9 @@ class Environment:
         return Usage(self.used(), self.limit)
 
     def look(self, memory: int | None) -> None:
-        """Ask the file system again; between looks a write asks LMDB at most."""
+        """Ask the file system again; between looks a write costs no more than `env.stat`."""
         self._memory = memory
         self._until_look = _LOOK_EVERY
-        self._until_count = 0
         self._capacity = capacity(self._size, self._data, memory)
         self.limit = int(self._capacity * ORDINARY)
         self.urgent_limit = int(self._capacity * URGENT)

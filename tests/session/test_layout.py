@@ -106,6 +106,10 @@ def test_any_other_change_makes_it_anew(puts: dict[str, Any], deletes: tuple[str
     assert layout_of(after).read()[0] == expected
 
 
+def test_no_value_is_shown() -> None:
+    assert "Ada" not in repr(layout_of(elements(VALUES)))
+
+
 # --- against the slow and obvious ----------------------------------------------------------------
 
 names = st.sampled_from(["a", "b", "c", "d"])

@@ -6,6 +6,7 @@ import copy
 import json
 import operator
 from collections.abc import Callable, MutableMapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -494,3 +495,60 @@ def test_an_unavailable_session_cannot_be_taken_for_an_empty_dict() -> None:
     with pytest.raises(TypeError):
         json.dumps(face)
     assert not isinstance(face, dict)
+
+
+# --- what reaches into the dict from C -----------------------------------------------------------
+
+
+class Basket(msgspec.Struct):
+    marks: set[str]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("flag", True, 1),
+        ("flags", [1], [True]),
+        ("marks", {"a"}, frozenset({"a"})),
+        ("price", Decimal("1.0"), Decimal("1.00")),
+    ],
+)
+def test_an_equal_value_of_another_kind_is_noticed(name: str, before: Any, after: Any) -> None:
+    session = stored(**{name: before})
+    values = session.as_dict()
+    values.get(name, None)
+    dict.__setitem__(values, name, after)
+    assert not session.is_untouched()
+    found = puts(session)[name]
+    assert (type(found), repr(found)) == (type(after), repr(after))
+
+
+def test_a_set_that_was_reached_without_asking_for_it_is_noticed() -> None:
+    session = stored(marks={"a"}, n=1)
+    values = session.as_dict()
+    assert values["n"] == 1
+    msgspec.convert(values, Basket, strict=False)
+    dict.__getitem__(values, "marks").add("b")
+    assert not session.is_untouched()
+    assert puts(session) == {"marks": {"a", "b"}}
+
+
+def test_elements_in_another_order_are_no_change() -> None:
+    session = stored(a=1, b=2)
+    values = session.as_dict()
+    value = dict.pop(values, "a")
+    dict.__setitem__(values, "a", value)
+    assert not session.is_untouched()
+    assert change(session) is None
+
+
+def test_frameworks_may_mark_it_by_assignment() -> None:
+    """`session.modified = True` is how Django's and Flask's applications say it."""
+    session = stored()
+    values = session.as_dict()
+    seen = []
+    for mark in (False, True):
+        values.modified = mark
+        seen.append((session.modified, session.accessed))
+    assert seen == [(False, False), (True, True)]
+    assert change(session) is None

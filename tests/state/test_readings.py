@@ -68,16 +68,27 @@ def test_a_batch_on_top_of_something_else_is_read_anew(kept: Readings) -> None:
     assert kept.elements(KEY, at(7)) is None
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readings, "KEPT_BYTES", 64 * 1024)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": ("value", bytes(4096))},
+        {f"{number:0200}": ("value", bytes([number])) for number in range(256)},
+    ],
+    ids=["one large value", "many long names"],
+)
+def test_memory_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, tuple[str, bytes]]
+) -> None:
+    monkeypatch.setattr(readings, "KEPT_BYTES", 256 * 1024)
     kept = Readings()
-    values = Elements({"a": ("value", bytes(4096))})
+    values = Elements(values)
     keys = [number.to_bytes(16, "big") for number in range(50)]
     for key in keys:
         kept.keep(key, at(1), values)
         assert kept.elements(key, at(1)) is values
     found = [key for key in keys if kept.elements(key, at(1)) is not None]
-    assert 1 <= len(found) <= 64 * 1024 // (3 * 4096)
+    least = sum(2 * len(name) + 3 * len(value) for name, (_, value) in values.items())
+    assert 1 <= len(found) <= 256 * 1024 // least
 
 
 def test_a_session_that_is_written_again_and_again_takes_its_room_once(
@@ -91,6 +102,19 @@ def test_a_session_that_is_written_again_and_again_takes_its_room_once(
         change = SessionChange(KEY, puts=(("a", "value", bytes(4096)),))
         kept.follow(Batch(GROUP, (change,)), at(version), at(version + 1))
     assert kept.elements(KEY, at(200)) is not None
+    assert kept.elements(OTHER, at(1)) is FOUND
+
+
+def test_what_was_deleted_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readings, "KEPT_BYTES", 64 * 1024)
+    kept = Readings()
+    kept.keep(OTHER, at(1), FOUND)
+    kept.keep(KEY, at(1), FOUND)
+    for version in range(1, 200, 2):
+        flash = SessionChange(KEY, puts=(("flash", "value", bytes(1024)),))
+        kept.follow(Batch(GROUP, (flash,)), at(version), at(version + 1))
+        gone = SessionChange(KEY, deletes=("flash",))
+        kept.follow(Batch(GROUP, (gone,)), at(version + 1), at(version + 2))
     assert kept.elements(OTHER, at(1)) is FOUND
 
 
