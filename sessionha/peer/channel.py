@@ -43,6 +43,10 @@ _log = logging.getLogger("sessionha.peer")
 _ENTRY_BYTES = 16
 """More than a frame spends on one message besides its bytes: list, ID, kind, length."""
 
+HELD = 0.001
+"""Seconds a request may wait for the answer to the frame before: then it travels with others, and
+both ends are woken once for all of them (Nagle's idea). Most answers come in a fifth of that."""
+
 _WARN_EVERY = 10.0
 """Seconds between two warnings of one cause: an attacker must not fill the log."""
 
@@ -291,6 +295,7 @@ class Channel:
             counters.messages_out += len(entries)
             counters.bytes_out += len(frame)
             self._connection.send(frame)
+            self._sent(entries)
             if self.asked <= self.heard:
                 self.asked = asyncio.get_running_loop().time()
 
@@ -324,6 +329,9 @@ class Channel:
         """What of the entries is still worth sending."""
         return entries
 
+    def _sent(self, entries: list[Entry]) -> None:
+        """These went out in one frame."""
+
     def _gone(self, *, rejected: bool) -> None:
         """The stream closed."""
         raise NotImplementedError
@@ -346,6 +354,8 @@ class Dialled(Channel):
         self._replied = replied
         self._worth_sending = taken
         self._dialer: Dialer | None = None
+        self._unanswered = False
+        self._late: asyncio.TimerHandle | None = None
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[Party] = loop.create_future()
         """The proven peer, or ConnectionError."""
@@ -372,11 +382,33 @@ class Dialled(Channel):
             if kind != _REPLY:
                 raise BadMessage("a request on a stream that this node dialled")
             self._replied(number, data)
+        self._unanswered = False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+            self.flush()
+
+    def schedule(self) -> None:
+        """Flush soon; while a frame is unanswered, with its answer, so that what comes meanwhile
+        travels together."""
+        if not self._unanswered:
+            super().schedule()
+        elif self._late is None:
+            self._late = asyncio.get_running_loop().call_later(HELD, self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._late = None
+        self.flush()
+
+    def _sent(self, entries: list[Entry]) -> None:
+        self._unanswered = True
 
     def _taken(self, entries: list[Entry]) -> list[Entry]:
         return self._worth_sending(entries)
 
     def _gone(self, *, rejected: bool) -> None:
+        if self._late is not None:
+            self._late.cancel()
         if not self.ready.done():
             why = "rejected: do cluster ID and secret agree?" if rejected else "closed"
             self.ready.set_exception(ConnectionError(f"the handshake was {why}"))

@@ -16,6 +16,7 @@ import pytest
 from sessionha.errors import Fenced, PeerUnavailable
 from sessionha.identity import NO_EPOCH, NO_POSITION
 from sessionha.keys import PEER_LABEL, hkdf
+from sessionha.peer import channel
 from sessionha.peer.base import Links, Sender
 from sessionha.peer.channel import Dialled, Outbox
 from sessionha.peer.link import knock
@@ -100,6 +101,39 @@ async def test_what_is_queued_in_one_turn_travels_in_one_frame(make: Make) -> No
     assert ann.counters.messages_out == 1001
     assert ann.counters.frames_out - before[0] == 1
     assert bob.counters.frames_out - before[1] == 1
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["with its answer", "without one"])
+async def test_what_comes_while_a_frame_is_unanswered_travels_together(
+    make: Make, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    """With the answer, and when that takes long, after a moment."""
+    monkeypatch.setattr(channel, "HELD", 60.0 if answered else 0.01)
+    gate, reached = asyncio.Event(), asyncio.Event()
+
+    async def later() -> Message:
+        reached.set()
+        await gate.wait()
+        return Pushed(1)
+
+    ann = make("ann")
+    bob = make("bob", lambda _, message: later() if isinstance(message, Push) else Done())
+    ann.know({"bob": await at(bob)})
+    await ann.call("bob", Done(), WAIT)
+    slow = asyncio.ensure_future(ann.call("bob", push(), WAIT))
+    await reached.wait()
+    before = ann.counters.frames_out
+    others = []
+    for _ in range(5):
+        others.append(asyncio.ensure_future(ann.call("bob", Confirm("x"), WAIT)))
+        await asyncio.sleep(0)
+    if answered:
+        gate.set()
+    assert await asyncio.gather(*others) == [Done()] * 5
+    assert slow.done() == answered
+    assert ann.counters.frames_out - before == 1
+    gate.set()
+    assert await slow == Pushed(1)
 
 
 async def test_frames_stay_below_their_limit(make: Make) -> None:
