@@ -37,9 +37,14 @@ class _Process:
         self.open: dict[tuple[int, int], Environment] = {}
         self.inherited: dict[tuple[int, int], Environment] = {}
         self.hooked = False
+        self.generation = 0
+        """Counts the forks that made this process: a system call for every transaction to ask for
+        its ID would cost more than the transaction. Who forks from C (uWSGI without threads) is
+        noticed where an engine is asked whether it runs, and when a store is opened."""
 
     def after_fork(self) -> None:
         """In the child: the parent's environments are only kept to be dropped."""
+        self.generation += 1
         self.lock = threading.Lock()
         self.inherited.update(self.open)
         self.open.clear()
@@ -87,6 +92,7 @@ class LMDBStore:
         self._boot = boot
         self._writemap = writemap
         self._shared: Environment | None = None
+        self._generation = 0
         self._key = (0, 0)
         self._slot = -1
         self._leads = False
@@ -121,6 +127,7 @@ class LMDBStore:
         else:
             slot = shared.locks.take_slot()
         shared.users += 1
+        self._generation = _process.generation
         meta = shared.meta()
         self._key = _key(self._directory)
         self._shared, self._slot, self._leads = shared, slot, False
@@ -189,7 +196,7 @@ class LMDBStore:
         shared = self._shared
         if shared is None:
             raise StoreError(f"{self._directory} is not open in this engine; call open() first")
-        if shared.pid != _getpid():
+        if self._generation != _process.generation:
             raise StoreError(
                 f"{self._directory} was opened before this process was forked; open it in the"
                 " worker"
