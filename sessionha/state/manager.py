@@ -175,7 +175,8 @@ class StateManager:
         """Transaction 1: merge the batch at version + 1, if this node may."""
         node = self.node
         urgent = any(change.destroy for change in batch.changes)
-        with node.store.write(urgent=urgent) as writer:
+        shrinking = all(change.destroy for change in batch.changes)
+        with node.store.write(urgent=urgent, shrinking=shrinking) as writer:
             view = node.view_in(writer)
             record = get_group(writer, batch.group)
             if fresh and (record is None or not record.held):

@@ -264,7 +264,7 @@ class Replication:
 
     def _acknowledge(self, done: Round) -> GroupRecord:
         node, push = self._node, done.push
-        with node.store.write(urgent=True) as writer:
+        with node.store.write(shrinking=True) as writer:
             row = writer.get(group_key(push.group))
             record = done.record if row == done.row else get_group(writer, push.group)
             if record is None or record.epoch != push.epoch or record.promise != push.epoch:
@@ -291,7 +291,7 @@ class Replication:
                 "%s cannot hold copies (%s): others are chosen for %d s; give it room",
                 target, reason, REFUSAL // 1000,
             )  # fmt: skip
-        with node.store.write(urgent=True) as writer:
+        with node.store.write(shrinking=True) as writer:
             record = get_group(writer, group)
             if record is None or not node.leads(record, node.view_in(writer)):
                 return
@@ -326,7 +326,7 @@ class Replication:
             with node.store.write() as writer:
                 return self._accept(writer, sender, push)
         except StoreFull as full:
-            with node.store.write(urgent=True) as writer:
+            with node.store.write(shrinking=True) as writer:
                 record = get_group(writer, push.group)
                 if record is not None and record.held:
                     record.synced = NO_VIEW  # what it has may still be the newest that is left

@@ -207,7 +207,7 @@ class Upkeep:
             ]
         swept = 0
         for group in ended:
-            with node.store.write(urgent=True) as writer:
+            with node.store.write(shrinking=True) as writer:
                 swept += self._sweep_group(writer, group, now)
         node.counters.swept += swept
         return (batch[-1][0] if batch else None), swept

@@ -62,8 +62,12 @@ class Store(Protocol):
 
     def read(self) -> AbstractContextManager[Reader]: ...
 
-    def write(self, *, urgent: bool = False) -> AbstractContextManager[Writer]:
-        """A write transaction. `urgent` (tombstones, promises, deletions) may use the reserve.
+    def write(
+        self, *, urgent: bool = False, shrinking: bool = False
+    ) -> AbstractContextManager[Writer]:
+        """A write transaction. `urgent` (promises, views, content that moves) may use the reserve.
+        `shrinking` only deletes, or puts rows in the place of rows as large: it is refused when
+        there is no page left, and not for the space in use.
 
         Raises:
             StoreFull: nothing was changed.

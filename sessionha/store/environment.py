@@ -109,7 +109,7 @@ class Environment:
             self._follow_size()
             return self.env.begin()
 
-    def begin_write(self, urgent: bool) -> lmdb.Transaction[bytes]:
+    def begin_write(self, urgent: bool, shrinking: bool) -> lmdb.Transaction[bytes]:
         """The one write transaction of the node.
 
         Raises:
@@ -118,9 +118,8 @@ class Environment:
         if self._until_look <= 0:
             self.look(self._memory)
         self._until_look -= 1
-        used = self.used()
         limit = self.urgent_limit if urgent else self.limit
-        if used >= limit:
+        if not shrinking and (used := self.used()) >= limit:
             raise StoreFull(used, limit)
         try:
             return self.env.begin(write=True)

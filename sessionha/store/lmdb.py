@@ -171,8 +171,8 @@ class LMDBStore:
     def read(self) -> LMDBReader:
         return LMDBReader(self._alive())
 
-    def write(self, *, urgent: bool = False) -> LMDBWriter:
-        return LMDBWriter(self._alive(), urgent)
+    def write(self, *, urgent: bool = False, shrinking: bool = False) -> LMDBWriter:
+        return LMDBWriter(self._alive(), urgent, shrinking)
 
     def renew_incarnation(self) -> str:
         return self._alive().renew_incarnation()
@@ -247,19 +247,20 @@ class LMDBReader:
 class LMDBWriter:
     """A write transaction: committed when the block ends, undone by an exception."""
 
-    __slots__ = ("_changes", "_failed", "_shared", "_txn", "_urgent", "get")
+    __slots__ = ("_changes", "_failed", "_shared", "_shrinking", "_txn", "_urgent", "get")
 
     get: Callable[[bytes], bytes | None]
 
-    def __init__(self, shared: Environment, urgent: bool) -> None:
+    def __init__(self, shared: Environment, urgent: bool, shrinking: bool) -> None:
         self._shared = shared
         self._urgent = urgent
+        self._shrinking = shrinking
         self._changes = 0
         self._failed: StoreFull | None = None
 
     def __enter__(self) -> LMDBWriter:
         try:
-            txn = self._shared.begin_write(self._urgent)
+            txn = self._shared.begin_write(self._urgent, self._shrinking)
         except lmdb.Error as error:
             raise self._shared.failure(error) from error
         self._txn = txn

@@ -6,6 +6,7 @@ For `store = memory`, for tests and for the simulator, which lets several engine
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from bisect import bisect_left, bisect_right, insort
@@ -244,8 +245,9 @@ class MemoryStore:
     def read(self) -> MemoryReader:
         return MemoryReader(self._alive())
 
-    def write(self, *, urgent: bool = False) -> MemoryWriter:
-        return MemoryWriter(self._alive(), self._slot, urgent)
+    def write(self, *, urgent: bool = False, shrinking: bool = False) -> MemoryWriter:
+        share = URGENT if urgent else ORDINARY
+        return MemoryWriter(self._alive(), self._slot, math.inf if shrinking else share)
 
     def renew_incarnation(self) -> str:
         memory = self._alive()
@@ -321,14 +323,14 @@ class MemoryReader:
 class MemoryWriter:
     """Changes on top of the committed rows, applied together when the block ends."""
 
-    __slots__ = ("_changes", "_count", "_failed", "_memory", "_rows", "_urgent", "_used", "slot")
+    __slots__ = ("_changes", "_count", "_failed", "_memory", "_rows", "_share", "_used", "slot")
 
     _rows: _Rows
 
-    def __init__(self, memory: Memory, slot: int, urgent: bool) -> None:
+    def __init__(self, memory: Memory, slot: int, share: float) -> None:
         self._memory = memory
         self.slot = slot
-        self._urgent = urgent
+        self._share = share
         self._changes: dict[bytes, bytes | None] = {}
         self._count = 0
         self._used = 0
@@ -336,9 +338,9 @@ class MemoryWriter:
 
     def __enter__(self) -> MemoryWriter:
         memory = self._memory
-        limit = int(memory.size * (URGENT if self._urgent else ORDINARY))
+        limit = memory.size * self._share
         if memory.used >= limit:
-            raise StoreFull(memory.used, limit)
+            raise StoreFull(memory.used, int(limit))
         self._rows = memory.begin_write(self)
         self._used = memory.used
         return self

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from sessionha.errors import StoreFull
 from sessionha.identity import NO_VIEW, Epoch, Position, server_name
 from sessionha.session.cookies import (
     CookieAttributes,
@@ -292,5 +293,26 @@ def test_a_full_primary_answers_requests_that_only_read(share: float) -> None:
             assert await browser.read(here, "x") == 1
             await asyncio.sleep(2 * MINUTE)
         assert not here.events
+
+    in_world(scenario)
+
+
+@pytest.mark.parametrize("share", [0.85, 0.97, 0.999])
+def test_a_full_primary_logs_out(share: float) -> None:
+    """What frees space is not refused for want of it."""
+
+    async def scenario(world: World) -> None:
+        browser = Browser(terms())
+        here = place(world, "n1")
+        await browser.write(here, x="y" * 2_000)
+        with here.state.node.store.write() as writer:
+            writer.put(b"\x00ballast", b"x" * 20_000)
+        memory = world.hosts["n1"].memory
+        memory.size = int(memory.used / share)
+        with pytest.raises(StoreFull):
+            await browser.write(here, y=1)
+        await browser.visit(here, lambda visit: visit.session.destroy())
+        assert memory.used / memory.size < share
+        assert await browser.read(here, "x") is None
 
     in_world(scenario)

@@ -90,11 +90,12 @@ class GuardedStore:
             yield reader
 
     @contextmanager
-    def write(self, *, urgent: bool = False) -> Iterator[Writer]:
-        if self.engine is not None and self.engine.doom == "before" and not urgent:
+    def write(self, *, urgent: bool = False, shrinking: bool = False) -> Iterator[Writer]:
+        first = not urgent and not shrinking
+        if self.engine is not None and self.engine.doom == "before" and first:
             self._world.fell(self.engine)
         self._check()
-        with self._inner.write(urgent=urgent) as writer:
+        with self._inner.write(urgent=urgent, shrinking=shrinking) as writer:
             yield writer
         assert isinstance(writer, MemoryWriter)
         if self.engine is not None:

@@ -228,6 +228,18 @@ def test_deletions_of_50_rows_empty_a_store_that_refuses_writes(store: AnyStore)
     assert fill(store) > count // 2
 
 
+def test_what_shrinks_is_not_refused_where_nothing_else_is_accepted(store: AnyStore) -> None:
+    fill(store)
+    fill(store, urgent=True)
+    first = keys(store)[0]
+    with store.write(shrinking=True) as txn:
+        txn.put(first, b"y" * 4000)
+    for key in keys(store):
+        with store.write(shrinking=True) as txn:
+            assert txn.delete(key)
+    assert keys(store) == []
+
+
 def test_one_transaction_larger_than_the_store_changes_nothing(store: AnyStore) -> None:
     put(store, a=b"1")
 
