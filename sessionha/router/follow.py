@@ -36,6 +36,10 @@ OUTLIVED: Final = 5.0
 whole cluster was started anew and counts from 1 again."""
 
 
+ALONE: Final = 5.0
+"""Seconds without a word of any node until the log says so."""
+
+
 class Choice:
     """Which of the views that nodes report is the cluster's; pure, `now` in seconds."""
 
@@ -89,6 +93,8 @@ class Follower:
         self._watched: set[str] = set()
         self._asked: dict[str, int] = {}
         self._questions = 0
+        self._heard = 0.0
+        self._complained = False
 
     @property
     def view(self) -> View:
@@ -98,6 +104,7 @@ class Follower:
     def start(self) -> None:
         """Begin to follow."""
         self._peers.know(self._seeds)
+        self._heard = asyncio.get_running_loop().time()
         self._tasks = [asyncio.create_task(self._watch()) for _ in range(WATCHERS)]
 
     async def stop(self) -> None:
@@ -143,14 +150,29 @@ class Follower:
             reply = await self._peers.call(node, Watch((number, lowest)), SILENCE)
         except PeerError as error:
             logger.debug("%s tells no view: %s", node, error)
+            self._complain(str(error), clock())
             return False
-        now = clock()
+        now = self._heard = clock()
+        if self._complained:
+            self._complained = False
+            logger.info("%s answers: the cluster can be followed again", node)
         if isinstance(reply, Installed) and self._choice.offer(reply.view, now):
             self._follow(reply.view)
             return True
         if isinstance(reply, Done):
             self._choice.confirm(now)
         return isinstance(reply, Done) and now - asked > HASTE
+
+    def _complain(self, why: str, now: float) -> None:
+        """Say once that nobody answers."""
+        if self._complained or now - self._heard < ALONE:
+            return
+        self._complained = True
+        logger.warning(
+            "no node tells this router the cluster's view (%s): do they run, and are `nodes`,"
+            " `cluster` and the secret here the same as theirs?",
+            why,
+        )
 
     def _follow(self, view: View) -> None:
         logger.info("following view %d with %s", view.id.number, ", ".join(view.nodes) or "nobody")

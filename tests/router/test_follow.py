@@ -167,3 +167,23 @@ def test_of_two_sides_of_a_split_the_higher_view_is_followed() -> None:
 
 def test_nothing_is_followed_before_the_first_answer() -> None:
     assert Choice().view.id == NO_VIEW
+
+
+async def test_a_router_that_nobody_answers_says_so_once(
+    without_pauses: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(follow, "ALONE", 0.0)
+    cluster, seen = Cluster(), Seen()
+    following = follower(cluster, seen, "n1", "n2", "n3")
+    with caplog.at_level("INFO", "sessionha.router"):
+        following.start()
+        while len(cluster.asked) < 9:  # noqa: ASYNC110 (nobody tells that nobody answers)
+            await asyncio.sleep(0)
+        for node in ("n1", "n2", "n3"):
+            cluster.views[node] = three(1)
+        await seen.next()
+        await following.stop()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    assert "the same as theirs" in said[0]
+    assert any("can be followed again" in record.getMessage() for record in caplog.records)
