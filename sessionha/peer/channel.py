@@ -295,7 +295,7 @@ class Channel:
             counters.messages_out += len(entries)
             counters.bytes_out += len(frame)
             self._connection.send(frame)
-            self._sent()
+            self._sent(entries)
             if self.asked <= self.heard:
                 self.asked = asyncio.get_running_loop().time()
 
@@ -329,8 +329,8 @@ class Channel:
         """What of the entries is still worth sending."""
         return entries
 
-    def _sent(self) -> None:
-        """A frame went out."""
+    def _sent(self, entries: list[Entry]) -> None:
+        """These went out in one frame."""
 
     def _gone(self, *, rejected: bool) -> None:
         """The stream closed."""
@@ -400,8 +400,8 @@ class Dialled(Channel):
         self._late = None
         self.flush()
 
-    def _sent(self) -> None:
-        self._unanswered = True
+    def _sent(self, entries: list[Entry]) -> None:
+        self._unanswered = any(kind == _REQUEST for _, kind, _ in entries)
 
     def _taken(self, entries: list[Entry]) -> list[Entry]:
         return self._worth_sending(entries)

@@ -46,6 +46,9 @@ def push(size: int = 10) -> Push:
     )  # fmt: skip
 
 
+TOUCH = Touch(b"g" * 12, ((b"k" * 16, 1),))
+
+
 def free_port() -> int:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -134,6 +137,19 @@ async def test_what_comes_while_a_frame_is_unanswered_travels_together(
     assert ann.counters.frames_out - before == 1
     gate.set()
     assert await slow == Pushed(1)
+
+
+async def test_a_cast_which_nobody_answers_holds_nothing_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "HELD", 60.0)
+    ann, bob = make("ann"), make("bob", lambda _, message: None if message == TOUCH else Done())
+    ann.know({"bob": await at(bob)})
+    await ann.call("bob", Done(), WAIT)
+    sent = ann.counters.frames_out
+    ann.cast("bob", TOUCH)
+    await until(lambda: ann.counters.frames_out > sent)
+    assert await ann.call("bob", Confirm("x"), WAIT) == Done()
 
 
 async def test_frames_stay_below_their_limit(make: Make) -> None:
