@@ -362,9 +362,9 @@ async def _fill(world: World) -> None:
     """A store is full for a while; the group's other copies go elsewhere."""
     memory = world.random.choice(world.living).memory
     world.troubles += 1
-    size, memory.size = memory.size, max(int(memory.used / world.random.choice((0.93, 0.99))), 1)
+    memory.size = max(int(memory.used / world.random.choice((0.93, 0.99))), 1)
     await asyncio.sleep(world.random.uniform(0.1, 0.8))
-    memory.size = size
+    memory.size = world.size  # whatever else fills it meanwhile
 
 
 async def _split(world: World) -> None:

@@ -223,6 +223,7 @@ class World:
         self.faults = faults or Faults()
         self.options = options or Options(backups=backups)
         self.engines = engines
+        self.size = size
         self.upkeep = upkeep
         self.history = History(nodes, self.options.backups)
         self.tags: dict[bytes, str] = {}
