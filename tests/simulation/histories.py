@@ -363,8 +363,10 @@ async def _fill(world: World) -> None:
     memory = world.random.choice(world.living).memory
     world.troubles += 1
     memory.size = max(int(memory.used / world.random.choice((0.93, 0.99))), 1)
-    await asyncio.sleep(world.random.uniform(0.1, 0.8))
-    memory.size = world.size  # whatever else fills it meanwhile
+    try:
+        await asyncio.sleep(world.random.uniform(0.1, 0.8))
+    finally:
+        memory.size = world.size  # whatever else fills it meanwhile, and when the faults stop
 
 
 async def _split(world: World) -> None:
