@@ -227,7 +227,11 @@ class Engine:
             await streams.close()
             store.close()
             raise InvalidSettings(
-                [f"`listen` = {settings.listen!r} cannot be used: {error.strerror or error}"]
+                [
+                    f"`listen` = {settings.listen!r} cannot be used:"
+                    f" {os.strerror(error.errno) if error.errno else error}; end what uses it, or"
+                    " give this node another address in `nodes` (or SESSIONHA_LISTEN)"
+                ]
             ) from error
         parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
         self._accompany()

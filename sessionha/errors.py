@@ -85,7 +85,7 @@ class ElementNotEncodable(SessionError, TypeError):
         self.type_name = type_name
         reason = why or "store plain values (str, int, list, dict, datetime, Decimal, UUID, …)"
         super().__init__(
-            f"session[{element!r}] holds a {type_name}, which cannot be stored; {reason}"
+            f"session[{element!r}] cannot be stored, because of its {type_name}; {reason}"
         )
 
 

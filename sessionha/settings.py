@@ -39,6 +39,12 @@ from sessionha.kinds import (
 from sessionha.topology.description import Description, same_host
 
 ENVIRONMENT: Final = "SESSIONHA_"
+ARGUMENTS: Final = (
+    "secret_key", "session_cookie", "max_age", "path", "same_site", "https_only", "domain",
+    "partitioned", "on_error",
+)  # fmt: skip
+"""What the middleware takes beside settings: it belongs to the code, and not to a deployment."""
+
 INSECURE_LOOPBACK: Final = "insecure-loopback"
 PEER_PORT: Final = 7946
 ADMIN_PORT: Final = 7947
@@ -97,7 +103,7 @@ class Settings:
         hidden=True,
     )
     secret_file: Path | None = _row(
-        PATH, None, "File with the cluster secrets, one a line; read again on a reload."
+        PATH, None, "File with the cluster secrets, one a line; read at the start."
     )
     listen: str = _row(
         ADDRESS,
@@ -496,8 +502,7 @@ class _Loading:
 
     def _take(self, name: str, given: _Given, written: str, known: Any) -> None:
         if name not in self._rows or (name == "config" and given.rank == 2):
-            near = get_close_matches(written.rpartition(" ")[2], list(known), n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "`sessionha config` lists all settings"
+            hint = _hint(name, written.rpartition(" ")[2], list(known))
             self._problems.append(f"`{written}` is not a setting of sessionha: {hint}")
         elif name not in self._given or given.rank < self._given[name].rank:
             self._given[name] = given
@@ -586,6 +591,9 @@ class _Loading:
         if not self._member:
             self._values.update(listen="", advertise="", admin=self._values.get("admin", ""))
             return
+        if "node" in self._failed and description.nodes:  # its address would be a guess
+            self._failed.update({"listen", "advertise"} - self._given.keys())
+            return
         own = description.addresses.get(self._values.get("node", ""), "")
         if "listen" not in self._given and description.nodes:
             port = own.rpartition(":")[2] or PEER_PORT
@@ -644,7 +652,7 @@ class _Loading:
             f"`secret` = {INSECURE_LOOPBACK!r} is for loopback addresses only, but `{name}` has"
             f" {address}: set a secret that `sessionha secret` printed"
             for name, address in named
-            if address and not _is_loopback(address)
+            if address and name not in self._failed and not _is_loopback(address)
         ]
 
     def _check_peers(self, settings: Settings) -> None:
@@ -654,6 +662,17 @@ class _Loading:
                 "`listen` is off, but nodes are configured, which must reach this one: set an"
                 " address"
             )
+
+
+def _hint(name: str, written: str, known: list[str]) -> str:
+    """What to do about a name that is no setting."""
+    if name in ARGUMENTS:
+        return f"pass `{name}=` to SessionMiddleware in the code"
+    if near := get_close_matches(name, ARGUMENTS, n=1, cutoff=0.8):
+        return f"did you mean `{near[0]}=`, an argument of SessionMiddleware?"
+    if near := get_close_matches(written, known, n=1):
+        return f"did you mean `{near[0]}`?"
+    return "`sessionha config` lists all settings"
 
 
 def _is_loopback(address: str) -> bool:

@@ -547,3 +547,28 @@ def test_the_settings_page_is_the_table() -> None:
     page = Path(__file__).parent.parent / "docs" / "settings.md"
 
     assert page.read_text(encoding="utf-8") == markdown()
+
+
+def test_what_belongs_to_the_code_is_not_taken_for_a_setting() -> None:
+    """Nor for another one whose name looks like it."""
+    environ = {"SESSIONHA_MAX_AGE": "3", "SESSIONHA_SECRET_KEY": "x", "SESSIONHA_SAME_SITE": "lax"}
+    with pytest.raises(InvalidSettings) as caught:
+        Settings.load(environ, max_agee=4, samesite="lax")
+    told = "\n".join(caught.value.problems)
+    for name in ("max_age", "secret_key", "same_site"):
+        assert f"pass `{name}=` to SessionMiddleware" in told
+    assert "`max_agee` is not a setting of sessionha: did you mean `max_age=`" in told
+    assert "`samesite` is not a setting of sessionha: did you mean `same_site=`" in told
+
+
+@pytest.mark.parametrize("given", [{}, {"SESSIONHA_NODE": "n9"}], ids=["unset", "unknown"])
+def test_who_does_not_know_its_node_is_told_only_that(given: dict[str, str]) -> None:
+    environ = {
+        "SESSIONHA_NODES": "n1=http://127.0.0.1:7951,n2=http://127.0.0.1:7952",
+        "SESSIONHA_SECRET": "insecure-loopback",
+        **given,
+    }
+    with pytest.raises(InvalidSettings) as caught:
+        Settings.load(environ)
+    assert len(caught.value.problems) == 1
+    assert "set SESSIONHA_NODE to this node's ID" in caught.value.problems[0]

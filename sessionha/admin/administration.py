@@ -36,7 +36,8 @@ class Administration:
     def start(self) -> None:
         """Begin, unless `admin` is off or what it needs is not there; then say so once."""
         address = self._engine.settings.admin
-        if not address or not _can_serve(address):
+        asked = "admin" in self._engine.settings.origins
+        if not address or not _can_serve(address, logging.WARNING if asked else logging.INFO):
             return
         try:
             loop = asyncio.get_running_loop()
@@ -122,14 +123,15 @@ class _Serving:
             await server.stop()
 
 
-def _can_serve(address: str) -> bool:
-    """Whether the libraries of the extra are there."""
+def _can_serve(address: str, level: int) -> bool:
+    """Whether the libraries of the extra are there; said at `level` when not."""
     try:
         import prometheus_client  # noqa: F401, PLC0415
         import starlette  # noqa: F401, PLC0415
         import uvicorn  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
-        log.info(
+        log.log(
+            level,
             "`admin` = %r is not served: %s is not installed; pip install 'sessionha[admin]', or"
             " set SESSIONHA_ADMIN to off",
             address,

@@ -154,7 +154,7 @@ async def test_without_its_extra_the_node_starts_and_says_what_to_install(
     engine = await start(address)
     assert engine.running
     (record,) = caplog.records
-    assert record.levelno == logging.INFO
+    assert record.levelno == logging.WARNING  # the address was asked for
     assert "sessionha[admin]" in record.getMessage()
 
 
