@@ -174,12 +174,22 @@ class Ownership:
                 pass  # its epoch is from before a merge, or it was out of the view: promote
         known = max(record.promise, floor.epoch if floor else NO_EPOCH).node
         target = hint if hint not in ("", node.me) else known
+        if target and view.member(target) is None:
+            target = self._successor(group, record, view, target)
         if target not in asked | {node.me, ""} and view.member(target) is not None:
             asked.add(target)
             reply = await self._claim(group, floor, target, record, view)
             if reply is not None:
                 return reply
         return await self._promote(group, floor, deadline)
+
+    def _successor(self, group: GroupID, record: GroupRecord, view: View, gone: str) -> str:
+        """Who should promote when the primary is gone. Everybody else asks there first: a second
+        promotion would fence the first in the middle of a commit."""
+        for name in record.holders:
+            if view.holds(name, record.formed):
+                return name
+        return next(iter(placement.backups(group, view, gone, 1)), "")
 
     async def _let_sibling_finish(self, group: GroupID) -> None:
         """Another request's commit is under way; give it a moment before pushing for it (R13)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sessionha.errors import CommitUnconfirmed, SessionUnavailable
 from sessionha.peer.messages import Push
 from tests.simulation.histories import Plan, agreed
@@ -93,3 +95,25 @@ def test_a_commit_outlives_a_pause_of_its_primary() -> None:
             world.stop()
 
     run(scenario())
+
+
+@pytest.mark.parametrize("later", [0.0, 0.005, 0.015, 0.025, 0.035, 0.045])
+@pytest.mark.parametrize("nodes", [("n2", "n3"), ("n3", "n2")], ids="-".join)
+def test_survivors_that_are_asked_at_once_do_not_fence_each_other(
+    later: float, nodes: tuple[str, str]
+) -> None:
+    """Who is not the natural successor asks that one first, so no commit is cut off by a second
+    promotion."""
+
+    @simulated()
+    async def scenario(scene: Scene) -> None:
+        await scene.create("n1", a="1")
+        await scene.crash("n1")
+        scene.world.faults.delay = (0.01, 0.01)
+        first = scene.start(scene.put(nodes[0], b="2"))
+        await asyncio.sleep(later)
+        await scene.put(nodes[1], c="3")
+        await first
+        assert await scene.see("n2") == {"a": "1", "b": "2", "c": "3"}
+
+    scenario()
