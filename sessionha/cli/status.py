@@ -68,9 +68,19 @@ def address_of(settings: Settings, given: str | None) -> str:
         everywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
         given = f"{everywhere.get(host, host)}:{port}"
     url = given if "://" in given else f"http://{given}"
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if not _is_address(url):
         raise InvalidSettings([f"{given!r} is no address: write host:port or http://host:port"])
+    if "://" not in given and urlsplit(url).port is None:
+        url = f"{url}:{ADMIN_PORT}"
     return url.rstrip("/")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def ask(url: str, bearer: str) -> dict[str, Any]:
@@ -89,10 +99,15 @@ def ask(url: str, bearer: str) -> dict[str, Any]:
         why = f"{url} answers {error.code}"
         if error.code in (401, 403):
             why += ": the cluster secret here is not the node's"
+        elif error.code == 404:
+            why += ": that is no node's administration; name the address of its `admin`"
         raise NoAnswer(why) from None
     except (URLError, OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise NoAnswer(f"{url} does not answer ({reason}): is a node running there?") from None
+        raise NoAnswer(
+            f"{url} does not answer ({reason}): does a node with the extra `admin`"
+            " run, and is this the address of its `admin`?"
+        ) from None
     except ValueError:
         raise NoAnswer(f"{url} is not the administration of a node") from None
     if not isinstance(found, dict) or "members" not in found:

@@ -12,6 +12,8 @@ import pytest
 
 from sessionha.admin.tokens import ROLES, role_of, tokens
 from sessionha.cli import main
+from sessionha.cli.status import address_of
+from sessionha.errors import InvalidSettings
 from sessionha.keys import new_secret
 from sessionha.settings import Settings
 
@@ -167,7 +169,21 @@ def test_a_node_that_does_not_run_exits_1(node: Node, capsys: Output) -> None:
     free = Node()
     free.server_close()
     assert main(["status", free.address]) == 1
-    assert "is a node running there?" in capsys.readouterr().err
+    assert "is this the address of its `admin`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["foo:bar", "http://", "ftp://n1:1", "n1:99999"])
+def test_what_is_no_address_is_said_to_be_none(given: str) -> None:
+    with pytest.raises(InvalidSettings, match="is no address"):
+        address_of(Settings.observe({}), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("n1", "http://n1:7947"), ("n1:1", "http://n1:1"), ("https://n1/x/", "https://n1/x")],
+)
+def test_an_address_without_a_port_means_the_usual_one(given: str, asked: str) -> None:
+    assert address_of(Settings.observe({}), given) == asked
 
 
 def test_the_token_follows_no_redirect_and_goes_to_no_proxy(
