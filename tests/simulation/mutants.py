@@ -109,9 +109,7 @@ HARSH = Plan(engines=2, width=2, troubles=EVERYTHING, lossy=0.1)
 async def stray(scene: Scene) -> None:
     """A change that was never confirmed leaves with the copy that has it (R8)."""
     await scene.create("n1", a="1")
-    scene.world.pause("n1")
-    scene.world.expel("n1")
-    await scene.gone_from_view("n1")
+    await scene.exclude("n1")
     await scene.put("n2", a="2")
     scene.world.faults.learning = (0.05, 0.05)
     scene.world.resume("n1")
@@ -127,15 +125,7 @@ async def stray(scene: Scene) -> None:
 @simulated()
 async def old_copy_without_a_route_cookie(scene: Scene) -> None:
     """A client that lost its route cookie does not get the copy of a node that was away (R4a)."""
-    await scene.create("n1", a="1")
-    scene.world.pause("n2")
-    scene.world.expel("n2")
-    await scene.gone_from_view("n2")
-    await scene.put("n1", a="2")
-    scene.world.crash("n1")
-    scene.world.crash("n3")
-    scene.world.resume("n2")
-    await scene.gone_from_view("n1", "n3")
+    await scene.leave_an_old_copy()
     scene.cookie = None
     try:
         seen = await scene.see("n2")

@@ -95,6 +95,22 @@ class Scene:
         """Wait until every living member holds a view without these nodes."""
         await self._until(lambda: not any(self.world.truth.member(name) for name in nodes))
 
+    async def exclude(self, node: str) -> None:
+        """A member stands still until the others have a view without it."""
+        self.world.pause(node)
+        self.world.expel(node)
+        await self.gone_from_view(node)
+
+    async def leave_an_old_copy(self) -> None:
+        """n2 has what n1 created, and is alone; what was written later is with n1 and n3, dead."""
+        await self.create("n1", a="1")
+        await self.exclude("n2")
+        await self.put("n1", a="2")
+        self.world.crash("n1")
+        self.world.crash("n3")
+        self.world.resume("n2")
+        await self.gone_from_view("n1", "n3")
+
     async def members(self, *nodes: str) -> None:
         """Wait until these nodes are members and know it."""
         await self._until(

@@ -36,9 +36,7 @@ async def test_a_paused_primary_confirms_and_serves_nothing_when_it_returns(scen
     """Hazard "stale primary after a pause": R1, R3, R6."""
     await scene.create("n1", a="1")
     old = scene.cookie
-    scene.world.pause("n1")
-    scene.world.expel("n1")
-    await scene.gone_from_view("n1")
+    await scene.exclude("n1")
     await scene.put("n2", a="2")
     scene.world.faults.learning = (0.5, 0.5)
     scene.world.resume("n1")
@@ -60,9 +58,7 @@ async def test_a_change_lost_with_its_epoch_is_not_confirmed_by_a_later_one(scen
     contain what it wrote before; system 5 (m): never a 200 for what is not there."""
     await scene.create("n1", a="1")
     old = scene.cookie
-    scene.world.pause("n1")
-    scene.world.expel("n1")
-    await scene.gone_from_view("n1")
+    await scene.exclude("n1")
     await scene.put("n2", a="2")
     scene.world.faults.learning = (0.05, 0.05)
     scene.world.resume("n1")
@@ -185,9 +181,7 @@ async def test_a_copy_without_the_base_gets_what_it_lacks(scene: Scene) -> None:
 async def test_a_deleted_element_does_not_return_with_a_late_copy(scene: Scene) -> None:
     """R8: who got the whole group can still tell another copy what was deleted before."""
     await scene.create("n1", a="1", b="2")
-    scene.world.pause("n2")
-    scene.world.expel("n2")
-    await scene.gone_from_view("n2")
+    await scene.exclude("n2")
     await scene.delete("n1", "b")
     assert set(scene.copies()) == {"n1", "n2", "n3"}
     await scene.crash("n1")
@@ -301,9 +295,7 @@ async def test_logged_out_stays_logged_out_after_a_failover(scene: Scene) -> Non
 async def test_a_copy_from_before_the_log_out_does_not_return(scene: Scene) -> None:
     """Hazard "log-out against replication": a holder that missed it is told by the tombstone."""
     receipt = await scene.create("n1", a="1")
-    scene.world.pause("n2")
-    scene.world.expel("n2")
-    await scene.gone_from_view("n2")
+    await scene.exclude("n2")
     await scene.log_out("n1")
     scene.world.resume("n2")
     await scene.members("n2")
@@ -617,15 +609,7 @@ async def test_a_member_that_returns_during_the_question_is_asked_too(scene: Sce
 @simulated()
 async def test_a_copy_below_the_cookie_is_refused(scene: Scene) -> None:
     """R16: only copies older than the client's last answer are alive."""
-    await scene.create("n1", a="1")
-    scene.world.pause("n2")
-    scene.world.expel("n2")
-    await scene.gone_from_view("n2")
-    await scene.put("n1", a="2")
-    scene.world.crash("n1")
-    scene.world.crash("n3")
-    scene.world.resume("n2")
-    await scene.gone_from_view("n1", "n3")
+    await scene.leave_an_old_copy()
     with pytest.raises(StaleSession):
         await scene.see("n2")
 

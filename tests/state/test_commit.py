@@ -15,16 +15,8 @@ async def test_a_change_is_not_applied_on_top_of_less_than_the_request_has_read(
 ) -> None:
     """R16, for the write of a request whose group went away, and every newer copy with it, while
     it ran."""
-    await scene.create("n1", a="1")
-    scene.world.pause("n2")
-    scene.world.expel("n2")
-    await scene.gone_from_view("n2")
-    read = (await scene.put("n1", a="2")).position
-    scene.world.crash("n1")
-    scene.world.crash("n3")
-    scene.world.resume("n2")
-    await scene.gone_from_view("n1", "n3")
+    await scene.leave_an_old_copy()
     change = SessionChange(KEY, puts=(("b", "value", b"3"),))
     with pytest.raises(StaleSession):
-        await scene.at("n2").commit(Batch(GROUP, (change,)), fresh=False, floor=read)
+        await scene.at("n2").commit(Batch(GROUP, (change,)), fresh=False, floor=scene.cookie)
     assert scene.copies() == {"n2": 1}
