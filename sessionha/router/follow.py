@@ -35,7 +35,6 @@ OUTLIVED: Final = 5.0
 """Seconds without anybody who holds the followed view until a lower one is followed: then the
 whole cluster was started anew and counts from 1 again."""
 
-
 ALONE: Final = 5.0
 """Seconds without a word of any node until the log says so."""
 

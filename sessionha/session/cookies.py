@@ -132,20 +132,20 @@ class RouteCookies:
         value = self._signers[self._kid].sign(text)
         assert len(value) <= ROUTE_CHARS, "not a route"
         if len(route.servers) <= ROUTE_SERVERS:
-            _remember(self._verified, value, route)  # it comes back with the next request
+            remember(self._verified, value, route)  # it comes back with the next request
         return value
 
     def _join(self, servers: tuple[str, ...]) -> str:
         names = "~".join(servers[:ROUTE_SERVERS])
         assert _NAMES.fullmatch(names), "not server names"
-        _remember(self._names, servers, names)
+        remember(self._names, servers, names)
         return names
 
     def read(self, text: str) -> Route | None:
         """What the cookie says, or None when this is not one that a known key signed."""
         known = self._verified.get(text)
         if known is None and (known := self._verify(text)) is not None:
-            _remember(self._verified, text, known)
+            remember(self._verified, text, known)
         return known
 
     def _verify(self, text: str) -> Route | None:
@@ -184,8 +184,9 @@ def cluster_tag(cluster: str, incarnation: str = "") -> str:
     return encode64(hashlib.sha256(f"{cluster}\0{incarnation}".encode()).digest()[:6])
 
 
-def _remember(known: dict[Asked, Found], asked: Asked, found: Found) -> None:
-    if len(known) >= REMEMBERED:
+def remember(known: dict[Asked, Found], asked: Asked, found: Found, most: int = REMEMBERED) -> None:
+    """Keep what was found; all that is known is dropped when it is `most`."""
+    if len(known) >= most:
         known.clear()
     known[asked] = found
 
@@ -261,7 +262,7 @@ class SessionCookies:
             ticket = self._verify(text)
             if ticket is None:
                 return None
-            _remember(self._verified, text, ticket)
+            remember(self._verified, text, ticket)
         return None if ticket.is_over(now) else ticket
 
     def _verify(self, text: str) -> Ticket | None:

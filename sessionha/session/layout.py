@@ -29,10 +29,8 @@ class Layout(NamedTuple):
     """Names of values that could be changed in place, but for `odd` ones."""
     stored: bytes
     """The encoded list of the changeable values."""
-    odd: frozenset[str]
-    """Names of values that could be changed in place, and that msgpack alone cannot store."""
-    raw: tuple[tuple[str, bytes], ...]
-    """The encoded odd values."""
+    odd: dict[str, bytes]
+    """Encoded values that could be changed in place, and that msgpack alone cannot store."""
     unreadable: dict[str, str]
     """Names of elements that cannot be decoded here, and why."""
 
@@ -46,7 +44,7 @@ class Layout(NamedTuple):
         if self.changeable:
             changeable = decode_list(self.stored)
             values.update(zip(self.changeable, changeable, strict=True))
-        for name, raw in self.raw:
+        for name, raw in self.odd.items():
             values[name] = decode(raw)
         return values, changeable
 
@@ -96,7 +94,6 @@ def _made(elements: Elements) -> Layout:
         values,
         tuple(changeable),
         joined(tuple(changeable.values())),
-        frozenset(odd),
-        tuple(odd.items()),
+        odd,
         unreadable,
     )

@@ -511,7 +511,7 @@ class Session(MutableMapping[str, Any]):
             ]
         looked_at = self._face.lent
         if layout.odd:
-            looked_at = looked_at | layout.odd
+            looked_at = looked_at | layout.odd.keys()
         return [
             item
             for item in items

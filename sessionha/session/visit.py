@@ -37,6 +37,7 @@ from sessionha.session.cookies import (
     Ticket,
     cookie_values,
     only_valid,
+    remember,
 )
 from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
@@ -403,9 +404,7 @@ class Visit:
         good = self._read_route(headers)
         ticket = self._read_ticket(headers)
         if good and ticket and len(headers) == 1 and len(headers[0]) <= SEEN_CHARS:
-            if len(seen) >= SEEN:
-                seen.clear()
-            seen[headers[0]] = _Seen(signs, self._route, ticket)
+            remember(seen, headers[0], _Seen(signs, self._route, ticket), SEEN)
         return ticket
 
     def _read_route(self, headers: Sequence[str]) -> bool:

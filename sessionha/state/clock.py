@@ -7,12 +7,12 @@ it would be, so that stores on a disk keep their deadlines (contract: lifetimes)
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from sessionha.store.base import Store
+from sessionha.store.place import current_boot
 
 ROW = b"\x00clock"
 """Store row: what is needed to go on after a reboot."""
@@ -41,7 +41,7 @@ def boottime() -> int:
 def boot_id() -> str:
     """Which boot of the machine this is; empty where the system does not tell."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return current_boot()
     except OSError:
         return ""
 

@@ -185,11 +185,9 @@ def values(
     reader: Reader, group: GroupID, session: SessionKey
 ) -> Iterator[tuple[str, tuple[str, bytes]]]:
     """The name, data manager and value of a session's elements, in the order of names' bytes."""
-    prefix = GROUPS + group + session
-    for key, data in reader.scan(prefix, after=prefix):
-        element = read_element(data)
+    for name, element in elements(reader, group, session):
         if element.value is not None:
-            yield key[_SESSION_END:].decode(), (element.manager, element.value)
+            yield name, (element.manager, element.value)
 
 
 def groups(

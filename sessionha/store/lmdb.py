@@ -21,6 +21,7 @@ from sessionha.errors import StoreError, StoreFull
 from sessionha.store.base import Usage
 from sessionha.store.environment import META, PAGE, Environment, open_environment
 from sessionha.store.locks import slot_name
+from sessionha.store.place import current_boot
 
 MINIMUM_SIZE = 256 * 1024
 """Bytes below which LMDB's own pages would leave nothing to work with."""
@@ -340,7 +341,7 @@ def _key(directory: Path) -> tuple[int, int]:
 
 def _boot_id() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return current_boot()
     except OSError as error:
         raise StoreError(
             f"/proc/sys/kernel/random/boot_id: {error.strerror}; mount /proc, or set"

@@ -161,3 +161,8 @@ def _warn(shm: Path, place: Path, size: int) -> None:
 def _unescape(text: str) -> str:
     """Mount points are written with spaces and the like as three octal digits."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def current_boot() -> str:
+    """Which boot of the machine this is. Raises OSError where the system does not tell."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

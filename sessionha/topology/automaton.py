@@ -368,8 +368,8 @@ class Automaton:
         """Form a view with everybody who is in none, if this is the lowest of them."""
         found = [n for n in self._configured if self._fresh(n, now)]
         # A host that refuses may have a node that is starting, with newer data than there is here.
-        sure = self._detector.refused if self._highest_held == 0 else _nobody
-        settled = all(n in found or sure(n) for n in self._configured)
+        new = self._highest_held == 0
+        settled = all(n in found or (new and self._detector.refused(n)) for n in self._configured)
         waited = now - self._since
         if not settled and waited < self._timing.discovery_time:
             return
@@ -878,10 +878,6 @@ class Automaton:
 
     def _log(self, level: int, text: str) -> None:
         self._out.append(Log(level, text))
-
-
-def _nobody(_node: str) -> bool:
-    return False
 
 
 def _differs(told: Member, held: Member) -> bool:
