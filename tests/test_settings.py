@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from sessionha import InvalidSettings
+from sessionha import InvalidSettings, SessionMiddleware
 from sessionha.keys import PEER_LABEL, hkdf, new_secret
 from sessionha.quantities import NEVER, read_duration, read_size, show_duration, show_size
-from sessionha.settings import RELATIONS, Settings, markdown, table
+from sessionha.settings import ARGUMENTS, RELATIONS, Settings, markdown, table
 
 SECRET = "4f1c8e0b7a2d96e35c0f8a1b7d4e29c6"
 LOOPBACK = "n1=http://127.0.0.1:7001,n2=http://127.0.0.1:7002"
@@ -572,3 +573,9 @@ def test_who_does_not_know_its_node_is_told_only_that(given: dict[str, str]) -> 
         Settings.load(environ)
     assert len(caught.value.problems) == 1
     assert "set SESSIONHA_NODE to this node's ID" in caught.value.problems[0]
+
+
+def test_the_arguments_of_the_middleware_are_known() -> None:
+    taken = inspect.signature(SessionMiddleware).parameters.values()
+    named = [each.name for each in taken if each.kind is not each.VAR_KEYWORD]
+    assert [name for name in named if name not in ("app", "engine")] == [*ARGUMENTS]
