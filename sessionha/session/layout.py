@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sessionha.session.codec import (
+from sessionha.state.base import Elements, Puts
+from sessionha.values.codec import (
     IMMUTABLE,
     Undecodable,
     decode,
@@ -17,7 +18,6 @@ from sessionha.session.codec import (
     is_stored,
     joined,
 )
-from sessionha.state.base import Elements, Puts
 
 
 class Layout(NamedTuple):

@@ -14,7 +14,9 @@ from typing import Any, Final, NamedTuple, NoReturn
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
 from sessionha.identity import Position, SessionKey
 from sessionha.peer.messages import Create, SessionChange
-from sessionha.session.codec import (
+from sessionha.session.layout import Layout, layout_of
+from sessionha.state.base import Elements, Held, Receipt
+from sessionha.values.codec import (
     DEPTH,
     IMMUTABLE,
     Undecodable,
@@ -22,8 +24,6 @@ from sessionha.session.codec import (
     encode,
     is_unchanged,
 )
-from sessionha.session.layout import Layout, layout_of
-from sessionha.state.base import Elements, Held, Receipt
 
 NAME_BYTES: Final = 256
 """Longest name of an element: it is part of a key of the store, which has 511 bytes."""

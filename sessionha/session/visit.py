@@ -27,7 +27,6 @@ from sessionha.identity import (
     session_key,
 )
 from sessionha.peer.messages import Batch, Create
-from sessionha.session.codec import DEPTH
 from sessionha.session.cookies import (
     REMEMBERED,
     CookieAttributes,
@@ -42,6 +41,7 @@ from sessionha.session.cookies import (
 from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
 from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled, touch_interval
+from sessionha.values.codec import DEPTH
 
 log = logging.getLogger("sessionha.session")
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionha.peer.messages import Create
-from sessionha.session.codec import decode, encode
 from sessionha.session.layout import Layout, layout_of
 from sessionha.session.session import DictSession, Known, Session
 from sessionha.state.base import Elements
+from sessionha.values.codec import decode, encode
 
 VALUES: dict[str, Any] = {
     "name": "Ada",

@@ -14,8 +14,8 @@ import pytest
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionUnavailable
 from sessionha.peer.messages import Create, SessionChange
-from sessionha.session.codec import decode, encode
 from sessionha.session.session import DictSession, Known, Prepared, Session, UnavailableSession
+from sessionha.values.codec import decode, encode
 
 Face = MutableMapping[str, Any]
 STORED = {"user": "ada", "cart": {"items": [1, 2]}, "n": 1}

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionha.errors import ElementNotEncodable
-from sessionha.session.codec import Undecodable, decode, encode
+from sessionha.values.codec import Undecodable, decode, encode
 
 NAIVE = datetime(2026, 3, 1, 12, 30, 1, 5)  # noqa: DTZ001
 
