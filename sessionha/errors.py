@@ -10,6 +10,7 @@ SessionHAError
 │   ├── SessionTooLarge        size and limit; nothing was changed
 │   ├── ElementNotEncodable    which element, which type; nothing was changed
 │   ├── ElementNotReadable     which element, why; the others are fine, and it is kept as it is
+│   ├── OperationRefused       which operation on an element, why; nothing was changed
 │   └── StoreFull              size and limit, and the setting that raises it; nothing was changed
 ├── StoreError               the store cannot be used: which file, why, and what to do
 └── PeerError                a remote fault; never reaches an application
@@ -98,6 +99,13 @@ class ElementNotReadable(SessionError):
             f"session[{element!r}] cannot be read: {why}; it stays as it is until this"
             " application, or a newer one, assigns or deletes it"
         )
+
+
+class OperationRefused(SessionError):
+    """An operation on an element is malformed, or does not fit what is there."""
+
+    def __init__(self, operation: str, why: str) -> None:
+        super().__init__(f"{operation} {why}; nothing was changed")
 
 
 class StoreFull(SessionError):

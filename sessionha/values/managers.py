@@ -1,0 +1,201 @@
+"""Data managers: how elements of one kind are stored, changed and merged.
+
+Every element names its manager, which is chosen by the type of its value (US 8,001,142). Managers
+are looked up by name wherever an element is: a node that does not know one keeps its elements and
+passes them on as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sessionha.errors import InvalidSettings, OperationRefused
+from sessionha.identity import is_name
+from sessionha.values import operations
+from sessionha.values.codec import IMMUTABLE, Undecodable, decode, encode
+from sessionha.values.operations import ABSENT, Applied
+
+OPERATION_DEPTH: Final = 128
+"""Values of at most 64 levels (setting `depth`), each somewhere inside a step."""
+
+
+class DataManager:
+    """How elements of one kind are kept: subclass it, and `register` one of it at import.
+
+    A plain value is what the codec stores: str, int, list, dict, datetime, Decimal, UUID and so on.
+    This class itself keeps a value as a whole: the last writer wins.
+    """
+
+    name: str = "value"
+    """Stored with every element: choose it once and for all."""
+    types: tuple[type, ...] = ()
+    """Values of exactly these types get this manager when they are assigned."""
+
+    def accepts(self, value: Any) -> bool:
+        """Whether an element of this manager stays one when this value is assigned to it."""
+        return type(value) in self.types
+
+    def pack(self, value: Any) -> Any:
+        """The plain value that is stored. Raises TypeError or ValueError for what is not valid."""
+        return value
+
+    def unpack(self, plain: Any) -> Any:
+        """The value that the application gets for what is stored."""
+        return plain
+
+    def difference(self, before: Any, after: Any) -> Any:
+        """The operation (a plain value) that makes the stored `after` of `before`, which is ABSENT
+        for a new element; None: there is none, and `after` replaces whatever is there."""
+        del before, after
+
+    def apply(self, value: Any, operation: Any, *, strict: bool = False) -> Applied:
+        """Do the operation to a stored value, which others may have changed meanwhile.
+
+        It may change `value`, which is ABSENT where there is none. It must depend on nothing but
+        its arguments: every copy does the same. `strict`: somebody wrote the operation.
+
+        Raises:
+            OperationRefused: the operation is malformed, or does not fit.
+        """
+        del value, operation, strict
+        raise OperationRefused("an operation", f"the data manager `{self.name}` has none")
+
+
+class _Structured(DataManager):
+    """Values that are changed by path: changes of different paths are merged."""
+
+    def difference(self, before: Any, after: Any) -> Any:
+        return operations.difference(before, after)
+
+    def apply(self, value: Any, operation: Any, *, strict: bool = False) -> Applied:
+        applied = operations.apply(value, operation, strict=strict)
+        if not self.accepts(applied.value):
+            kind = type(applied.value).__name__
+            raise OperationRefused("an operation", f"would make the {self.name} a {kind}")
+        return applied
+
+
+class _Map(_Structured):
+    name = "map"
+    types = (dict,)
+
+
+class _List(_Structured):
+    name = "list"
+    types = (list,)
+
+
+class _Set(_Structured):
+    name = "set"
+    types = (set,)
+
+
+class _Counter(DataManager):
+    """A number to which everybody's changes are added; assigning one adds the difference."""
+
+    name = "counter"
+
+    def accepts(self, value: Any) -> bool:
+        return type(value) in (int, float)
+
+    def difference(self, before: Any, after: Any) -> Any:
+        return [["increment", [], after - (0 if before is ABSENT else before)]]
+
+    def apply(self, value: Any, operation: Any, *, strict: bool = False) -> Applied:
+        applied = operations.apply(value, operation, strict=strict)
+        if not self.accepts(applied.value):
+            raise OperationRefused("an operation", "would make the counter something else")
+        return applied
+
+
+VALUE: Final = DataManager()
+COUNTER: Final = _Counter()
+
+_by_name: Final[dict[str, DataManager]] = {}
+_by_type: Final[dict[type, DataManager]] = dict.fromkeys(IMMUTABLE, VALUE)
+
+
+def register(manager: DataManager) -> None:
+    """Make a data manager known in this process; do it at import, in every server.
+
+    Raises:
+        InvalidSettings: its name is no name or taken, or another manager has one of its types.
+    """
+    problems = []
+    if not is_name(manager.name):
+        problems.append(
+            f"the data manager's name {manager.name!r} must be 1 to 64 letters, digits, `.`, `_`"
+            " or `-`"
+        )
+    elif manager.name in _by_name:
+        problems.append(f"a data manager `{manager.name}` exists already: choose another name")
+    problems += [
+        f"values of type {kind.__name__} belong to the data manager `{_by_type[kind].name}`"
+        for kind in manager.types
+        if kind in _by_type
+    ]
+    if problems:
+        raise InvalidSettings(problems)
+    _by_name[manager.name] = manager
+    _by_type.update(dict.fromkeys(manager.types, manager))
+
+
+def named(name: str) -> DataManager | None:
+    """The data manager of this name; None: it is not known in this process."""
+    return _by_name.get(name)
+
+
+def manager_for(value: Any, present: str = "value") -> DataManager:
+    """The manager of an element that gets this value and has the manager `present` so far."""
+    if present != "value" and (known := _by_name.get(present)) is not None and known.accepts(value):
+        return known
+    for kind in type(value).__mro__:
+        if kind in _by_type:
+            return _by_type[kind]
+    return VALUE
+
+
+def read(manager: str, stored: bytes) -> Any | Undecodable:
+    """The value of an element, or Undecodable: its bytes or its manager are not known here."""
+    known = _by_name.get(manager)
+    if known is None:
+        return Undecodable(stored, f"its data manager `{manager}` is not registered here")
+    plain = decode(stored)
+    if known.types and not isinstance(plain, Undecodable):
+        try:
+            return known.unpack(plain)
+        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+            return Undecodable(stored, f"{type(error).__name__}: {error}"[:200])
+    return plain
+
+
+def operation_between(manager: DataManager, before: bytes | None, after: bytes) -> bytes | None:
+    """The encoded operation that makes one stored value of another; None: there is none."""
+    start = ABSENT if before is None else decode(before)
+    if isinstance(start, Undecodable):
+        return None
+    operation = manager.difference(start, decode(after))
+    return None if operation is None else encode(operation, manager.name, OPERATION_DEPTH)
+
+
+def changed(
+    manager: str, stored: bytes | None, operation: bytes, *, strict: bool = False
+) -> tuple[bytes, int]:
+    """A stored value after an encoded operation, and the number of conflicts.
+
+    Raises:
+        OperationRefused: the manager is not known here, or the operation cannot be done.
+    """
+    known = _by_name.get(manager)
+    if known is None:
+        raise OperationRefused("an operation", f"the data manager `{manager}` is not known here")
+    value = ABSENT if stored is None else decode(stored)
+    steps = decode(operation)
+    if isinstance(value, Undecodable) or isinstance(steps, Undecodable):
+        raise OperationRefused("an operation", "the element or the operation cannot be decoded")
+    applied = known.apply(value, steps, strict=strict)
+    return encode(applied.value, manager, OPERATION_DEPTH), applied.conflicts
+
+
+for _each in (VALUE, _Map(), _List(), _Set(), COUNTER):
+    register(_each)
