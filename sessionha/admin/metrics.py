@@ -29,6 +29,8 @@ STATE: Final = {
     "fenced": "Messages refused because of a newer epoch",
     "touches": "Uses of sessions that were recorded",
     "swept": "Sessions removed after their end",
+    "merged": "Elements in which the changes of several requests were brought together",
+    "conflicts": "Changes that replaced what their request had not seen",
     "repaired": "Groups brought back to their wanted number of copies",
 }
 """Counts of the state manager that have a help text; one without is shown all the same."""

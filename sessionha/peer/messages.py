@@ -59,6 +59,24 @@ class ElementRow(msgspec.Struct, frozen=True, array_like=True):
         return f"<ElementRow: {self.name!r}, version {self.version}, {size_of(self.value)}>"
 
 
+class ElementPatch(msgspec.Struct, frozen=True, array_like=True):
+    """A change inside a large element: the operation travels, and every copy does it."""
+
+    session: SessionKey
+    name: str
+    version: int
+    manager: str
+    since: int
+    """The element's version that the operation changes."""
+    operation: bytes
+    check: int
+    """CRC-32 of the encoded value after it."""
+
+    def __repr__(self) -> str:
+        """Without the operation, which holds values."""
+        return f"<ElementPatch: {self.name!r}, version {self.version}, {size_of(self.operation)}>"
+
+
 class Push(Wire, frozen=True):
     """What changed in a group since `base` (R8); `full`: everything, drop what is not in it."""
 
@@ -79,6 +97,8 @@ class Push(Wire, frozen=True):
     """Element tombstones up to this version are gone; an older copy needs everything."""
     sessions: tuple[SessionRow, ...]
     elements: tuple[ElementRow, ...]
+    patches: tuple[ElementPatch, ...] = ()
+    """A receiver that cannot do one of them answers `Behind`."""
 
 
 class Pushed(Wire, frozen=True):
@@ -185,6 +205,17 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
     puts: tuple[tuple[str, str, bytes], ...] = ()
     """(element, manager, encoded value)."""
     deletes: tuple[str, ...] = ()
+    edits: tuple[tuple[str, str, bytes, bytes | None], ...] = ()
+    """(element, manager, encoded operation, encoded value after it where nobody else changed the
+    element; None: the operation alone counts, and what has no place for it is refused)."""
+
+    @property
+    def written(self) -> list[str]:
+        """The names of the elements that get a value."""
+        names = [name for name, _, _ in self.puts]
+        if self.edits:
+            names += [name for name, _, _, _ in self.edits]
+        return names
 
     @property
     def only_elements(self) -> bool:
@@ -194,7 +225,8 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
 
     def __repr__(self) -> str:
         """Without the values, as of an ElementRow."""
-        puts = ", ".join(f"{name!r}: {size_of(value)}" for name, _, value in self.puts)
+        written = (*self.puts, *((name, manager, done) for name, manager, done, _ in self.edits))
+        puts = ", ".join(f"{name!r}: {size_of(value)}" for name, _, value in written)
         return f"<SessionChange: puts {{{puts}}}, deletes {self.deletes}, destroy {self.destroy}>"
 
 
@@ -203,6 +235,8 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
 
     group: GroupID
     changes: tuple[SessionChange, ...]
+    read: Position | None = None
+    """Where the group was when the request read it; what is newer, others changed meanwhile."""
 
 
 class Forward(Wire, frozen=True):

@@ -9,15 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sessionha.state.base import Elements, Puts
-from sessionha.values.codec import (
-    IMMUTABLE,
-    Undecodable,
-    decode,
-    decode_list,
-    is_stored,
-    joined,
-)
+from sessionha.state.base import Elements, Puts, Stored
+from sessionha.values.codec import IMMUTABLE, Undecodable, decode_list, is_stored, joined
+from sessionha.values.managers import is_plain, read
 
 
 class Layout(NamedTuple):
@@ -29,8 +23,9 @@ class Layout(NamedTuple):
     """Names of values that could be changed in place, but for `odd` ones."""
     stored: bytes
     """The encoded list of the changeable values."""
-    odd: dict[str, bytes]
-    """Encoded values that could be changed in place, and that msgpack alone cannot store."""
+    odd: dict[str, Stored]
+    """Manager and encoded value of what could be changed in place, and msgpack alone cannot
+    store."""
     unreadable: dict[str, str]
     """Names of elements that cannot be decoded here, and why."""
 
@@ -44,8 +39,8 @@ class Layout(NamedTuple):
         if self.changeable:
             changeable = decode_list(self.stored)
             values.update(zip(self.changeable, changeable, strict=True))
-        for name, raw in self.odd.items():
-            values[name] = decode(raw)
+        for name, (manager, raw) in self.odd.items():
+            values[name] = read(manager, raw)
         return values, changeable
 
     def is_unchanged(self, changeable: list[Any]) -> bool:
@@ -58,8 +53,8 @@ class Layout(NamedTuple):
         if deletes:
             return None
         values = self.values.copy()
-        for name, _, raw in puts:
-            value = decode(raw)
+        for name, manager, raw in puts:
+            value = read(manager, raw)
             known = name in values and name not in self.odd and name not in self.changeable
             if not known or type(value) not in IMMUTABLE:
                 return None
@@ -80,16 +75,19 @@ def _made(elements: Elements) -> Layout:
     values: dict[str, Any] = {}
     unreadable: dict[str, str] = {}
     changeable: dict[str, bytes] = {}
-    odd: dict[str, bytes] = {}
-    for name, (_, raw) in elements.items():
-        value = decode(raw)
+    odd: dict[str, Stored] = {}
+    for name, (manager, raw) in elements.items():
+        value = read(manager, raw)
         if isinstance(value, Undecodable):
             unreadable[name] = value.why
         elif type(value) in IMMUTABLE:
             values[name] = value
         else:
             values[name] = None
-            (changeable if is_stored(value, raw) else odd)[name] = raw
+            if is_plain(manager) and is_stored(value, raw):
+                changeable[name] = raw
+            else:
+                odd[name] = manager, raw
     return Layout(
         values,
         tuple(changeable),

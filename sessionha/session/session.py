@@ -15,21 +15,14 @@ from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionErr
 from sessionha.identity import Position, SessionKey
 from sessionha.peer.messages import Create, SessionChange
 from sessionha.session.layout import Layout, layout_of
-from sessionha.state.base import Elements, Held, Receipt
-from sessionha.values.codec import (
-    DEPTH,
-    IMMUTABLE,
-    Undecodable,
-    decode,
-    encode,
-    is_unchanged,
-)
+from sessionha.state.base import Elements, Held, Receipt, Stored
+from sessionha.values.codec import DEPTH, IMMUTABLE, Undecodable, encode, is_unchanged
+from sessionha.values.managers import COUNTER, VALUE, manager_for, operation_between, read
 
 NAME_BYTES: Final = 256
 """Longest name of an element: it is part of a key of the store, which has 511 bytes."""
 
-_VALUE: Final = "value"  # the data manager of new elements: the last writer wins
-_NEW: Final = (_VALUE, None)
+_NEW: Final = (VALUE.name, None)
 _MISSING: Final = object()
 
 
@@ -69,7 +62,7 @@ class Prepared(NamedTuple):
     marks: int
     seen: int
     """How many changes had been made until then."""
-    encoded: Mapping[str, Any]
+    values: Mapping[str, Any]
     """The values behind the changes, as they were when they were encoded."""
 
 
@@ -135,6 +128,7 @@ class Session(MutableMapping[str, Any]):
         self._now = now
         self._depth = depth
         self._values: dict[str, Any] = {}
+        self._counters: set[str] = set()  # elements that `increment` makes counters
         self._decoded: dict[str, Any] = {}  # the very objects that the stored forms became
         self._layout: Layout | None = None
         self._changeable: list[Any] = []
@@ -198,6 +192,23 @@ class Session(MutableMapping[str, Any]):
         if self._failure is not None:
             return "<Session: unavailable>"
         return f"<Session: {'new' if self.new else 'known'}>"  # never an ID or a value
+
+    def increment(self, name: str, by: float = 1) -> Any:
+        """Add to a number, 0 at first, and return what this request sees then.
+
+        The element becomes a counter: what requests add at the same time adds up, also on several
+        servers, and a number that is assigned to it counts as the difference to the one before.
+
+        Raises:
+            TypeError: the element is no number.
+        """
+        value = self.get(name, 0)
+        if not COUNTER.accepts(value) or not COUNTER.accepts(by):
+            kind = type(by if COUNTER.accepts(value) else value).__name__
+            raise TypeError(f"session[{name!r}] cannot be incremented with a {kind}")
+        self[name] = value + by
+        self._counters.add(name)
+        return value + by
 
     # --- what it is ---
 
@@ -357,8 +368,8 @@ class Session(MutableMapping[str, Any]):
             if not changes:
                 self._seen = seen
             return Prepared(changes, known, deleted, marks, seen, {})
-        encoded = {name: dict.__getitem__(self._values, name) for name, _, _ in change.puts}
-        return Prepared((*changes, change), known, deleted, marks, seen, encoded)
+        values = {name: dict.__getitem__(self._values, name) for name in change.written}
+        return Prepared((*changes, change), known, deleted, marks, seen, values)
 
     def settle(self, prepared: Prepared, receipt: Receipt | None) -> None:
         """The prepared changes are committed: what follows is compared with them.
@@ -372,13 +383,13 @@ class Session(MutableMapping[str, Any]):
         if prepared.marks == self._notes.count:
             self._notes.reset()
         self._notes.deleted -= prepared.deleted
-        self._decoded.update(prepared.encoded)
+        self._decoded.update(prepared.values)
         stored = prepared.after.elements if prepared.after is not None else {}
         if not self._decoded.keys() <= stored.keys():
             self._decoded = {name: self._decoded[name] for name in self._decoded if name in stored}
         if self._face is not None:
             changeable = (
-                name for name, value in prepared.encoded.items() if type(value) not in IMMUTABLE
+                name for name, value in prepared.values.items() if type(value) not in IMMUTABLE
             )
             self._face.lent.update(changeable)
 
@@ -439,7 +450,7 @@ class Session(MutableMapping[str, Any]):
     def _decode(self, name: str) -> None:
         if name in self._notes.unreadable:
             return
-        value = decode(self._stored[name][1])
+        value = read(*self._stored[name])
         if isinstance(value, Undecodable):
             self._notes.unreadable[name] = value.why
             return
@@ -448,7 +459,7 @@ class Session(MutableMapping[str, Any]):
     def _begun(
         self, mint: Callable[[], tuple[str, SessionKey]], create: Create
     ) -> tuple[SessionChange | None, Known | None]:
-        elements = {name: (_VALUE, self._encoded(name)) for name in self._held_names()}
+        elements = {name: self._element(name) for name in self._held_names()}
         if not elements:
             return None, None
         session_id, key = mint()
@@ -460,11 +471,11 @@ class Session(MutableMapping[str, Any]):
         self, known: Known, mint: Callable[[], tuple[str, SessionKey]]
     ) -> tuple[SessionChange | None, Known]:
         stored, cleared = known.elements, self._notes.cleared
-        puts = self._puts_beside(stored)
+        puts = self._written_beside(stored)
         if cleared and not puts and len(stored) == len(self._held_names()):
             cleared = False  # everything was put back as it was
         if cleared:
-            puts = {name: (_VALUE, self._encoded(name)) for name in self._held_names()}
+            puts = {name: self._element(name) for name in self._held_names()}
             deletes: tuple[str, ...] = ()
             elements = puts
         else:
@@ -479,14 +490,15 @@ class Session(MutableMapping[str, Any]):
             key,
             replaces=known.key if self._notes.renew else None,
             clear=cleared,
-            puts=_puts(puts),
             deletes=deletes,
+            **_changes(puts, {} if cleared else stored),
         )
         after = Known(session_id, key, elements, known.age, known.idle_timeout, known.life_left)
         return change, after
 
-    def _puts_beside(self, stored: Mapping[str, tuple[str, bytes]]) -> dict[str, tuple[str, bytes]]:
-        puts: dict[str, tuple[str, bytes]] = {}
+    def _written_beside(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+        """The elements that differ from what is stored."""
+        written: dict[str, Stored] = {}
         decoded, lent = self._decoded, self._face.lent if self._face is not None else None
         for name, value in self._suspects():
             manager, before = stored.get(name, _NEW)
@@ -494,10 +506,10 @@ class Session(MutableMapping[str, Any]):
                 exactly = lent is None or name in lent
                 if is_unchanged(value, before, self._depth, exactly=exactly):
                     continue
-            encoded = self._encoded(name)
-            if encoded != before:
-                puts[name] = (manager, encoded)
-        return puts
+            element = self._element(name, manager)
+            if element[1] != before or (name in self._counters and element[0] != manager):
+                written[name] = element
+        return written
 
     def _suspects(self) -> list[tuple[str, Any]]:
         """The names and values that may differ from what is stored."""
@@ -527,9 +539,18 @@ class Session(MutableMapping[str, Any]):
             return ()
         return tuple(sorted(stored.keys() - kept - self._notes.unreadable.keys()))
 
-    def _encoded(self, name: str) -> bytes:
+    def _element(self, name: str, present: str = VALUE.name) -> Stored:
+        """Data manager and encoded value of an element that has the manager `present` so far."""
         _check_name(name)
-        return encode(dict.__getitem__(self._values, name), name, self._depth)
+        value = dict.__getitem__(self._values, name)
+        if name in self._counters and COUNTER.accepts(value):
+            return COUNTER.name, encode(value, name, self._depth)
+        manager = manager_for(value, present)
+        try:
+            plain = manager.pack(value)
+        except (TypeError, ValueError) as error:
+            raise ElementNotEncodable(name, type(value).__qualname__, str(error)) from error
+        return manager.name, encode(plain, name, self._depth)
 
 
 class DictSession(dict[str, Any]):
@@ -737,8 +758,25 @@ class UnavailableSession(MutableMapping[str, Any]):
         raise self._body.refused()
 
 
-def _puts(elements: Mapping[str, tuple[str, bytes]]) -> tuple[tuple[str, str, bytes], ...]:
+def _puts(elements: Mapping[str, Stored]) -> tuple[tuple[str, str, bytes], ...]:
     return tuple((name, manager, value) for name, (manager, value) in elements.items())
+
+
+def _changes(written: Mapping[str, Stored], stored: Mapping[str, Stored]) -> dict[str, Any]:
+    """What is written, as the fields of a SessionChange: operations where the elements' data
+    managers have them, so that they can be done to what other requests made of the elements."""
+    puts: list[tuple[str, str, bytes]] = []
+    edits: list[tuple[str, str, bytes, bytes]] = []
+    for name, (manager, value) in written.items():
+        operation = None
+        if manager != VALUE.name:
+            before = stored.get(name, _NEW)[1]
+            operation = operation_between(manager, before, value)
+        if operation is None:
+            puts.append((name, manager, value))
+        else:
+            edits.append((name, manager, operation, value))
+    return {"puts": tuple(puts), "edits": tuple(edits)}
 
 
 def _check_name(name: object) -> None:

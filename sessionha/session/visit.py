@@ -171,6 +171,8 @@ class Visit:
         self._fresh = False
         self._held: Held | None = None
         self._loaded: Loaded | None = None
+        self._read: Position | None = None
+        """What the session shows, but for own changes; what is newer, others changed."""
         self._due = False
         self._gone = False
         self._extended = False
@@ -463,6 +465,7 @@ class Visit:
             self._lose(clear=buried is None or buried > LATE_MS)
             return True
         self._loaded, self._held = loaded, loaded.held
+        self._read = loaded.held.position
         self._due = self._is_due(loaded, ticket)
         known = Known(
             ticket.session_id,
@@ -531,7 +534,7 @@ class Visit:
         # Never waited for without peers: then no commit suspends, on any kind of event loop.
         self._committing = True
         try:
-            batch = Batch(group, prepared.changes)
+            batch = Batch(group, prepared.changes, self._read)
             floor = self._held.position if self._held is not None else None
             receipt = await self._home.state.commit(batch, fresh=self._fresh, floor=floor)
         finally:
@@ -543,6 +546,9 @@ class Visit:
         self._fresh = False
         self._receipt = receipt
         self._held = Held(receipt.position, receipt.holders)
+        read = self._read
+        if read is None or receipt.position == (read.epoch, read.version + 1):
+            self._read = receipt.position  # nobody wrote in between
         if self._due or self.session.touched:
             self._extended = True  # a commit is a recorded use
         return receipt

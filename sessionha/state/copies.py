@@ -6,12 +6,14 @@ Everything here is synchronous and pure over a store transaction: no peers, no c
 from __future__ import annotations
 
 from typing import NamedTuple
+from zlib import crc32
 
-from sessionha.errors import SessionRevoked, SessionTooLarge
+from sessionha.errors import OperationRefused, SessionRevoked, SessionTooLarge
 from sessionha.identity import GroupID, Position, SessionKey, ViewID
 from sessionha.peer.messages import (
     Batch,
     Create,
+    ElementPatch,
     ElementRow,
     Push,
     SessionChange,
@@ -23,6 +25,7 @@ from sessionha.state.records import (
     SessionRecord,
     element_key,
     elements,
+    epoch_at,
     epoch_end,
     get_session,
     group_key,
@@ -33,6 +36,7 @@ from sessionha.state.records import (
     write_record,
 )
 from sessionha.store.base import Reader, Writer
+from sessionha.values.managers import changed
 
 TOMBSTONE_TTL = 30 * 86_400_000
 """Milliseconds a destroyed session without an absolute lifetime is remembered (R11)."""
@@ -40,6 +44,12 @@ TOMBSTONE_TTL = 30 * 86_400_000
 ELEMENT_TOMBSTONES = 64
 """Deleted elements a group remembers before acknowledged ones are trimmed; the contract allows
 1,000, and an older copy than the oldest one kept simply gets the whole group."""
+
+PATCH_BYTES = 1024
+"""Smaller values travel whole: the frame around them is as large, and copies need not decode."""
+
+PATCH_SHARE = 4
+"""An operation travels in the place of a value that is at least so many times larger."""
 
 EXPIRY_SKEW = 2_000
 """ε, milliseconds."""
@@ -57,6 +67,12 @@ class Delta(NamedTuple):
 
     sessions: tuple[SessionRow, ...]
     elements: tuple[ElementRow, ...]
+    patches: tuple[ElementPatch, ...] = ()
+    """What may travel in the place of some of the elements."""
+    merged: int = 0
+    """Elements in which changes of several requests were brought together."""
+    conflicts: int = 0
+    """Changes that replaced what their request had not seen."""
 
 
 # --- rows and their travelling form --------------------------------------------------------------
@@ -107,8 +123,14 @@ class _Merge:
         self.version = record.version + 1
         self.now = now
         self.limits = limits
+        self.read = batch.read
+        self.base = record.position
+        self.moved: dict[str, int] = {}
+        """Versions of elements before a renewal."""
         self.sessions: list[SessionRow] = []
         self.elements: list[ElementRow] = []
+        self.patches: list[ElementPatch] = []
+        self.merged = self.conflicts = 0
 
     def apply(self, change: SessionChange) -> None:
         if change.destroy:
@@ -123,7 +145,9 @@ class _Merge:
         if change.clear:
             self._clear(change.key, session)
         for name, manager, value in change.puts:
-            self._put(change.key, session, name, manager, value)
+            self._replace(change.key, session, name, manager, value)
+        for name, manager, operation, after in change.edits:
+            self._edit(change.key, session, name, manager, operation, after)
         for name in change.deletes:
             self._delete(change.key, session, name)
         self._check(session)
@@ -154,7 +178,8 @@ class _Merge:
         session.size = session.count = 0
         for name, element in moved:
             if element.value is not None:
-                self._put(new, session, name, element.manager, element.value)
+                self.moved[name] = element.version
+                self._write(new, session, name, None, element.manager, element.value)
         return session
 
     def _destroy(self, key: SessionKey) -> None:
@@ -174,12 +199,78 @@ class _Merge:
             if element.value is not None:
                 self._delete(key, session, name)
 
-    def _put(
+    def _found(self, key: SessionKey, name: str) -> ElementRecord | None:
+        row = self.writer.get(element_key(self.group, key, name))
+        return None if row is None else read_element(row)
+
+    def _overtaken(self, name: str, element: ElementRecord | None) -> bool:
+        """Whether another request changed the element since this one read it."""
+        if element is None or self.read is None or self.read == self.base:
+            return False
+        version = self.moved.get(name, element.version)
+        return Position(epoch_at(self.record.line, version), version) > self.read
+
+    def _replace(
         self, key: SessionKey, session: SessionRecord, name: str, manager: str, value: bytes
     ) -> None:
+        old = self._found(key, name)
+        self.conflicts += self._overtaken(name, old)
+        self._write(key, session, name, old, manager, value)
+
+    def _edit(
+        self,
+        key: SessionKey,
+        session: SessionRecord,
+        name: str,
+        manager: str,
+        operation: bytes,
+        after: bytes | None,
+    ) -> None:
+        old = self._found(key, name)
+        if after is not None and not self._overtaken(name, old):
+            value = after
+        else:
+            value = self._merged(old, manager, operation, after)
+        if old is not None and old.manager == manager:
+            self._patch(key, name, old, operation, value)
+        self._write(key, session, name, old, manager, value)
+
+    def _patch(
+        self, key: SessionKey, name: str, old: ElementRecord, operation: bytes, value: bytes
+    ) -> None:
+        """Let the operation travel in the place of a large value, to copies that have the old."""
+        if len(value) < PATCH_BYTES or len(operation) * PATCH_SHARE > len(value):
+            return
+        if old.value is None or old.version == self.version:
+            return
+        made = self.version, old.manager, old.version, operation, crc32(value)
+        self.patches.append(ElementPatch(key, name, *made))
+
+    def _merged(
+        self, old: ElementRecord | None, manager: str, operation: bytes, after: bytes | None
+    ) -> bytes:
+        stored = old.value if old is not None else None
+        try:
+            value, conflicts = changed(manager, stored, operation, strict=after is None)
+        except OperationRefused:
+            if after is None:
+                raise
+            self.conflicts += 1
+            return after  # the later writer wins
+        self.merged += after is not None
+        self.conflicts += conflicts
+        return value
+
+    def _write(
+        self,
+        key: SessionKey,
+        session: SessionRecord,
+        name: str,
+        old: ElementRecord | None,
+        manager: str,
+        value: bytes,
+    ) -> None:
         row = element_key(self.group, key, name)
-        before = self.writer.get(row)
-        old = None if before is None else read_element(before)
         if old is not None and old.value is not None:
             session.size += len(value) - len(old.value)
         else:
@@ -191,10 +282,10 @@ class _Merge:
 
     def _delete(self, key: SessionKey, session: SessionRecord, name: str) -> None:
         row = element_key(self.group, key, name)
-        before = self.writer.get(row)
-        old = None if before is None else read_element(before)
+        old = self._found(key, name)
         if old is None or old.value is None:
             return
+        self.conflicts += self._overtaken(name, old)
         session.size -= len(old.value) + len(name)
         session.count -= 1
         self.record.tombstones += 1
@@ -216,8 +307,8 @@ class _Merge:
 def merge(writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: Limits) -> Delta:
     """Apply `batch` on top of the group's present state and raise `record.version` by one.
 
-    The caller writes the record. Raises SessionRevoked or SessionTooLarge: let the exception leave
-    the transaction, which undoes everything.
+    The caller writes the record. Raises SessionRevoked, SessionTooLarge or OperationRefused: let
+    the exception leave the transaction, which undoes everything.
     """
     merging = _Merge(writer, record, batch, now, limits)
     for change in batch.changes:
@@ -225,7 +316,13 @@ def merge(writer: Writer, record: GroupRecord, batch: Batch, now: int, limits: L
     record.version = merging.version
     if record.tombstones > ELEMENT_TOMBSTONES:
         _trim(writer, batch.group, record, record.acked)
-    return Delta(tuple(merging.sessions), tuple(merging.elements))
+    return Delta(
+        tuple(merging.sessions),
+        tuple(merging.elements),
+        tuple(merging.patches),
+        merging.merged,
+        merging.conflicts,
+    )
 
 
 def _trim(writer: Writer, group: GroupID, record: GroupRecord, passed: int) -> None:
@@ -254,6 +351,10 @@ def _drop_elements(writer: Writer, group: GroupID, session: SessionKey) -> None:
 
 def delta_push(group: GroupID, record: GroupRecord, base: Position, delta: Delta) -> Push:
     """The push of what one batch changed."""
+    if delta.patches:
+        patched = {(patch.session, patch.name) for patch in delta.patches}
+        whole = (row for row in delta.elements if (row.session, row.name) not in patched)
+        delta = delta._replace(elements=tuple(whole))
     return _push(group, record, base, delta, full=False)
 
 
@@ -297,6 +398,7 @@ def _push(group: GroupID, record: GroupRecord, base: Position, delta: Delta, *, 
         trimmed=record.trimmed,
         sessions=delta.sessions,
         elements=delta.elements,
+        patches=delta.patches,
     )
 
 
@@ -321,10 +423,34 @@ def fits(record: GroupRecord | None, push: Push) -> bool:
     return end is not None and record.version <= (push.version if end == -1 else end)
 
 
+def patched(reader: Reader, push: Push) -> tuple[ElementRow, ...] | None:
+    """The elements that the push's patches make of this copy's; None: one does not fit it."""
+    found = []
+    for patch in push.patches:
+        row = reader.get(element_key(push.group, patch.session, patch.name))
+        element = None if row is None else read_element(row)
+        if element is None or element.value is None or element.version != patch.since:
+            return None
+        try:
+            value, _ = changed(patch.manager, element.value, patch.operation)
+        except OperationRefused:
+            return None
+        if crc32(value) != patch.check:
+            return None
+        found.append(ElementRow(patch.session, patch.name, patch.version, patch.manager, value))
+    return tuple(found)
+
+
 def accept(
-    writer: Writer, record: GroupRecord, push: Push, now: int, synced: ViewID
+    writer: Writer,
+    record: GroupRecord,
+    push: Push,
+    now: int,
+    synced: ViewID,
+    patched: tuple[ElementRow, ...] = (),
 ) -> GroupRecord:
-    """Write a push that `fits` into this copy and return the group's new record (written)."""
+    """Write a push that `fits` into this copy, with what its patches made, and return the group's
+    new record (written)."""
     if push.full:
         clear(writer, push.group)
         record.tombstones = 0
@@ -332,7 +458,7 @@ def accept(
         _trim(writer, push.group, record, push.trimmed)
     for session in push.sessions:
         _accept_session(writer, push.group, session, now)
-    for element in push.elements:
+    for element in (*push.elements, *patched):
         record.tombstones += element.value is None
         writer.put(
             element_key(push.group, element.session, element.name),

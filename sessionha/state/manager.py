@@ -195,8 +195,10 @@ class StateManager:
                 record.acked = record.version
             row = write_record(record)
             writer.put(group_key(batch.group), row)
-        self.readings.follow(batch, base, record.position)
+        self.readings.follow(batch, delta.elements, base, record.position)
         node.counters.commits += 1
+        node.counters.merged += delta.merged
+        node.counters.conflicts += delta.conflicts
         if alone:
             if self.tend is not None:
                 self.tend()

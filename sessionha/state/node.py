@@ -61,6 +61,8 @@ class Counters:
     touches: int = 0
     swept: int = 0
     repaired: int = 0
+    merged: int = 0
+    conflicts: int = 0
 
 
 @dataclass(slots=True)

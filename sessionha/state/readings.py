@@ -8,11 +8,11 @@ hand-over or a promotion changes it, and nothing here has to be told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sessionha.identity import GroupID, Position, SessionKey
-from sessionha.peer.messages import Batch
+from sessionha.peer.messages import Batch, ElementRow
 from sessionha.state.base import Elements, Held
 from sessionha.state.records import GroupRecord, read_group
 from sessionha.view import View
@@ -75,8 +75,11 @@ class Readings:
         size = SESSION + sum(_size(name, value) for name, (_, value) in elements.items())
         self._put(session, _Kept(position, elements, size))
 
-    def follow(self, batch: Batch, base: Position, position: Position) -> None:
-        """A batch was written here on top of `base`: its session need not be read for that."""
+    def follow(
+        self, batch: Batch, written: Sequence[ElementRow], base: Position, position: Position
+    ) -> None:
+        """A batch was written here on top of `base`, and these are the elements that it changed:
+        its session need not be read for that."""
         if len(batch.changes) != 1:
             return
         change = batch.changes[0]
@@ -84,11 +87,14 @@ class Readings:
         if kept is None or kept.position != base or not change.only_elements:
             return
         size = kept.size
-        for name in (*(name for name, _, _ in change.puts), *change.deletes):
+        puts, deletes = change.puts, change.deletes
+        if change.edits:
+            puts = tuple((e.name, e.manager, e.value) for e in written if e.value is not None)
+        for name in (*(name for name, _, _ in puts), *deletes):
             if name in kept.elements:
                 size -= _size(name, kept.elements[name][1])
-        size += sum(_size(name, value) for name, _, value in change.puts)
-        after = kept.elements.after(change.puts, change.deletes)
+        size += sum(_size(name, value) for name, _, value in puts)
+        after = kept.elements.after(puts, deletes)
         self._put(change.key, _Kept(position, after, size))
 
     def _put(self, session: SessionKey, kept: _Kept) -> None:

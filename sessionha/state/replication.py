@@ -356,8 +356,12 @@ class Replication:
             return Pushed(push.version)
         if not copies.fits(record, push):
             return Behind(record.position if record is not None and record.held else NO_POSITION)
+        patched = copies.patched(writer, push)
+        if patched is None:
+            return Behind(record.position if record is not None else NO_POSITION)
         node.counters.pushes_full += push.full
-        copies.accept(writer, record or GroupRecord(), push, node.clock.now(), joined)
+        record = record or GroupRecord()
+        copies.accept(writer, record, push, node.clock.now(), joined, patched)
         return Pushed(push.version)
 
     def _give_up(self, writer: Writer, group: GroupID, record: GroupRecord) -> None:

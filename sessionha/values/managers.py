@@ -99,7 +99,7 @@ class _Counter(DataManager):
         return type(value) in (int, float)
 
     def difference(self, before: Any, after: Any) -> Any:
-        return [["increment", [], after - (0 if before is ABSENT else before)]]
+        return [["increment", [], after - before if self.accepts(before) else after]]
 
     def apply(self, value: Any, operation: Any, *, strict: bool = False) -> Applied:
         applied = operations.apply(value, operation, strict=strict)
@@ -169,13 +169,20 @@ def read(manager: str, stored: bytes) -> Any | Undecodable:
     return plain
 
 
-def operation_between(manager: DataManager, before: bytes | None, after: bytes) -> bytes | None:
+def is_plain(manager: str) -> bool:
+    """Whether the application gets the values of this manager as the codec decodes them."""
+    known = _by_name.get(manager)
+    return known is not None and type(known).unpack is DataManager.unpack
+
+
+def operation_between(manager: str, before: bytes | None, after: bytes) -> bytes | None:
     """The encoded operation that makes one stored value of another; None: there is none."""
+    known = _by_name[manager]
     start = ABSENT if before is None else decode(before)
     if isinstance(start, Undecodable):
         return None
-    operation = manager.difference(start, decode(after))
-    return None if operation is None else encode(operation, manager.name, OPERATION_DEPTH)
+    operation = known.difference(start, decode(after))
+    return None if operation is None else encode(operation, manager, OPERATION_DEPTH)
 
 
 def changed(

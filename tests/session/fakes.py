@@ -16,6 +16,15 @@ from sessionha.state.base import Elements, Held, Loaded, Receipt, Unsettled
 WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
 
 
+def written(change: SessionChange) -> dict[str, tuple[str, bytes]]:
+    """Data manager and encoded value of what a change gives a value, where nobody else did."""
+    found = {name: (manager, value) for name, manager, value in change.puts}
+    for name, manager, _, after in change.edits:
+        assert after is not None
+        found[name] = manager, after
+    return found
+
+
 @dataclass
 class Clock:
     """One clock for both uses: wall seconds, and milliseconds inside."""
@@ -154,8 +163,7 @@ class FakeState:
             record.elements.clear()
         for name in change.deletes:
             record.elements.pop(name, None)
-        for name, manager, value in change.puts:
-            record.elements[name] = (manager, value)
+        record.elements.update(written(change))
 
     def _ended(self, record: Record) -> bool:
         now = self.clock.ms

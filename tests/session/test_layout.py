@@ -15,6 +15,8 @@ from sessionha.session.layout import Layout, layout_of
 from sessionha.session.session import DictSession, Known, Session
 from sessionha.state.base import Elements
 from sessionha.values.codec import decode, encode
+from sessionha.values.managers import manager_for
+from tests.session.fakes import written
 
 VALUES: dict[str, Any] = {
     "name": "Ada",
@@ -29,7 +31,9 @@ CREATE = Create(60_000, 0)
 
 
 def elements(values: dict[str, Any]) -> Elements:
-    return Elements({name: ("value", encode(value, name)) for name, value in values.items()})
+    return Elements(
+        {name: (manager_for(value).name, encode(value, name)) for name, value in values.items()}
+    )
 
 
 def session(found: Elements) -> Session:
@@ -174,10 +178,11 @@ def test_what_is_committed_is_what_differs_whatever_was_done(
         for change in prepared.changes:
             if change.clear or change.destroy:
                 after = {}
-            after.update({name: raw for name, _, raw in change.puts})
+            put = {name: raw for name, (_, raw) in written(change).items()}
+            after.update(put)
             for gone in change.deletes:
                 del after[gone]
-            assert not change.puts or any(stored.get(n) != raw for n, _, raw in change.puts)
+            assert not put or any(stored.get(name) != raw for name, raw in put.items())
         assert after == now
         body.settle(prepared, None)
         stored = now

@@ -16,6 +16,9 @@ from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionUna
 from sessionha.peer.messages import Create, SessionChange
 from sessionha.session.session import DictSession, Known, Prepared, Session, UnavailableSession
 from sessionha.values.codec import decode, encode
+from sessionha.values.managers import manager_for
+from sessionha.values.managers import read as values_read
+from tests.session.fakes import written
 
 Face = MutableMapping[str, Any]
 STORED = {"user": "ada", "cart": {"items": [1, 2]}, "n": 1}
@@ -26,7 +29,10 @@ faces = pytest.mark.parametrize(
 
 
 def stored(**values: Any) -> Session:
-    elements = {name: ("value", encode(value, name)) for name, value in (values or STORED).items()}
+    elements = {
+        name: (manager_for(value).name, encode(value, name))
+        for name, value in (values or STORED).items()
+    }
     return Session(Known("old-id", b"old-key", elements, 5000), now=100.0)
 
 
@@ -46,7 +52,7 @@ def change(session: Session) -> SessionChange | None:
 
 def puts(session: Session) -> dict[str, Any]:
     found = change(session)
-    return {name: decode(value) for name, _, value in found.puts} if found else {}
+    return {name: decode(value) for name, (_, value) in written(found).items()} if found else {}
 
 
 # --- what is sent ---
@@ -154,7 +160,7 @@ def test_data_after_clearing_replaces_everything(face: Callable[[Session], Face]
     found = change(session)
     assert found is not None
     assert found.clear
-    assert [name for name, _, _ in found.puts] == ["n"]
+    assert found.written == ["n"]
 
 
 @faces
@@ -272,7 +278,7 @@ def test_the_data_manager_of_an_element_is_kept() -> None:
     session["hits"] = 5
     found = change(session)
     assert found is not None
-    assert found.puts[0][1] == "counter"
+    assert found.edits[0][1] == "counter"
 
 
 # --- the mapping ---
@@ -281,11 +287,11 @@ def test_the_data_manager_of_an_element_is_kept() -> None:
 def test_only_what_is_read_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[bytes] = []
 
-    def noted(data: bytes) -> Any:
+    def noted(manager: str, data: bytes) -> Any:
         read.append(data)
-        return decode(data)
+        return values_read(manager, data)
 
-    monkeypatch.setattr("sessionha.session.session.decode", noted)
+    monkeypatch.setattr("sessionha.session.session.read", noted)
     session = stored()
     assert session["n"] == 1
     assert read == [encode(1, "n")]
@@ -371,7 +377,7 @@ def test_a_plain_dict_in_its_place_is_the_session() -> None:
     found = change(session)
     assert found is not None
     assert found.deletes == ("cart", "user")
-    assert [name for name, _, _ in found.puts] == ["fresh"]
+    assert found.written == ["fresh"]
 
 
 def test_an_empty_plain_dict_in_its_place_ends_the_session() -> None:

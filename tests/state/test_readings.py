@@ -40,7 +40,7 @@ def test_a_batch_on_top_of_them_is_followed(kept: Readings) -> None:
     change = SessionChange(
         KEY, puts=(("a", "value", b"\x07"), ("c", "value", b"\x08")), deletes=("b",)
     )
-    kept.follow(Batch(GROUP, (change,)), at(5), at(6))
+    kept.follow(Batch(GROUP, (change,)), (), at(5), at(6))
     assert kept.elements(KEY, at(6)) == {"a": ("value", b"\x07"), "c": ("value", b"\x08")}
     assert kept.elements(KEY, at(5)) is None
     assert FOUND["a"] == ("value", b"\x01")  # other requests still have it
@@ -57,14 +57,14 @@ def test_a_batch_on_top_of_them_is_followed(kept: Readings) -> None:
     ids=["destroyed", "cleared", "created", "renewed"],
 )
 def test_what_is_more_than_elements_is_read_anew(kept: Readings, change: SessionChange) -> None:
-    kept.follow(Batch(GROUP, (change,)), at(5), at(6))
+    kept.follow(Batch(GROUP, (change,)), (), at(5), at(6))
     assert kept.elements(KEY, at(6)) is None
 
 
 def test_a_batch_on_top_of_something_else_is_read_anew(kept: Readings) -> None:
     """A sibling engine wrote in between."""
     change = SessionChange(KEY, puts=(("a", "value", b"\x07"),))
-    kept.follow(Batch(GROUP, (change,)), at(6), at(7))
+    kept.follow(Batch(GROUP, (change,)), (), at(6), at(7))
     assert kept.elements(KEY, at(7)) is None
 
 
@@ -100,7 +100,7 @@ def test_a_session_that_is_written_again_and_again_takes_its_room_once(
     kept.keep(KEY, at(1), FOUND)
     for version in range(1, 200):
         change = SessionChange(KEY, puts=(("a", "value", bytes(4096)),))
-        kept.follow(Batch(GROUP, (change,)), at(version), at(version + 1))
+        kept.follow(Batch(GROUP, (change,)), (), at(version), at(version + 1))
     assert kept.elements(KEY, at(200)) is not None
     assert kept.elements(OTHER, at(1)) is FOUND
 
@@ -112,9 +112,9 @@ def test_what_was_deleted_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None
     kept.keep(KEY, at(1), FOUND)
     for version in range(1, 200, 2):
         flash = SessionChange(KEY, puts=(("flash", "value", bytes(1024)),))
-        kept.follow(Batch(GROUP, (flash,)), at(version), at(version + 1))
+        kept.follow(Batch(GROUP, (flash,)), (), at(version), at(version + 1))
         gone = SessionChange(KEY, deletes=("flash",))
-        kept.follow(Batch(GROUP, (gone,)), at(version + 1), at(version + 2))
+        kept.follow(Batch(GROUP, (gone,)), (), at(version + 1), at(version + 2))
     assert kept.elements(OTHER, at(1)) is FOUND
 
 
