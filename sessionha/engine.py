@@ -177,6 +177,7 @@ class Engine:
         membership = LoneMembership(store, me)
         membership.begin()
         state = StateManager(self._node(store, _clock(store), membership, None))
+        state.begin()
         state.tend = Upkeep(state).tend
         self._parts = _Parts(os.getpid(), store, membership, state)
         self._accompany()
@@ -215,6 +216,7 @@ class Engine:
             limits=StreamLimits(handshake=settings.heartbeat),
         )
         state = StateManager(self._node(store, clock, topology, streams))
+        state.begin()
         upkeep = Upkeep(state)
         parts = _Parts(os.getpid(), store, topology, state, streams)
         self._parts = parts
@@ -327,6 +329,8 @@ class Engine:
                 commit_timeout=settings.commit_timeout,
                 acquire_timeout=settings.acquire_timeout,
                 heal_after=settings.heal_after,
+                confirmed=settings.reads == "confirmed",
+                serial=settings.concurrency == "serialize",
                 limits=Limits(settings.session_bytes, settings.elements),
             ),
             peers=streams,

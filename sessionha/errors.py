@@ -4,6 +4,7 @@ SessionHAError
 ├── InvalidSettings          the operator's mistake; lists every problem at once; at start only
 ├── SessionError             what an application may meet
 │   ├── SessionUnavailable     no holder answered in time; nothing was changed
+│   ├── SessionBusy            too many requests of the session, or one that does not end
 │   ├── StaleSession           only copies older than the client's last answer are alive
 │   ├── CommitUnconfirmed      written here, not confirmed there; who is missing, how many copies
 │   ├── SessionRevoked         destroyed or revoked while this request ran
@@ -44,6 +45,18 @@ class SessionUnavailable(SessionError):
     """No holder answered in time; nothing was changed. Answered as 503 with Retry-After."""
 
     retry_after = 1
+
+
+class SessionBusy(SessionUnavailable):
+    """Other requests of the same session are in the way; nothing was changed."""
+
+    @classmethod
+    def crowded(cls, requests: int) -> SessionBusy:
+        """There are as many as there may be."""
+        return cls(
+            f"{requests} requests of this session are under way, and no more may be; nothing was"
+            " changed (setting `session_requests`)"
+        )
 
 
 class StaleSession(SessionUnavailable):

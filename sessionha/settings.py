@@ -70,9 +70,6 @@ def _row(kind: Kind[T], default: T, meaning: str, shown: str = "", *, hidden: bo
     return made
 
 
-NOT_SERIAL: Final = "requests of one session are merged element by element in this version"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one engine: complete, checked, and never changed. Made by `load`."""
@@ -170,17 +167,23 @@ class Settings:
         "What a partition does: in `available` each side goes on serving.",
     )
     reads: str = _row(
-        choice(
-            "local",
-            refused={"confirmed": "reads confirmed by the backups do not exist in this version"},
-        ),
+        choice("local", "confirmed"),
         "local",
-        "Reads answer from the primary's memory, never older than the client has seen.",
+        "`local`: a session is read from the primary's memory, never older than its client has"
+        " seen. `confirmed`: every copy is asked first whether the primary still is one.",
     )
     concurrency: str = _row(
-        choice("merge", refused={"serialize": NOT_SERIAL, "reject": NOT_SERIAL}),
+        choice(
+            "merge",
+            "serialize",
+            refused={
+                "reject": "conflicts are not refused in this version; `merge` keeps changes of"
+                " different elements, `serialize` lets requests of one session take turns"
+            },
+        ),
         "merge",
-        "What happens to requests of one session at the same time: their changes are merged.",
+        "Requests of one session at the same time: `merge` keeps the changes of all, element by"
+        " element; `serialize` lets one begin when the one before has its response ready.",
     )
     heartbeat: float = _row(INTERVAL, 0.25, "How often a member asks the members it watches.")
     suspect_after: float = _row(
@@ -239,6 +242,12 @@ class Settings:
     session_bytes: int = _row(size(1024), 64 * 1024, "Most bytes of one session.")
     elements: int = _row(count(1, 65536), 256, "Most elements (top-level keys) of one session.")
     depth: int = _row(count(1, 64), 16, "How deep values of a session may be nested.")
+    session_requests: int = _row(
+        count(1, 65536),
+        128,  # as many as one HTTP/2 connection commonly carries: a browser's page needs no more
+        "Most requests and websockets of one session at the same time, in one process; what comes"
+        " beyond is answered with 503.",
+    )
 
     description: Description = field(default_factory=Description, repr=False)
     """The nodes that are written down, in `nodes` or in `[[node]]` tables; without: none."""

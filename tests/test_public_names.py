@@ -15,6 +15,7 @@ PUBLIC = [
     "ElementNotReadable",
     "InvalidSettings",
     "Session",
+    "SessionBusy",
     "SessionError",
     "SessionHAError",
     "SessionMiddleware",

@@ -255,8 +255,6 @@ def test_all_mistakes_are_reported_at_once() -> None:
     ("name", "value"),
     [
         ("consistency", "quorum"),
-        ("reads", "confirmed"),
-        ("concurrency", "serialize"),
         ("concurrency", "reject"),
     ],
 )

@@ -32,6 +32,7 @@ STATE: Final = {
     "merged": "Elements in which the changes of several requests were brought together",
     "conflicts": "Changes that replaced what their request had not seen",
     "repaired": "Groups brought back to their wanted number of copies",
+    "confirmed": "Reads that every copy confirmed",
 }
 """Counts of the state manager that have a help text; one without is shown all the same."""
 

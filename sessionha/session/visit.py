@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 
-from sessionha.errors import SessionError, SessionRevoked, SessionUnavailable
+from sessionha.errors import SessionBusy, SessionError, SessionRevoked
 from sessionha.identity import (
     GroupID,
     Position,
@@ -40,7 +40,7 @@ from sessionha.session.cookies import (
 )
 from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
-from sessionha.state.base import Held, Loaded, Receipt, State, Unsettled, touch_interval
+from sessionha.state.base import Held, Loaded, Receipt, State, Turn, Unsettled, touch_interval
 from sessionha.values.codec import DEPTH
 
 log = logging.getLogger("sessionha.session")
@@ -51,6 +51,7 @@ Event = Literal[
     "route_cookie_foreign",
     "session_gone",
     "session_unavailable",
+    "session_busy",
     "session_revoked",
     "late_commit_failed",
     "element_unreadable",
@@ -65,10 +66,6 @@ REPORTED: Final = 256
 
 SEEN_CHARS: Final = 2048
 """Longest Cookie header that is remembered; browsers may send twice that and more."""
-
-PATIENCE: Final = 5.0
-"""Seconds in which a session is acquired again whenever it is in use by the time it could be read:
-by another node, or by other requests of its client that commit without pause."""
 
 SEEN: Final = 1024
 """Cookie headers that are remembered, at most 2 MB; all are dropped at once when it is full."""
@@ -129,6 +126,10 @@ class Terms:
     lifetime: int = 0
     """0: no absolute lifetime."""
     depth: int = DEPTH
+    session_requests: int = 128
+    """Requests and websockets of one session at the same time, in this process."""
+    under_way: dict[str, int] = field(default_factory=dict, repr=False)
+    """How many of each session there are: by its ID."""
     reported: set[str] = field(default_factory=set)
     seen: dict[str, _Seen] = field(default_factory=dict, repr=False)
     """Cookie headers whose cookies were good, at most `SEEN` of them."""
@@ -181,6 +182,9 @@ class Visit:
         self._closed = False
         self._committing = False
         self._committed: asyncio.Event | None = None
+        self._turn: Turn | None = None
+        self._counted = ""
+        """The session ID under which this visit counts as under way."""
         self.source: Callable[[], object] | None = None
         """Tells what stands where the framework keeps its dict, should the application have put
         another mapping there."""
@@ -189,30 +193,38 @@ class Visit:
 
     def arrive(self) -> bool:
         """Find the session if this node may serve it at once; False: call `acquire`."""
-        if self._ticket is None:
+        ticket = self._ticket
+        if ticket is None:
             self._begin(Session(now=self._now, depth=self._terms.depth))
             return True
-        if self._load(self._ticket):
+        terms, session_id = self._terms, ticket.session_id
+        others = terms.under_way.get(session_id, 0)
+        if others >= terms.session_requests:
+            self._fail(SessionBusy.crowded(others))
             return True
-        if self._foreign:
+        terms.under_way[session_id] = others + 1
+        self._counted = session_id
+        if self._load(ticket):
+            return True
+        if self._foreign and self._home.state.held(ticket.group, None) is None:
             self._lose()
-        return self._foreign
+            return True
+        return False
 
     async def acquire(self) -> None:
-        """Fetch the session's group to this node. It never raises: a session that cannot be had
-        raises SessionUnavailable when it is used."""
-        assert self._ticket is not None, "nothing to acquire without a session cookie"
+        """Fetch the session to this node, and wait for its turn where requests take turns. It never
+        raises: a session that cannot be had raises SessionUnavailable when it is used."""
+        ticket = self._ticket
+        assert ticket is not None, "nothing to acquire without a session cookie"
+        state, key = self._home.state, _stored_under(ticket.session_id, self._terms.virtual_server)
         try:
-            while await self._home.state.acquire(self._ticket.group, self._floor) is not None:
-                if self._load(self._ticket):
-                    return
-                if self._home.now() > self._now + PATIENCE:
-                    raise SessionUnavailable("the session is in use without pause")
+            self._turn = await state.turn(ticket.group, key)
+            self._take(ticket, key, await state.find(ticket.group, key, self._floor))
         except SessionError as error:
-            self._home.count("session_unavailable")
-            self._begin(Session(failure=error))
-        else:
-            self._lose()
+            self._fail(error)
+        except BaseException:
+            self._let_go()  # cancelled: nobody will call `leave`
+            raise
 
     @property
     def vary(self) -> bool:
@@ -235,10 +247,12 @@ class Visit:
             return
         if self._is_idle():
             self.started = True
+            if self._turn is not None:
+                self._end_turn()
             return
         try:
             if self._committing:
-                await self._turn()
+                await self._own_commit()
             if (prepared := self._prepare()) is not None:
                 await self._send(prepared)
         except SessionRevoked:
@@ -249,6 +263,7 @@ class Visit:
             raise
         finally:
             self.started = True
+            self._end_turn()
 
     async def end(self) -> None:
         """Commit what was changed after the response started; a failure is logged and counted.
@@ -262,7 +277,7 @@ class Visit:
             return
         try:
             if self._committing:
-                await self._turn()
+                await self._own_commit()
             if (prepared := self._prepare()) is not None:
                 await self._send(prepared)
         except SessionError as error:
@@ -276,6 +291,8 @@ class Visit:
 
         The session does not let go: whoever kept it may still commit.
         """
+        if self._counted:
+            self._let_go()
         if self.source is not None and self.session.is_face(self.source()):
             self.source = None
         self.session = _NOBODYS
@@ -288,6 +305,7 @@ class Visit:
         """Drop what is not committed; nothing more is committed by this visit."""
         self._closed = True
         self.session.discard()
+        self._end_turn()
 
     async def commit(self, session: Session) -> Receipt | None:
         """Commit what the session holds now. None: there was nothing to do.
@@ -296,7 +314,7 @@ class Visit:
             SessionError: what `Session.commit` lists.
         """
         if self._committing:
-            await self._turn()
+            await self._own_commit()
         self.session = session
         prepared = self._prepare()
         return None if prepared is None else await self._send(prepared)
@@ -310,7 +328,7 @@ class Visit:
             return False
         return session.is_untouched()
 
-    async def _turn(self) -> None:
+    async def _own_commit(self) -> None:
         """Wait until no commit of this visit is under way."""
         while self._committing:
             if self._committed is None:
@@ -453,17 +471,47 @@ class Visit:
         self.session = session
         session.committer = self.commit
 
+    def _fail(self, error: SessionError) -> None:
+        """Begin with a session that raises `error` when it is used."""
+        self._home.count("session_busy" if type(error) is SessionBusy else "session_unavailable")
+        self._end_turn()
+        self._begin(Session(failure=error))
+
+    def _let_go(self) -> None:
+        """Make room for other requests of the session."""
+        if self._turn is not None:
+            self._end_turn()
+        session_id, self._counted = self._counted, ""
+        under_way = self._terms.under_way
+        others = under_way.pop(session_id) - 1
+        if others:
+            under_way[session_id] = others
+
+    def _end_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            turn.end()
+
     def _load(self, ticket: Ticket) -> bool:
-        """Begin with the stored session; False: its group must be acquired first."""
-        state, key = self._home.state, _stored_under(ticket.session_id, self._terms.virtual_server)
+        """Begin with the stored session; False: it must be acquired first."""
+        state = self._home.state
+        if not state.local:
+            return False
+        key = _stored_under(ticket.session_id, self._terms.virtual_server)
         try:
             loaded = state.load(ticket.group, key, self._floor)
         except Unsettled:
             return False
+        self._take(ticket, key, loaded)
+        return True
+
+    def _take(self, ticket: Ticket, key: SessionKey, loaded: Loaded | None) -> None:
+        """Begin with what was found; None: the session is gone."""
         if loaded is None:
-            buried = state.buried(ticket.group, key)
+            self._end_turn()
+            buried = self._home.state.buried(ticket.group, key)
             self._lose(clear=buried is None or buried > LATE_MS)
-            return True
+            return
         self._loaded, self._held = loaded, loaded.held
         self._read = loaded.held.position
         self._due = self._is_due(loaded, ticket)
@@ -478,7 +526,6 @@ class Visit:
         session = Session(known, now=self._now, depth=self._terms.depth)
         session.found = self._home.engine, loaded.held
         self._begin(session)
-        return True
 
     def _lose(self, *, clear: bool = True) -> None:
         """The session is gone: as no cookie; the browser is told to forget it."""
@@ -536,7 +583,9 @@ class Visit:
         try:
             batch = Batch(group, prepared.changes, self._read)
             floor = self._held.position if self._held is not None else None
-            receipt = await self._home.state.commit(batch, fresh=self._fresh, floor=floor)
+            receipt = await self._home.state.commit(
+                batch, fresh=self._fresh, floor=floor, alone=self._turn is not None
+            )
         finally:
             self._committing = False
             if self._committed is not None:

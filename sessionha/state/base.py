@@ -99,12 +99,44 @@ class Unsettled(SessionUnavailable):
     """The group may not be served here at this moment: acquire it, then load again."""
 
 
+class Turn(Protocol):
+    """A request's turn at a session: until it ends, no other request of the session begins."""
+
+    def end(self) -> None:
+        """Let the next one begin. Does nothing the second time."""
+        ...
+
+
 class State(Protocol):
     """The state manager, as sessions see it.
 
-    Without peers no method ever suspends on an event loop: any coroutine here can be driven by
-    any loop, or by hand.
+    Without peers no method but `turn` ever suspends on an event loop: any coroutine here can be
+    driven by any loop, or by hand.
     """
+
+    @property
+    def local(self) -> bool:
+        """Whether a request may begin with `load`; else with `turn` and `find`."""
+        ...
+
+    async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
+        """Wait for a turn at the session. None: its requests do not take turns.
+
+        Raises:
+            SessionBusy: another request of the session did not end in time.
+            SessionUnavailable: the store is full.
+        """
+        ...
+
+    async def find(self, group: GroupID, key: SessionKey, floor: Position | None) -> Loaded | None:
+        """The session, its group acquired if need be, and confirmed by every copy where reads are.
+        None: destroyed, expired, or proven to be nowhere.
+
+        Raises:
+            SessionUnavailable: no holder answered in time; nothing was changed.
+            StaleSession: only copies older than `floor` are alive.
+        """
+        ...
 
     def held(self, group: GroupID, floor: Position | None) -> Held | None:
         """The group, if this node may serve it at once; otherwise acquire it first. Local."""
@@ -127,13 +159,17 @@ class State(Protocol):
         """
         ...
 
-    async def commit(self, batch: Batch, *, fresh: bool, floor: Position | None = None) -> Receipt:
+    async def commit(
+        self, batch: Batch, *, fresh: bool, floor: Position | None = None, alone: bool = False
+    ) -> Receipt:
         """Apply the batch on top of what is committed and wait for every backup.
 
         `fresh`: the group ID was made in this request, so no other node can know it. `floor`: what
-        the request has read; it is never applied on top of something older.
+        the request has read; it is never applied on top of something older. `alone`: the request
+        has its turn, so its batch is refused where the group was elsewhere since it read.
 
         Raises:
+            SessionBusy: it was; nothing was changed.
             SessionRevoked: a session of the batch was destroyed meanwhile; nothing was changed.
             SessionTooLarge, StoreFull: nothing was changed.
             SessionUnavailable: nothing was changed.

@@ -11,13 +11,14 @@ from sessionha.errors import (
     CommitUnconfirmed,
     Fenced,
     PeerUnavailable,
+    SessionBusy,
     SessionError,
     SessionRevoked,
     SessionTooLarge,
     SessionUnavailable,
     StoreFull,
 )
-from sessionha.identity import NO_VIEW, GroupID, Position, SessionKey
+from sessionha.identity import NO_VIEW, Epoch, GroupID, Position, SessionKey
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Batch,
@@ -33,7 +34,7 @@ from sessionha.peer.messages import (
     Touch,
 )
 from sessionha.state import copies, placement
-from sessionha.state.base import Elements, Held, Loaded, Receipt, Unsettled, touch_interval
+from sessionha.state.base import Elements, Held, Loaded, Receipt, Turn, Unsettled, touch_interval
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.readings import Readings
@@ -50,11 +51,16 @@ from sessionha.state.records import (
     write_record,
 )
 from sessionha.state.replication import Replication, Round, receipt
+from sessionha.state.serial import Turns
 from sessionha.store.base import Writer
 from sessionha.view import View
 
 GROUP_SESSIONS = 16
 """Sessions, tombstones included, from which on a new session of a client begins its own group."""
+
+MOVED = (
+    "another server went on with the session while this request had its turn; nothing was changed"
+)
 
 
 class NotHeld(Exception):
@@ -75,7 +81,9 @@ class StateManager:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.replication = Replication(node)
-        self.ownership = Ownership(node, self.replication)
+        self.turns = Turns(node) if node.options.serial else None
+        self.ownership = Ownership(node, self.replication, self.turns)
+        self.local = not (node.options.serial or node.options.confirmed)
         self.readings = Readings()
         self.tend: Callable[[], None] | None = None
         """Upkeep between requests, where no task does it."""
@@ -89,6 +97,28 @@ class StateManager:
     async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
         """See `State.acquire`."""
         return await self.ownership.acquire(group, floor)
+
+    async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
+        """See `State.turn`."""
+        return None if self.turns is None else await self.turns.take(group, key)
+
+    async def find(self, group: GroupID, key: SessionKey, floor: Position | None) -> Loaded | None:
+        """See `State.find`."""
+        clock, options = self.node.clock, self.node.options
+        deadline = clock.now() + int(options.acquire_timeout * 1000)
+        while (held := await self.acquire(group, floor)) is not None:
+            try:
+                loaded = self.load(group, key, floor)
+            except Unsettled:
+                pass
+            else:
+                # What was read was read in this epoch, if it is the epoch still when all say so.
+                epoch = held.position.epoch
+                if not options.confirmed or await self.replication.vouch(group, epoch, deadline):
+                    return loaded
+            if clock.now() >= deadline:
+                raise SessionUnavailable("the session is in use without pause")
+        return None
 
     def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
         """See `State.load`."""
@@ -122,11 +152,16 @@ class StateManager:
             elements,
         )
 
-    async def commit(self, batch: Batch, *, fresh: bool, floor: Position | None = None) -> Receipt:
+    async def commit(
+        self, batch: Batch, *, fresh: bool, floor: Position | None = None, alone: bool = False
+    ) -> Receipt:
         """See `State.commit`."""
+        within = floor.epoch if alone and floor is not None else None
         try:
-            started = self._start(batch, fresh=fresh)
+            started = self._start(batch, fresh=fresh, within=within)
         except NotHeld as elsewhere:
+            if within is not None:
+                raise SessionBusy(MOVED) from None
             if not fresh:
                 return await self._commit_elsewhere(batch, elsewhere.primary, floor)
             await self.node.membership_regained()
@@ -171,8 +206,9 @@ class StateManager:
 
     # --- committing -----------------------------------------------------------------------------
 
-    def _start(self, batch: Batch, *, fresh: bool) -> _Started:
-        """Transaction 1: merge the batch at version + 1, if this node may."""
+    def _start(self, batch: Batch, *, fresh: bool, within: Epoch | None = None) -> _Started:
+        """Transaction 1: merge the batch at version + 1, if this node may, and (`within`) if the
+        group never left it."""
         node = self.node
         urgent = any(change.destroy for change in batch.changes)
         shrinking = all(change.destroy for change in batch.changes)
@@ -183,6 +219,8 @@ class StateManager:
                 record = self._found(writer, batch.group, view)
             elif record is None or not node.is_primary(record, view):
                 raise NotHeld(record.promise.node if record else "")
+            if within is not None and record.epoch != within:
+                raise NotHeld(node.me)
             base = record.position
             self.replication.reform(record, batch.group, view, widen=True)
             if len(record.holders) <= node.options.min_copies:
@@ -359,6 +397,11 @@ class StateManager:
                     writer.put(session_row_key(touch.group, key), write_record(session))
 
     # --- life -----------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The engine has its slot, and nothing was asked yet."""
+        if self.turns is not None:
+            self.turns.begin()
 
     async def stop(self) -> None:
         """Wait for the commits and acquisitions that are under way."""

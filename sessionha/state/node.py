@@ -41,6 +41,10 @@ class Options:
     commit_timeout: float = 2.0
     acquire_timeout: float = 3.0
     heal_after: float = 30.0
+    confirmed: bool = False
+    """Whether reads are confirmed by every copy."""
+    serial: bool = False
+    """Whether requests of one session take turns."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -63,6 +67,7 @@ class Counters:
     repaired: int = 0
     merged: int = 0
     conflicts: int = 0
+    confirmed: int = 0
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sessionha.errors import (
     Fenced,
     PeerUnavailable,
+    SessionBusy,
     SessionUnavailable,
     StaleSession,
     StoreFull,
@@ -43,6 +44,7 @@ from sessionha.state.records import (
     write_record,
 )
 from sessionha.state.replication import PROMISE_TTL, TRY, Replication
+from sessionha.state.serial import Taken, Turns
 from sessionha.store.base import Writer
 from sessionha.view import View
 
@@ -69,6 +71,10 @@ class _Lost(Exception):
     """Another claimant was faster, or the view changed: look again."""
 
 
+class _Busy(_Lost):
+    """The primary lives, and a request there does not end its turn."""
+
+
 class _Answer(NamedTuple):
     node: str
     standing: Standing
@@ -77,9 +83,11 @@ class _Answer(NamedTuple):
 class Ownership:
     """Makes this node primary of groups, and lets them go."""
 
-    def __init__(self, node: Node, replication: Replication) -> None:
+    def __init__(self, node: Node, replication: Replication, turns: Turns | None = None) -> None:
+        """`turns`: where requests of one session take turns."""
         self._node = node
         self._replication = replication
+        self._turns = turns
         self._running: dict[GroupID, asyncio.Task[Held | None]] = {}
 
     # --- serving --------------------------------------------------------------------------------
@@ -123,6 +131,7 @@ class Ownership:
         deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
         hint = floor.epoch.node if floor is not None else ""
         asked: set[str] = set()
+        busy = ""
         while True:
             held = self.held(group, floor)
             if held is not None:
@@ -134,12 +143,14 @@ class Ownership:
                 hint = found
             except StoreFull as full:
                 raise SessionUnavailable(str(full)) from full
-            except (_Lost, Fenced):
-                hint = ""
+            except (_Lost, Fenced) as lost:
+                hint, busy = "", str(lost) if isinstance(lost, _Busy) else ""
                 asked.clear()
                 if node.peers is not None:
                     await asyncio.sleep(node.random.uniform(*LOSER_WAITS))
             if node.clock.now() >= deadline:
+                if busy:
+                    raise SessionBusy(busy)
                 raise SessionUnavailable("no server could take the session over in time")
 
     async def _attempt(
@@ -226,6 +237,8 @@ class Ownership:
             case Refused():
                 self._saw(reply.promise)
                 raise _Lost
+            case Failed("SessionBusy", reason):
+                raise _Busy(reason)
             case Failed():
                 raise _Lost
             case _:
@@ -432,23 +445,31 @@ class Ownership:
         running = self._running.get(claim.group)
         if running is not None:
             await asyncio.wait({running}, timeout=OWN_FIRST)
-        while True:
-            reply = self._grant(sender, claim)
-            if not isinstance(reply, GroupRecord):
-                return reply
-            left = reply.since + HOLD - node.clock.now()
-            if left > 0:
-                await asyncio.sleep(left / 1000)
-                continue
-            try:
-                await self._replication.settle(claim.group, deadline, widen=False)
-            except Fenced as fenced:
-                return NotPrimary(fenced.promise.node)
-            except SessionUnavailable:
-                return NotPrimary()
+        turn: Taken | None = None
+        try:
+            while True:
+                reply = self._grant(sender, claim, turn)
+                if not isinstance(reply, GroupRecord):
+                    return reply
+                left = reply.since + HOLD - node.clock.now()
+                if left > 0:
+                    await asyncio.sleep(left / 1000)
+                elif self._turns is not None and turn is None:
+                    turn = await self._turns.take(claim.group, patience=SETTLE_FIRST / 1000)
+                else:
+                    await self._replication.settle(claim.group, deadline, widen=False)
+        except SessionBusy as busy:
+            return Failed("SessionBusy", str(busy))
+        except Fenced as fenced:
+            return NotPrimary(fenced.promise.node)
+        except SessionUnavailable:
+            return NotPrimary()
+        finally:
+            if turn is not None:
+                turn.end()
 
-    def _grant(self, sender: Sender, claim: Claim) -> Message | GroupRecord:
-        """The reply, or the record of a group that must first rest or settle."""
+    def _grant(self, sender: Sender, claim: Claim, turn: Taken | None) -> Message | GroupRecord:
+        """The reply, or the record of a group that must first rest, wait for a turn or settle."""
         node = self._node
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
@@ -460,7 +481,8 @@ class Ownership:
             if claim.epoch <= record.promise:
                 return Refused(record.promise)
             resting = node.clock.now() < record.since + HOLD
-            if resting or record.acked != record.version:
+            waits = self._turns is not None and turn is None
+            if resting or waits or record.acked != record.version:
                 return record
             push = copies.content(writer, claim.group, record, claim.position, node.clock.now())
             record.promise = claim.epoch

@@ -11,8 +11,14 @@ from collections.abc import Set
 from contextlib import suppress
 from typing import NamedTuple
 
-from sessionha.errors import CommitUnconfirmed, Fenced, PeerUnavailable, StoreFull
-from sessionha.identity import NO_POSITION, NO_VIEW, GroupID, Position, ViewID
+from sessionha.errors import (
+    CommitUnconfirmed,
+    Fenced,
+    PeerUnavailable,
+    SessionUnavailable,
+    StoreFull,
+)
+from sessionha.identity import NO_POSITION, NO_VIEW, Epoch, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Behind, CannotHold, Message, Push, Pushed, Refused
 from sessionha.state import copies, placement
@@ -180,6 +186,56 @@ class Replication:
             if missing:
                 await self._node.membership.wait_change(plan.view, 0.02)
 
+    async def vouch(self, group: GroupID, epoch: Epoch, deadline: int) -> bool:
+        """Whether all of C say that they have promised nothing newer than `epoch`, in which this
+        node has read the group (R9): one parallel round, none where nobody else has a copy.
+        False: read again, once the group is acquired.
+
+        Raises:
+            SessionUnavailable: not everybody answered before `deadline` (clock).
+        """
+        node = self._node
+        try:
+            while True:
+                with node.store.read() as reader:
+                    view = node.view_in(reader)
+                    record = get_group(reader, group)
+                if record is None or record.epoch != epoch or not node.is_primary(record, view):
+                    return False
+                if record.formed != view.id or record.leaving:
+                    record = await self.settle(group, deadline, widen=False)
+                    if record.epoch != epoch:
+                        return False
+                if len(record.holders) == 1:
+                    return True
+                record.version = record.acked  # what is under way is another request's
+                push = copies.delta_push(group, record, record.position, copies.Delta((), ()))
+                missing = await self._send(
+                    Round(push, record.holders[1:], (), view.id, record, b"")
+                )
+                if not missing:
+                    node.counters.confirmed += 1
+                    return True
+                if node.clock.now() >= deadline:
+                    raise CommitUnconfirmed(tuple(missing), 0)
+                await node.membership.wait_change(view.id, 0.02)
+        except Fenced as fenced:
+            self._give_way(group, fenced.promise)
+            return False
+        except CommitUnconfirmed as silent:
+            raise SessionUnavailable(
+                f"{', '.join(silent.missing)} did not confirm in time what was read; nothing was"
+                " changed (setting `reads`)"
+            ) from silent
+
+    def _give_way(self, group: GroupID, promise: Epoch) -> None:
+        """Believe a holder that promised a newer epoch: the group is not this node's any more."""
+        with self._node.store.write(urgent=True) as writer:
+            record = get_group(writer, group)
+            if record is not None and promise > record.promise:
+                record.promise = promise
+                writer.put(group_key(group), write_record(record))
+
     async def _regain(self, view: ViewID, deadline: int) -> None:
         """A primary that stood still asks whether it is a member still, before it goes on."""
         if self._node.clock.now() >= deadline:
@@ -322,6 +378,8 @@ class Replication:
     def accept(self, sender: Sender, push: Push) -> Message:
         """Accept a push in one transaction, or say why not."""
         node = self._node
+        if push.base.version == push.version and (answer := self._attest(sender, push)) is not None:
+            return answer
         try:
             with node.store.write() as writer:
                 return self._accept(writer, sender, push)
@@ -332,6 +390,21 @@ class Replication:
                     record.synced = NO_VIEW  # what it has may still be the newest that is left
                     writer.put(group_key(push.group), write_record(record))
             return CannotHold(str(full))
+
+    def _attest(self, sender: Sender, push: Push) -> Message | None:
+        """The answer to a push of nothing, where nothing has to be written for it: also a store
+        that is full can say that it has what it has."""
+        node = self._node
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            record = get_group(reader, push.group)
+        if record is None or not node.shares_view(sender, view):
+            return None
+        if push.epoch < record.promise:
+            return Refused(record.promise)
+        level = record.epoch == push.epoch and record.version >= push.version
+        in_sync = record.held and record.synced == node.joined(view)
+        return Pushed(record.version) if level and in_sync else None
 
     def _accept(self, writer: Writer, sender: Sender, push: Push) -> Message:
         node = self._node

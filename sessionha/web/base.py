@@ -110,6 +110,7 @@ def terms_for(
         idle_timeout=int(idle * 1000),
         lifetime=0 if math.isinf(lifetime) else int(lifetime * 1000),
         depth=settings.depth,
+        session_requests=settings.session_requests,
     )
 
 

@@ -11,7 +11,7 @@ from sessionha.peer.messages import Batch, SessionChange
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.visit import Event
 from sessionha.settings import Settings
-from sessionha.state.base import Elements, Held, Loaded, Receipt, Unsettled
+from sessionha.state.base import Elements, Held, Loaded, Receipt, Turn, Unsettled
 
 WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
 
@@ -59,6 +59,15 @@ class Group:
     buried: dict[SessionKey, int] = field(default_factory=dict)
 
 
+class FakeTurn:
+    """Remembers whether it has ended."""
+
+    ended = False
+
+    def end(self) -> None:
+        self.ended = True
+
+
 class FakeState:
     """Groups in a dict. `holders` names the nodes that are said to have every copy."""
 
@@ -75,6 +84,9 @@ class FakeState:
         self.fresh: list[bool] = []
         self.touches: list[SessionKey] = []
         self.acquired: list[GroupID] = []
+        self.local = True
+        self.turns: list[FakeTurn] | None = None
+        """Every turn that was taken; None: nobody takes turns."""
 
     def held(self, group: GroupID, floor: Position | None) -> Held | None:
         found = self.groups.get(group)
@@ -96,6 +108,16 @@ class FakeState:
         epoch = found.position.epoch
         found.position = found.position._replace(epoch=epoch._replace(attempt=epoch.attempt + 1))
         return self.held(group, floor)
+
+    async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
+        if self.turns is None:
+            return None
+        self.turns.append(FakeTurn())
+        return self.turns[-1]
+
+    async def find(self, group: GroupID, key: SessionKey, floor: Position | None) -> Loaded | None:
+        held = await self.acquire(group, floor)
+        return None if held is None else self.load(group, key, floor)
 
     def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
         if self.held(group, floor) is None:
@@ -121,7 +143,9 @@ class FakeState:
         when = found.buried.get(key) if found else None
         return None if when is None else self.clock.ms - when
 
-    async def commit(self, batch: Batch, *, fresh: bool, floor: Position | None = None) -> Receipt:
+    async def commit(
+        self, batch: Batch, *, fresh: bool, floor: Position | None = None, alone: bool = False
+    ) -> Receipt:
         if self.before_commit is not None:
             self.before_commit(batch)
         if self.failure is not None:
@@ -137,6 +161,7 @@ class FakeState:
             self._apply(found, change)
         found.position = found.position._replace(version=found.position.version + 1)
         self.batches.append(batch)
+        assert alone == any(not turn.ended for turn in self.turns or ())
         self.fresh.append(fresh)
         return Receipt(found.position, self.holders, len(self.holders) - 1)
 

@@ -89,6 +89,7 @@ class Browser:
             name, _, value = header.split(";")[0].partition("=")
             self.jar[name] = value
         await visit.end()
+        visit.leave()
 
     async def write(self, place: Place, **values: object) -> None:
         await self.visit(place, lambda visit: visit.session.update(values))

@@ -265,8 +265,8 @@ def _serve_before_push() -> list[AbstractContextManager[Any]]:
 def _grant_without_fence() -> list[AbstractContextManager[Any]]:
     original = Ownership._grant
 
-    def grant(self: Ownership, sender: Any, claim: Any) -> Any:
-        reply = original(self, sender, claim)
+    def grant(self: Ownership, sender: Any, claim: Any, turn: Any) -> Any:
+        reply = original(self, sender, claim, turn)
         if isinstance(reply, Granted):
             with self._node.store.write(urgent=True) as writer:
                 record = get_group(writer, claim.group)

@@ -464,6 +464,7 @@ class World:
             random=random.Random(self.random.random()),
         )
         state = StateManager(node)
+        state.begin()
         engine = Engine(host, state, Upkeep(state), inner.slot, topology)
         peers.engine = store.engine = engine
         host.engines.append(engine)

@@ -479,9 +479,11 @@ async def test_commits_of_one_request_wait_for_each_other() -> None:
     engine = FakeEngine()
     commit = engine.state.commit
 
-    async def slow(batch: Batch, *, fresh: bool, floor: Position | None = None) -> Any:
+    async def slow(
+        batch: Batch, *, fresh: bool, floor: Position | None = None, alone: bool = False
+    ) -> Any:
         await asyncio.sleep(0)
-        return await commit(batch, fresh=fresh, floor=floor)
+        return await commit(batch, fresh=fresh, floor=floor, alone=alone)
 
     engine.state.commit = slow  # type: ignore[method-assign]
 
