@@ -22,7 +22,8 @@ from sessionha.values.managers import COUNTER, VALUE, manager_for, operation_bet
 NAME_BYTES: Final = 256
 """Longest name of an element: it is part of a key of the store, which has 511 bytes."""
 
-_NEW: Final = (VALUE.name, None)
+_VALUE: Final = VALUE.name
+_NEW: Final = (_VALUE, None)
 _MISSING: Final = object()
 
 
@@ -539,10 +540,12 @@ class Session(MutableMapping[str, Any]):
             return ()
         return tuple(sorted(stored.keys() - kept - self._notes.unreadable.keys()))
 
-    def _element(self, name: str, present: str = VALUE.name) -> Stored:
+    def _element(self, name: str, present: str = _VALUE) -> Stored:
         """Data manager and encoded value of an element that has the manager `present` so far."""
         _check_name(name)
         value = dict.__getitem__(self._values, name)
+        if present == _VALUE and type(value) in IMMUTABLE and name not in self._counters:
+            return _VALUE, encode(value, name, self._depth)  # as most are
         if name in self._counters and COUNTER.accepts(value):
             return COUNTER.name, encode(value, name, self._depth)
         manager = manager_for(value, present)
@@ -769,7 +772,7 @@ def _changes(written: Mapping[str, Stored], stored: Mapping[str, Stored]) -> dic
     edits: list[tuple[str, str, bytes, bytes]] = []
     for name, (manager, value) in written.items():
         operation = None
-        if manager != VALUE.name:
+        if manager != _VALUE:
             before = stored.get(name, _NEW)[1]
             operation = operation_between(manager, before, value)
         if operation is None:

@@ -125,8 +125,8 @@ class _Merge:
         self.limits = limits
         self.read = batch.read
         self.base = record.position
-        self.moved: dict[str, int] = {}
-        """Versions of elements before a renewal."""
+        self.moved: dict[bytes, int] = {}
+        """Versions that elements had before a renewal, by their rows."""
         self.sessions: list[SessionRow] = []
         self.elements: list[ElementRow] = []
         self.patches: list[ElementPatch] = []
@@ -178,8 +178,9 @@ class _Merge:
         session.size = session.count = 0
         for name, element in moved:
             if element.value is not None:
-                self.moved[name] = element.version
-                self._write(new, session, name, None, element.manager, element.value)
+                row = element_key(self.group, new, name)
+                self.moved[row] = element.version
+                self._write(row, new, session, name, None, element.manager, element.value)
         return session
 
     def _destroy(self, key: SessionKey) -> None:
@@ -199,23 +200,25 @@ class _Merge:
             if element.value is not None:
                 self._delete(key, session, name)
 
-    def _found(self, key: SessionKey, name: str) -> ElementRecord | None:
-        row = self.writer.get(element_key(self.group, key, name))
-        return None if row is None else read_element(row)
+    def _at(self, row: bytes) -> ElementRecord | None:
+        found = self.writer.get(row)
+        return None if found is None else read_element(found)
 
-    def _overtaken(self, name: str, element: ElementRecord | None) -> bool:
+    def _overtaken(self, row: bytes, element: ElementRecord | None) -> bool:
         """Whether another request changed the element since this one read it."""
-        if element is None or self.read is None or self.read == self.base:
+        if element is None or self.read is None:
             return False
-        version = self.moved.get(name, element.version)
+        version = self.moved.get(row, element.version)
         return Position(epoch_at(self.record.line, version), version) > self.read
 
     def _replace(
         self, key: SessionKey, session: SessionRecord, name: str, manager: str, value: bytes
     ) -> None:
-        old = self._found(key, name)
-        self.conflicts += self._overtaken(name, old)
-        self._write(key, session, name, old, manager, value)
+        row = element_key(self.group, key, name)
+        old = self._at(row)
+        if self.read != self.base:
+            self.conflicts += self._overtaken(row, old)
+        self._write(row, key, session, name, old, manager, value)
 
     def _edit(
         self,
@@ -226,14 +229,15 @@ class _Merge:
         operation: bytes,
         after: bytes | None,
     ) -> None:
-        old = self._found(key, name)
-        if after is not None and not self._overtaken(name, old):
+        row = element_key(self.group, key, name)
+        old = self._at(row)
+        if after is not None and not self._overtaken(row, old):
             value = after
         else:
             value = self._merged(old, manager, operation, after)
         if old is not None and old.manager == manager:
             self._patch(key, name, old, operation, value)
-        self._write(key, session, name, old, manager, value)
+        self._write(row, key, session, name, old, manager, value)
 
     def _patch(
         self, key: SessionKey, name: str, old: ElementRecord, operation: bytes, value: bytes
@@ -263,6 +267,7 @@ class _Merge:
 
     def _write(
         self,
+        row: bytes,
         key: SessionKey,
         session: SessionRecord,
         name: str,
@@ -270,7 +275,6 @@ class _Merge:
         manager: str,
         value: bytes,
     ) -> None:
-        row = element_key(self.group, key, name)
         if old is not None and old.value is not None:
             session.size += len(value) - len(old.value)
         else:
@@ -282,10 +286,10 @@ class _Merge:
 
     def _delete(self, key: SessionKey, session: SessionRecord, name: str) -> None:
         row = element_key(self.group, key, name)
-        old = self._found(key, name)
+        old = self._at(row)
         if old is None or old.value is None:
             return
-        self.conflicts += self._overtaken(name, old)
+        self.conflicts += self._overtaken(row, old)
         session.size -= len(old.value) + len(name)
         session.count -= 1
         self.record.tombstones += 1
