@@ -177,8 +177,10 @@ class _Doing:
         """Where items of lists were found: an earlier step may have changed them since."""
 
     def step(self, value: Any, step: Any) -> Any:
-        make = _STEPS.get(step[0]) if isinstance(step, list) and step else None
-        if make is None or not isinstance(step[0], str):
+        make = None
+        if isinstance(step, list) and step and isinstance(step[0], str):
+            make = _STEPS.get(step[0])
+        if make is None:
             raise OperationRefused("a step", f"must be a list that begins with one of {_NAMES}")
         self.name = step[0]
         try:
@@ -214,7 +216,7 @@ class _Doing:
         if made is ABSENT:
             holder.pop(head, None)
             return value
-        if holder is not value and (value is not ABSENT or rest):
+        if holder is not value and value is not ABSENT:
             self.surprised("there is no map on the way")
         holder[head] = made
         return holder

@@ -1,7 +1,8 @@
 """Simulated browsers: what they ask, what they are answered, and what they keep.
 
 A browser adds unique tokens to its session, each as two elements of one batch, removes some of
-them again, and renews or destroys the session now and then; several requests may run at once. All
+them again, and renews or destroys the session now and then; several requests may run at once. Each
+token also goes into one map that all requests change at the same time, and raises one counter. All
 that it sees goes into the history; the checker judges it.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 from sessionha.errors import CommitUnconfirmed, SessionRevoked, SessionUnavailable, StoreFull
 from sessionha.identity import Position
 from sessionha.peer.messages import Batch, Create, SessionChange
 from sessionha.state.base import Loaded, Receipt, Unsettled
 from sessionha.state.manager import StateManager
+from sessionha.values.codec import decode, encode
 from tests.simulation.events import Outcome, Request
 from tests.simulation.world import Engine, World
 
@@ -90,15 +93,17 @@ async def request(
     *,
     lost: bool = False,
     patience: float | None = None,
+    think: float = 0.0,
 ) -> str:
-    """One request of a browser; how it ended in a word. `patience`: seconds until it hangs up."""
+    """One request of a browser; how it ended in a word. `patience`: seconds until it hangs up;
+    `think`: the application takes so many between reading and committing."""
     host = world.hosts[node]
     if not host.up or not host.engines:
         return "nobody"
     engine = world.engine(node)
     jar.requests += 1
     log = world.begin(jar.name, node)
-    work = asyncio.ensure_future(_serve(world, jar, engine, kind, lost, log))
+    work = asyncio.ensure_future(_serve(world, jar, engine, kind, lost, log, think))
     engine.tasks[work] = None
     work.add_done_callback(lambda done: engine.tasks.pop(done, None))
     done, _ = await asyncio.wait({work}, timeout=patience)
@@ -139,7 +144,7 @@ def _answered(
 
 
 async def _serve(
-    world: World, jar: Jar, engine: Engine, kind: str, lost: bool, log: Request
+    world: World, jar: Jar, engine: Engine, kind: str, lost: bool, log: Request, think: float
 ) -> str:
     book = jar.book
     if book is not None:
@@ -156,9 +161,11 @@ async def _serve(
         return "gone"
     position = loaded.held.position
     seen = _see(visit, loaded)
+    if think:
+        await asyncio.sleep(think)
     match kind:
         case "add":
-            await _add(visit, seen)
+            await _add(visit, seen, loaded)
         case "renew":
             await _renew(visit)
         case "destroy":
@@ -187,14 +194,33 @@ async def _open(visit: Visit) -> Loaded | None:
 
 def _see(visit: Visit, loaded: Loaded) -> set[str]:
     names = set(loaded.elements)
+    ever, count = _totals(loaded)
     firsts = {name[2:] for name in names if name.startswith("a:")}
     seconds = {name[2:] for name in names if name.startswith("b:")}
     log = visit.log
     values = (loaded.elements[f"a:{name}"][1].decode() for name in sorted(firsts))
     log.seen = tuple(value.removeprefix(SECRET) for value in values)
-    log.torn = tuple(firsts ^ seconds)
+    torn = (firsts ^ seconds) | (firsts - ever.keys())
+    log.torn = tuple(torn) if count == len(ever) else (*torn, f"{count} of {len(ever)}")
     log.read, log.read_at = loaded.held.position, visit.world.history.next()
     return firsts
+
+
+def _totals(loaded: Loaded) -> tuple[dict[str, int], int]:
+    """Every token that the session ever had, and how many: both what many requests change."""
+    ever: Any = decode(loaded.elements["map"][1])
+    count: Any = decode(loaded.elements["count"][1])
+    return ever, count
+
+
+def _edits(loaded: Loaded, token: str) -> tuple[tuple[str, str, bytes, bytes], ...]:
+    """The token into the map and the counter up, as this request sees them."""
+    ever, count = _totals(loaded)
+    into, up = [["set", [token], 1, 0]], [["increment", [], 1]]
+    return (
+        ("map", "map", encode(into, "map"), encode({**ever, token: 1}, "map")),
+        ("count", "counter", encode(up, "count"), encode(count + 1, "count")),
+    )
 
 
 def _puts(token: str) -> tuple[tuple[str, str, bytes], ...]:
@@ -208,7 +234,9 @@ async def _create(world: World, jar: Jar, engine: Engine, lost: bool, log: Reque
     token = jar.token(tag)
     world.tags[group] = tag
     log.session, log.key, log.put, log.new = tag, key, token, True
-    batch = Batch(group, (SessionChange(key, create=world.lifetimes, puts=_puts(token)),))
+    begun = ("map", "map", encode({token: 1}, "map")), ("count", "counter", encode(1, "count"))
+    change = SessionChange(key, create=world.lifetimes, puts=(*_puts(token), *begun))
+    batch = Batch(group, (change,))
     receipt = await engine.state.commit(batch, fresh=True)
     _note(log, receipt)
     log.out = receipt.position
@@ -218,7 +246,7 @@ async def _create(world: World, jar: Jar, engine: Engine, lost: bool, log: Reque
     return "ok"
 
 
-async def _add(visit: Visit, seen: set[str]) -> None:
+async def _add(visit: Visit, seen: set[str], loaded: Loaded) -> None:
     """Add a token; now and then remove one that was seen."""
     world, book, log = visit.world, visit.book, visit.log
     log.put = token = visit.jar.token(book.tag)
@@ -229,7 +257,8 @@ async def _add(visit: Visit, seen: set[str]) -> None:
             book.removed.add(victim)
             log.removes = victim
             deletes = (f"a:{victim}", f"b:{victim}")
-    await _commit(visit, SessionChange(log.key, puts=_puts(token), deletes=deletes))
+    edits = _edits(loaded, token)
+    await _commit(visit, SessionChange(log.key, puts=_puts(token), deletes=deletes, edits=edits))
 
 
 async def _renew(visit: Visit) -> None:
@@ -240,7 +269,8 @@ async def _renew(visit: Visit) -> None:
 
 async def _commit(visit: Visit, change: SessionChange, *, key: bytes = b"") -> None:
     book = visit.book
-    receipt = await visit.engine.state.commit(Batch(book.group, (change,)), fresh=False)
+    batch = Batch(book.group, (change,), visit.log.read)
+    receipt = await visit.engine.state.commit(batch, fresh=False)
     _note(visit.log, receipt)
     if not visit.lost:
         book.copies = receipt.copies
@@ -280,6 +310,8 @@ class Manners:
     """It hangs up within 50 ms."""
     astray: float = 0.0
     """A router sends it anywhere, also to a node that is in no view."""
+    think: float = 0.0
+    """Seconds that the application takes at most between reading and committing."""
     naps: tuple[float, float] = (0.0, 0.0)
     """It stays away for so many seconds, after one request in twenty."""
 
@@ -301,7 +333,8 @@ async def browse(world: World, jar: Jar, requests: int, manners: Manners) -> Non
         kind, patience = random.choice(KINDS), None
         if manners.hasty and random.random() < manners.hasty:
             patience = random.uniform(0, 0.05)
-        outcome = await request(world, jar, last, kind, lost=lost, patience=patience)
+        think = random.uniform(0, manners.think) if manners.think else 0.0
+        outcome = await request(world, jar, last, kind, lost=lost, patience=patience, think=think)
         if outcome != "ok":
             last = ""  # a router tries another node
         await asyncio.sleep(random.uniform(0, 0.05))

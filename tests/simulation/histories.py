@@ -11,8 +11,10 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from unittest import mock
 
 from sessionha.peer.messages import Create
+from sessionha.state import copies
 from sessionha.state.node import Options
 from sessionha.state.records import LINE_LIMIT
 from tests.simulation.checker import Finding, check
@@ -58,6 +60,8 @@ class Plan:
     """How many requests are hung up on."""
     astray: float = 0.0
     """How many requests a router sends to any node."""
+    think: float = 0.0
+    """Seconds that an application takes at most between reading and committing."""
     short: bool = False
     """Sessions expire within the history."""
     strict: bool = False
@@ -86,6 +90,10 @@ SEPARATE = ("split", "cut", "weather", "pause", "link")
 convergence is promised then."""
 
 
+_SMALL_PATCHES = mock.patch.object(copies, "PATCH_BYTES", 64)
+"""Browsers' maps never get as large as elements are of which only operations travel."""
+
+
 async def history(
     seed: int, plan: Plan, begun: Callable[[World], object] = lambda _: None
 ) -> World:
@@ -96,7 +104,7 @@ async def history(
     with machines() if "reboot" in plan.kinds else nullcontext():
         world = _made(seed, plan)
         begun(world)
-        with _listening(world.history.texts):
+        with _SMALL_PATCHES, _listening(world.history.texts):
             try:
                 await _live(world, plan)
             except BaseExceptionGroup as several:
@@ -172,6 +180,7 @@ async def _live(world: World, plan: Plan) -> None:
         lossy=plan.lossy,
         hasty=plan.hasty,
         astray=plan.astray,
+        think=plan.think,
         naps=(2.0, 6.0) if plan.short else (0.0, 0.0),
     )
     if plan.views == "available":

@@ -324,6 +324,10 @@ def _version_alone() -> list[AbstractContextManager[Any]]:
     ]
 
 
+def _last_writer_wins() -> list[AbstractContextManager[Any]]:
+    return [_on(copies._Merge, "_overtaken", lambda *_: False)]
+
+
 def _no_tombstones(of: str) -> Callable[[], list[AbstractContextManager[Any]]]:
     def patches() -> list[AbstractContextManager[Any]]:
         original = copies.content
@@ -483,6 +487,9 @@ RULES: dict[str, Rule] = {
         _trimmed,
         planned(Plan(engines=2, troubles="crash+expel", kept=1.0, requests=100)),
         "directed",
+    ),
+    "R5-last-writer-wins": Rule(
+        "a request's elements replace what others made of them", _last_writer_wins, anywhere
     ),
     "R9-local-as-confirmed": Rule(
         "local reads checked as linearizable",

@@ -44,6 +44,7 @@ def swarm(seed: int) -> Plan:
         hasty=random.choice((0.0, 0.0, 0.05)),
         astray=random.choice((0.0, 0.2)),
         short=random.random() < 0.15,
+        think=random.choice((0.0, 0.03)),
     )
 
 
