@@ -27,6 +27,7 @@ from sessionha.state.records import (
     elements,
     epoch_at,
     epoch_end,
+    get_element,
     get_session,
     group_key,
     read_element,
@@ -431,8 +432,7 @@ def patched(reader: Reader, push: Push) -> tuple[ElementRow, ...] | None:
     """The elements that the push's patches make of this copy's; None: one does not fit it."""
     found = []
     for patch in push.patches:
-        row = reader.get(element_key(push.group, patch.session, patch.name))
-        element = None if row is None else read_element(row)
+        element = get_element(reader, push.group, patch.session, patch.name)
         if element is None or element.value is None or element.version != patch.since:
             return None
         try:

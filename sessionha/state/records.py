@@ -163,6 +163,14 @@ def get_session(reader: Reader, group: GroupID, session: SessionKey) -> SessionR
     return None if data is None else read_session(data)
 
 
+def get_element(
+    reader: Reader, group: GroupID, session: SessionKey, element: str
+) -> ElementRecord | None:
+    """The element's record, a tombstone included, if this node has one."""
+    data = reader.get(element_key(group, session, element))
+    return None if data is None else read_element(data)
+
+
 def rows(reader: Reader, group: GroupID) -> Iterator[Row]:
     """Every session and element row of a group, each session before its elements."""
     for key, value in reader.scan(GROUPS + group):
