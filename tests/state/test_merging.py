@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sessionha.errors import ElementNotReadable, OperationRefused
-from sessionha.peer.messages import Batch, Message, Push, SessionChange, encode
+from sessionha.peer.messages import Batch, Behind, Message, Push, SessionChange, encode
 from sessionha.session.session import Known, Session
 from sessionha.state.base import Receipt, Unsettled
 from sessionha.state.copies import PATCH_BYTES, Limits
@@ -271,7 +271,9 @@ async def test_a_copy_that_cannot_do_an_operation_gets_the_value(scene: Scene) -
         writer.put(element_key(GROUP, KEY, "note"), write_record(element))
     visit = await request(scene, "n1")
     visit.session["note"]["n"] = 2
+    answers = listen(scene, Behind)
     receipt = await visit.commit()
+    assert len(answers) == 1
     assert receipt is not None
     assert receipt.copies == 1
     assert copies(scene, "note") == [{"text": text, "n": 2}] * 2
