@@ -224,6 +224,26 @@ def _progress(known: list[tuple[int, Position | None]]) -> Callable[[int], Posit
     return before
 
 
+def taking_turns(history: History, sessions: Sessions) -> Iterator[Finding]:
+    """I22: where requests take turns, nothing comes between what a request read and its change."""
+    if not history.serial:
+        return
+    for session, mine in sessions.items():
+        done = [r for r in mine.requests if r.outcome == "ok" and r.position is not None]
+        places = sorted(r.position for r in done if r.position is not None)
+        for request in done:
+            if request.read is None or request.position is None:
+                continue
+            between = bisect_left(places, request.position) - bisect_right(places, request.read)
+            if between > 0:
+                yield Finding(
+                    "I22",
+                    request.ended,
+                    f"{session}: {_name(request)} read {_short(request.read)}, and {between}"
+                    f" changes lie between it and {_short(request.position)}",
+                )
+
+
 def stays(_history: History, sessions: Sessions) -> Iterator[Finding]:
     """I3: an acknowledged token stays. I7: nothing after an acknowledged destroy. I16: after a
     renewal the old ID is never valid."""
@@ -573,7 +593,7 @@ ALWAYS: tuple[Invariant, ...] = (
 """Also across partitions in available mode."""
 
 PROMISED: tuple[Invariant, ...] = (
-    prefixes, real_time, stays, ended_for_good, floors, monotone, engines, views_served,
-    gone_with_reason, expired,
+    prefixes, real_time, taking_turns, stays, ended_for_good, floors, monotone, engines,
+    views_served, gone_with_reason, expired,
 )  # fmt: skip
 """Where the living can reach each other, or a majority decides."""

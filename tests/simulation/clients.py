@@ -73,6 +73,8 @@ class Visit:
     lost: bool
     """The response never reaches the browser."""
     log: Request
+    alone: bool = False
+    """Whether it has its turn."""
 
     def learn(self, position: Position, *, key: bytes = b"") -> None:
         """The response's cookie reaches the browser: perhaps after that of a later request."""
@@ -152,7 +154,18 @@ async def _serve(
     await engine.host.running()
     if book is None:
         return await _create(world, jar, engine, lost, log)
-    visit = Visit(world, jar, book, engine, lost, log)
+    turn = await engine.state.turn(book.group, log.key)
+    try:
+        visit = Visit(world, jar, book, engine, lost, log, alone=turn is not None)
+        return await _visit(visit, kind, think)
+    finally:
+        if turn is not None and engine.alive:
+            turn.end()
+
+
+async def _visit(visit: Visit, kind: str, think: float) -> str:
+    world, jar, book, engine = visit.world, visit.jar, visit.book, visit.engine
+    log, lost = visit.log, visit.lost
     loaded = await _open(visit)
     await engine.host.running()
     if loaded is None:
@@ -182,6 +195,8 @@ async def _serve(
 async def _open(visit: Visit) -> Loaded | None:
     """The session as this node serves it; None: gone."""
     state, group, floor = visit.engine.state, visit.book.group, visit.log.floor
+    if not state.local:
+        return await state.find(group, visit.log.key, floor)
     while True:
         held = state.held(group, floor)
         if held is None and await state.acquire(group, floor) is None:
@@ -269,8 +284,11 @@ async def _renew(visit: Visit) -> None:
 
 async def _commit(visit: Visit, change: SessionChange, *, key: bytes = b"") -> None:
     book = visit.book
-    batch = Batch(book.group, (change,), visit.log.read)
-    receipt = await visit.engine.state.commit(batch, fresh=False)
+    batch, state = Batch(book.group, (change,), visit.log.read), visit.engine.state
+    if visit.alone:
+        receipt = await state.commit(batch, fresh=False, floor=visit.log.read, alone=True)
+    else:
+        receipt = await state.commit(batch, fresh=False)
     _note(visit.log, receipt)
     if not visit.lost:
         book.copies = receipt.copies

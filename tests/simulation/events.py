@@ -115,6 +115,8 @@ class History:
     backups: int
     strict: bool = True
     """Every read is current: no node was out of the view while it lived, or reads are confirmed."""
+    serial: bool = False
+    """Requests of one session take turns."""
     whole: bool = True
     """The living could reach each other, so that everything is promised."""
     lease: float | None = None

@@ -64,8 +64,9 @@ class Plan:
     """Seconds that an application takes at most between reading and committing."""
     short: bool = False
     """Sessions expire within the history."""
-    strict: bool = False
-    """Judge every read as if it were confirmed, whatever happened."""
+    reads: str = "local"
+    """local, or confirmed: then every read is judged as current, whatever happened."""
+    concurrency: str = "merge"
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ TROUBLES = (
 """Every kind of disaster."""
 
 MINGLE = ("pause", "expel", "split", "link", "doom")
-"""After these a read may be old: there are no leases yet."""
+"""After these a local read may be old: there are no leases yet."""
 
 
 SEPARATE = ("split", "cut", "weather", "pause", "link")
@@ -122,7 +123,12 @@ def _made(seed: int, plan: Plan) -> World:
         seed,
         nodes=plan.nodes,
         engines=plan.engines,
-        options=Options(backups=plan.backups, heal_after=0.5),
+        options=Options(
+            backups=plan.backups,
+            heal_after=0.5,
+            confirmed=plan.reads == "confirmed",
+            serial=plan.concurrency == "serialize",
+        ),
         faults=Faults(loss=0.01, duplicate=0.02, slow=0.005, late=plan.late),
         upkeep=plan.upkeep,
         views=plan.views,
@@ -131,7 +137,8 @@ def _made(seed: int, plan: Plan) -> World:
     )
     log = world.history
     steady = plan.views == "oracle" and not any(kind in plan.kinds for kind in MINGLE)
-    log.strict = plan.strict or steady
+    log.strict = steady or world.options.confirmed
+    log.serial = world.options.serial
     log.whole = plan.views == "oracle" or not any(kind in plan.kinds for kind in SEPARATE)
     log.bound, log.secrets = REFUSALS, (SECRET,)
     log.idle = world.lifetimes.idle_timeout / 1000

@@ -19,11 +19,13 @@ from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
 from sessionha.state import copies, upkeep
+from sessionha.state.manager import StateManager
 from sessionha.state.node import Node
 from sessionha.state.ownership import ATTEMPTS, Ownership, _Lost
 from sessionha.state.readings import Readings
 from sessionha.state.records import GROUPS, get_group, group_key, write_record
 from sessionha.state.replication import Replication
+from sessionha.state.serial import Turns
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.view import View
 from tests.simulation import test_scenarios
@@ -95,6 +97,15 @@ def anywhere(seed: int) -> object:
 def planned(plan: Plan) -> Callable[[int], object]:
     """Random histories that concentrate on a hazard."""
     return lambda seed: play(seed, plan)
+
+
+def unaware(seed: int) -> object:
+    """Random histories in which who was excluded learns it late, and goes on meanwhile."""
+
+    def begun(world: World) -> None:
+        world.faults.learning = (0.0, 0.5)
+
+    return play(seed, STALE, begun)
 
 
 def scene(scenario: Callable[[], None]) -> Callable[[int], object]:
@@ -354,8 +365,27 @@ def _trimmed() -> list[AbstractContextManager[Any]]:
     return [_on(copies, "_on_line", on_line), _on(copies, "ELEMENT_TOMBSTONES", 2)]
 
 
-def _nothing() -> list[AbstractContextManager[Any]]:
-    return []
+def _read_locally() -> list[AbstractContextManager[Any]]:
+    async def vouch(*_: Any) -> bool:
+        return True
+
+    return [_on(Replication, "vouch", vouch)]
+
+
+def _all_at_once() -> list[AbstractContextManager[Any]]:
+    async def wait(*_: Any) -> None:
+        return
+
+    return [_on(Turns, "_wait", wait)]
+
+
+def _commit_wherever() -> list[AbstractContextManager[Any]]:
+    original = StateManager.commit
+
+    async def commit(self: StateManager, batch: Any, *, alone: bool = False, **told: Any) -> Any:
+        return await original(self, batch, **told)
+
+    return [_on(StateManager, "commit", commit)]
 
 
 def _swept_tombstones() -> list[AbstractContextManager[Any]]:
@@ -434,7 +464,9 @@ def _sweep_early() -> list[AbstractContextManager[Any]]:
 
 SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
 LATE = Plan(engines=2, width=3, troubles="weather+crash", kept=0.0, late=0.03, requests=80)
-STALE = Plan(width=3, troubles="pause", lossy=0.3, requests=90)
+STALE = Plan(width=3, troubles="expel", lossy=0.3, requests=90, reads="confirmed")
+SERIAL = Plan(engines=2, width=3, troubles="crash+engine", concurrency="serialize", think=0.03)
+OUSTED = Plan(width=3, troubles="pause+expel", requests=90, concurrency="serialize", think=0.03)
 SWEPT = Plan(nodes=4, backups=2, troubles="crash+expel+cut", kept=1.0, upkeep=True, requests=80)
 
 RULES: dict[str, Rule] = {
@@ -492,11 +524,13 @@ RULES: dict[str, Rule] = {
         "a request's elements replace what others made of them", _last_writer_wins, anywhere
     ),
     "R9-local-as-confirmed": Rule(
-        "local reads checked as linearizable",
-        _nothing,
-        planned(replace(STALE, strict=True)),
-        "directed",
-        planned(STALE),
+        "local reads checked as linearizable", _read_locally, unaware, "directed"
+    ),
+    "turns-all-at-once": Rule(
+        "nobody waits for a turn", _all_at_once, planned(SERIAL), "directed"
+    ),
+    "turns-kept-for-ever": Rule(
+        "a turn outlasts the loss of its group", _commit_wherever, planned(OUSTED), "directed"
     ),
     "R11-no-tombstones": Rule("no tombstones of sessions", _no_tombstones("sessions"), anywhere),
     "R11-swept-at-once": Rule(

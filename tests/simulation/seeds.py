@@ -45,6 +45,8 @@ def swarm(seed: int) -> Plan:
         astray=random.choice((0.0, 0.2)),
         short=random.random() < 0.15,
         think=random.choice((0.0, 0.03)),
+        reads="confirmed" if random.random() < 0.25 else "local",
+        concurrency="serialize" if random.random() < 0.25 else "merge",
     )
 
 

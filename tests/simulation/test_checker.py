@@ -183,6 +183,18 @@ def stale(history: History) -> None:
     repeat(history, read=at(2), floor=at(2), out=at(2), seen=("c.1-1", "c.1-2"), node="n3")
 
 
+def stale_unseen(history: History) -> None:
+    """The position is right, what was acknowledged is not there."""
+    history.requests[-1].seen = ("c.1-1", "c.1-2", "c.1-3")
+
+
+def interleaved(history: History) -> None:
+    history.serial = True
+    repeat(history, put="c.1-5", position=at(5), out=at(5))
+    late = repeat(history, put="c.1-6", position=at(6), out=at(6))
+    assert late.read == at(4)
+
+
 def forgotten(history: History) -> None:
     history.requests = [r for r in history.requests if r.read != at(4)]
     history.strict = False
@@ -317,6 +329,7 @@ def refused_for_ever(history: History) -> None:
 PLANTED: list[tuple[str, Callable[[History], None]]] = [
     ("I1", forked),
     ("I2", stale),
+    ("I2", stale_unseen),
     ("I3", forgotten),
     ("I4", phantom),
     ("I4", twice),
@@ -344,6 +357,7 @@ PLANTED: list[tuple[str, Callable[[History], None]]] = [
     ("I18", leaked),
     ("I19", older_engine),
     ("I21", refused_for_ever),
+    ("I22", interleaved),
 ]
 
 
@@ -361,5 +375,5 @@ def test_a_planted_violation_is_found(invariant: str, plant: Callable[[History],
 
 def test_every_invariant_has_a_planted_violation() -> None:
     """I20 needs views that name the one before; it comes with agreed views."""
-    known = {f"I{number}" for number in range(1, 22)} - {"I20"}
+    known = {f"I{number}" for number in range(1, 23)} - {"I20"}
     assert {invariant for invariant, _ in PLANTED} == known

@@ -607,7 +607,7 @@ class World:
     def expel(self, name: str) -> None:
         """The others decide that a living node is dead; it learns that in its own time."""
         self.troubles += 1
-        self.history.strict = False
+        self.history.strict = self.options.confirmed
         self._decide(tuple(m for m in self._truth.members if m.node != name))
 
     def _decide(self, members: tuple[Member, ...], new: Host | None = None) -> None:
@@ -646,7 +646,7 @@ class World:
         """Cut these nodes off from the others; the oracle goes on without them after a while."""
         self.troubles += 1
         self.trace(f"split {','.join(sorted(names))}")
-        self.history.strict = False
+        self.history.strict = self.options.confirmed
         others = set(self.hosts) - names
         self.cut |= {pair for a in names for b in others for pair in ((a, b), (b, a))}
         if self.views == "oracle":
@@ -666,7 +666,7 @@ class World:
         """A link that stays broken: the later one of the two must leave the view (R1)."""
         self.troubles += 1
         self.trace(f"break {one}->{other}")
-        self.history.strict = False
+        self.history.strict = self.options.confirmed
         self.broken |= {(one, other), (other, one)} if both else {(one, other)}
         if self.views == "oracle":
             members = [m.node for m in self._truth.members if m.node in (one, other)]
