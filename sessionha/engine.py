@@ -29,7 +29,10 @@ from sessionha.peer.messages import (
     Message,
     Promise,
     Push,
+    Revocations,
+    Revoke,
     Touch,
+    Whose,
 )
 from sessionha.peer.streams import Streams
 from sessionha.session.cookies import RouteCookies, cluster_tag
@@ -55,7 +58,7 @@ JOIN_PATIENCE = 3.0
 STOP_PATIENCE = 5.0
 """Seconds a stop waits for tasks that were cancelled."""
 
-_DATA = (Push, Claim, Promise, Fetch, Forward, Touch)
+_DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 
 
 class Companion(Protocol):

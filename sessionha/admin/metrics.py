@@ -33,6 +33,8 @@ STATE: Final = {
     "conflicts": "Changes that replaced what their request had not seen",
     "repaired": "Groups brought back to their wanted number of copies",
     "confirmed": "Reads that every copy confirmed",
+    "revocations": "Log-outs of all or some sessions of a subject",
+    "revoked": "Sessions that these log-outs ended",
 }
 """Counts of the state manager that have a help text; one without is shown all the same."""
 

@@ -27,6 +27,25 @@ class Wire(msgspec.Struct, frozen=True, array_like=True, tag=True):
 # --- data: between state managers ---------------------------------------------------------------
 
 
+class Owner(msgspec.Struct, frozen=True, array_like=True):
+    """Whose a session is, since when, and which log-outs cannot mean it."""
+
+    subject: str
+    """Empty, in a change: nobody's any more."""
+    virtual_server: str
+    handle: bytes
+    """Random, made with this owner and kept when the session is renewed: what people are shown of
+    the session, and what log-outs name. It opens nothing."""
+    since: int = 0
+    """When the session became the subject's, milliseconds: an instant in the store, an age in
+    messages; set where the change is merged."""
+    seen: int = 0
+    """The highest number of the subject's log-outs that was known then and there."""
+
+    def __repr__(self) -> str:
+        return "<Owner>"  # a subject may be personal data
+
+
 class SessionRow(msgspec.Struct, frozen=True, array_like=True):
     """A session's own facts, as they travel: ages and remaining times in milliseconds."""
 
@@ -43,6 +62,7 @@ class SessionRow(msgspec.Struct, frozen=True, array_like=True):
     count: int
     destroyed: bool = False
     """A tombstone: `idle_left` says how long it must be kept (R11)."""
+    owner: Owner | None = None
 
 
 class ElementRow(msgspec.Struct, frozen=True, array_like=True):
@@ -208,6 +228,8 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
     edits: tuple[tuple[str, str, bytes, bytes | None], ...] = ()
     """(element, manager, encoded operation, encoded value after it where nobody else changed the
     element; None: the operation alone counts, and what has no place for it is refused)."""
+    owner: Owner | None = None
+    """None: whose it was."""
 
     @property
     def written(self) -> list[str]:
@@ -264,6 +286,73 @@ class Touch(Wire, frozen=True):
 
     group: GroupID
     sessions: tuple[tuple[SessionKey, int], ...]
+
+
+class Whose(Wire, frozen=True):
+    """Ask for the sessions of a subject, and where the copies of these groups are."""
+
+    subject: bytes
+    """SHA-256 of the subject."""
+    groups: tuple[GroupID, ...] = ()
+
+
+class Theirs(msgspec.Struct, frozen=True, array_like=True):
+    """One session of a subject, as one holder has it."""
+
+    group: GroupID
+    key: SessionKey
+    owner: Owner
+    age: int
+    unused: int
+    position: Position
+    in_sync: bool
+    serves: bool
+    """Whether the holder is the group's primary."""
+
+
+class Found(Wire, frozen=True):
+    """The answer to Whose."""
+
+    sessions: tuple[Theirs, ...]
+    positions: tuple[tuple[GroupID, Position], ...] = ()
+    """Of the groups asked for: where this member's copy is, if it has one."""
+    more: bool = False
+    """Whether there are more sessions than one answer takes."""
+
+
+class Revocation(msgspec.Struct, frozen=True, array_like=True):
+    """A log-out of a subject: of every session that was its, or of some."""
+
+    id: bytes
+    number: int
+    """Above every one that its maker knew for the subject."""
+    at: int
+    """When it was made: an instant in the store, an age in messages."""
+    kept: tuple[bytes, ...] = ()
+    """Handles of sessions that it does not mean."""
+    only: tuple[bytes, ...] = ()
+    """Handles of the sessions that it means; empty: all but those kept."""
+    over: tuple[bytes, ...] = ()
+    """Revocations that say nothing beside this one."""
+
+
+class Revoke(Wire, frozen=True):
+    """Remember this log-out; answered by Done."""
+
+    subject: bytes
+    revocation: Revocation
+
+
+class Revocations(Wire, frozen=True):
+    """Ask for the log-outs of subjects above this one, in order."""
+
+    after: bytes
+
+
+class Revoked(Wire, frozen=True):
+    """Log-outs by subject; none: there are no more."""
+
+    rows: tuple[tuple[bytes, tuple[Revocation, ...]], ...]
 
 
 # --- membership: between topology managers -------------------------------------------------------
@@ -356,8 +445,9 @@ class Done(Wire, frozen=True):
 
 Message = (
     Push | Pushed | Behind | Refused | CannotHold | Claim | Granted | NotPrimary | Promise
-    | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Ping | Pong | Join
-    | Watch | Install | Installed | Confirm | Confirmed | Report | Leave | Done
+    | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Whose | Found | Revoke
+    | Revocations | Revoked | Ping | Pong | Join | Watch | Install | Installed | Confirm
+    | Confirmed | Report | Leave | Done
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import GroupID, Position, SessionKey
-from sessionha.peer.messages import Batch
+from sessionha.peer.messages import Batch, Owner
 
 Stored = tuple[str, bytes]
 """Data manager and encoded value of an element."""
@@ -71,6 +71,8 @@ class Loaded(NamedTuple):
     touch_due: bool
     """The last recorded touch is old enough for another one (contract: lifetimes)."""
     elements: Elements
+    owner: Owner | None = None
+    """Whose it is."""
 
     def __repr__(self) -> str:
         """Without the values: it may end in a log or a traceback."""
@@ -84,6 +86,43 @@ class Receipt(NamedTuple):
     holders: tuple[str, ...]
     copies: int
     """How many other nodes acknowledged (the contract's d)."""
+
+
+class Sibling(NamedTuple):
+    """One session of a subject, as lists of devices show it."""
+
+    id: str
+    """Names the session to `revoke` and opens nothing; it stays when the session is renewed."""
+    age: float
+    """Seconds since the session was created."""
+    unused: float
+    """Seconds since its last recorded use."""
+    virtual_server: str
+    node: str
+    """The node that serves it, or would."""
+
+
+class Siblings(NamedTuple):
+    """The living sessions of a subject, the one used last first."""
+
+    sessions: tuple[Sibling, ...]
+    unreachable: tuple[str, ...] = ()
+    """Nodes that are configured or were members and could not be asked: they may hold more."""
+    more: bool = False
+    """Whether there are more than are listed."""
+
+    def __repr__(self) -> str:
+        return f"<Siblings: {len(self.sessions)}, unreachable {self.unreachable}>"
+
+
+class LoggedOut(NamedTuple):
+    """What a log-out achieved."""
+
+    ended: int
+    """Living sessions that were found and are over."""
+    unreachable: tuple[str, ...] = ()
+    """Nodes that could not be told now. They learn it when they return, before they serve a session
+    of any subject; until then, if they serve at all, they are cut off from the others."""
 
 
 TOUCH_EVERY = 60_000
@@ -187,6 +226,27 @@ class State(Protocol):
 
     def touch(self, group: GroupID, key: SessionKey) -> None:
         """Record that the session was used; told to the backups without waiting."""
+        ...
+
+    async def sessions_of(self, subject: str) -> Siblings:
+        """The sessions of a subject, on all nodes that can be asked."""
+        ...
+
+    async def revoke(
+        self,
+        subject: str,
+        name: bytes,
+        *,
+        kept: tuple[bytes, ...] = (),
+        only: tuple[bytes, ...] = (),
+    ) -> LoggedOut:
+        """Log out the sessions with the handles `only`, or else all of the subject but those
+        `kept`; also those that only nodes hold which are away. `name`: eight random bytes.
+
+        Raises:
+            SessionUnavailable, StoreFull: nothing was changed.
+            SessionRevoked: a session to be kept is over itself; nothing was changed.
+        """
         ...
 
     def buried(self, group: GroupID, key: SessionKey) -> int | None:

@@ -15,10 +15,12 @@ from sessionha.peer.messages import (
     Create,
     ElementPatch,
     ElementRow,
+    Owner,
     Push,
     SessionChange,
     SessionRow,
 )
+from sessionha.state import owners
 from sessionha.state.records import (
     ElementRecord,
     GroupRecord,
@@ -92,6 +94,7 @@ def session_row(key: SessionKey, record: SessionRecord, now: int) -> SessionRow:
         size=record.size,
         count=record.count,
         destroyed=record.destroyed,
+        owner=record.owner and owners.aged(record.owner, now),
     )
 
 
@@ -106,6 +109,7 @@ def _session_record(row: SessionRow, now: int) -> SessionRecord:
         destroyed=row.destroyed,
         size=row.size,
         count=row.count,
+        owner=row.owner and owners.aged(row.owner, now),
     )
 
 
@@ -143,6 +147,8 @@ class _Merge:
             session = self._renew(change.replaces, change.key)
         else:
             session = self._alive(change.key)
+        if change.owner is not None or session.owner is not None:
+            self._own(change, session)
         if change.clear:
             self._clear(change.key, session)
         for name, manager, value in change.puts:
@@ -160,7 +166,17 @@ class _Merge:
         session = get_session(self.writer, self.group, key)
         if session is None or session.ended(self.now):
             raise SessionRevoked("the session ended while this request ran; nothing was changed")
+        if session.owner is not None and owners.is_denied(self.writer, session.owner):
+            raise SessionRevoked("the session was logged out while this request ran")
         return session
+
+    def _own(self, change: SessionChange, session: SessionRecord) -> None:
+        """Note whose the session becomes or, under its new key, still is."""
+        before, asked = session.owner, change.owner
+        if asked is not None and (before is None or before.subject != asked.subject):
+            session.owner = owners.taken(self.writer, asked, self.now) if asked.subject else None
+        moved = change.create is not None or change.replaces is not None
+        owners.index(self.writer, self.group, change.key, None if moved else before, session.owner)
 
     def _create(self, create: Create) -> SessionRecord:
         return SessionRecord(
@@ -189,6 +205,8 @@ class _Merge:
         if session is None or session.destroyed:
             return
         _drop_elements(self.writer, self.group, key)
+        owners.index(self.writer, self.group, key, session.owner, None)
+        session.owner = None
         session.version = self.version
         session.destroyed = True
         session.touched = self.now
@@ -491,13 +509,23 @@ def _accept_session(writer: Writer, group: GroupID, row: SessionRow, now: int) -
     if before is not None and not row.destroyed:
         record.deadline = max(record.deadline, before.deadline)  # a touch is a maximum
         record.touched = max(record.touched, before.touched)
+        record.owner = _earlier(before.owner, record.owner)
+    owners.index(writer, group, row.key, None if before is None else before.owner, record.owner)
     writer.put(session_row_key(group, row.key), write_record(record))
+
+
+def _earlier(before: Owner | None, told: Owner | None) -> Owner | None:
+    """The owner as told; an instant that was told earlier took fewer messages, so it is right."""
+    if before is None or told is None or before.handle != told.handle:
+        return told
+    return before if before.since < told.since else told
 
 
 def clear(writer: Writer, group: GroupID) -> None:
     """Delete every session and element row of a group; its own row stays."""
     for row in list(rows(writer, group)):
         if row.element is None:
+            owners.index(writer, group, row.session, read_session(row.value).owner, None)
             writer.delete(session_row_key(group, row.session))
         else:
             writer.delete(element_key(group, row.session, row.element))

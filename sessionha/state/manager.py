@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -31,10 +32,23 @@ from sessionha.peer.messages import (
     NotPrimary,
     Promise,
     Push,
+    Revocations,
+    Revoke,
     Touch,
+    Whose,
 )
 from sessionha.state import copies, placement
-from sessionha.state.base import Elements, Held, Loaded, Receipt, Turn, Unsettled, touch_interval
+from sessionha.state.base import (
+    Elements,
+    Held,
+    Loaded,
+    LoggedOut,
+    Receipt,
+    Siblings,
+    Turn,
+    Unsettled,
+    touch_interval,
+)
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.readings import Readings
@@ -52,8 +66,9 @@ from sessionha.state.records import (
 )
 from sessionha.state.replication import Replication, Round, receipt
 from sessionha.state.serial import Turns
+from sessionha.state.subjects import Subjects
 from sessionha.store.base import Writer
-from sessionha.view import View
+from sessionha.view import NO_MEMBERS, View
 
 GROUP_SESSIONS = 16
 """Sessions, tombstones included, from which on a new session of a client begins its own group."""
@@ -84,6 +99,7 @@ class StateManager:
         self.turns = Turns(node) if node.options.serial else None
         self.ownership = Ownership(node, self.replication, self.turns)
         self.local = not (node.options.serial or node.options.confirmed)
+        self.subjects = Subjects(node, partial(self.commit, fresh=False))
         self.readings = Readings()
         self.tend: Callable[[], None] | None = None
         """Upkeep between requests, where no task does it."""
@@ -96,6 +112,8 @@ class StateManager:
 
     async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
         """See `State.acquire`."""
+        if self.subjects.behind:
+            await self.subjects.catch_up()
         return await self.ownership.acquire(group, floor)
 
     async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
@@ -126,7 +144,7 @@ class StateManager:
         now = node.clock.now()
         with node.store.read() as reader:
             group_row = reader.get(GROUPS + group)
-            held = None
+            held, view = None, NO_MEMBERS
             if group_row is not None:
                 view = node.membership.view_in(reader)
                 held = found.held(group, group_row, view, self.ownership.serves)
@@ -137,6 +155,9 @@ class StateManager:
                 return None
             session = read_session(row)
             if session.ended(now):
+                return None
+            owner = session.owner
+            if owner is not None and self.subjects.denies(reader, owner, view):
                 return None
             elements = found.elements(key, held.position)
             if elements is None:
@@ -150,6 +171,7 @@ class StateManager:
             session.lifetime - now if session.lifetime else None,
             now - session.touched >= touch_interval(session.idle_timeout),
             elements,
+            owner,
         )
 
     async def commit(
@@ -195,6 +217,21 @@ class StateManager:
             message = Touch(group, ((key, session.idle_timeout),))
             for name in record.holders[1:]:
                 node.peers.cast(name, message)
+
+    async def sessions_of(self, subject: str) -> Siblings:
+        """See `State.sessions_of`."""
+        return await self.subjects.sessions_of(subject)
+
+    async def revoke(
+        self,
+        subject: str,
+        name: bytes,
+        *,
+        kept: tuple[bytes, ...] = (),
+        only: tuple[bytes, ...] = (),
+    ) -> LoggedOut:
+        """See `State.revoke`."""
+        return await self.subjects.revoke(subject, name, kept=kept, only=only)
 
     def buried(self, group: GroupID, key: SessionKey) -> int | None:
         """See `State.buried`."""
@@ -357,6 +394,12 @@ class StateManager:
             case Touch():
                 self._on_touch(sender, message)
                 return None
+            case Whose():
+                return self.subjects.on_whose(sender, message)
+            case Revoke():
+                return self.subjects.on_revoke(message)
+            case Revocations():
+                return self.subjects.on_revocations(sender, message)
             case _:
                 return Failed("BadMessage", "not a message for a state manager")
 

@@ -68,6 +68,8 @@ class Counters:
     merged: int = 0
     conflicts: int = 0
     confirmed: int = 0
+    revocations: int = 0
+    revoked: int = 0
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from sessionha.identity import (
     SessionKey,
     ViewID,
 )
-from sessionha.peer.messages import size_of
+from sessionha.peer.messages import Owner, size_of
 from sessionha.store.base import Reader
 
 GROUPS = b"\x01"
@@ -96,6 +96,8 @@ class SessionRecord(msgspec.Struct, array_like=True):
     """A tombstone, kept until `deadline`."""
     size: int = 0
     count: int = 0
+    owner: Owner | None = None
+    """Whose it is; of a tombstone nobody's."""
 
     def ended(self, now: int) -> bool:
         """Destroyed, or past one of its deadlines."""

@@ -8,7 +8,7 @@ from itertools import islice
 
 from sessionha.errors import Fenced, SessionHAError
 from sessionha.identity import NO_VIEW, GroupID, ViewID
-from sessionha.state import copies
+from sessionha.state import copies, owners
 from sessionha.state.manager import StateManager
 from sessionha.state.records import (
     GroupRecord,
@@ -79,6 +79,7 @@ class Upkeep:
                 if now - marked >= MARK_EVERY:
                     marked = now
                     self._node.clock.mark()
+                self._state.subjects.keep_up()
                 await self.repair()
                 if now - self._swept >= SWEEP_EVERY:
                     await self.sweep()
@@ -181,6 +182,7 @@ class Upkeep:
             if after is None:
                 break
             await asyncio.sleep(0)
+        self._state.subjects.sweep()
         self._swept = self._node.clock.now()
         self._node.store.check()
         return swept
@@ -194,6 +196,7 @@ class Upkeep:
         if self._sweeping is None:
             self._next_sweep = now + SWEEP_EVERY
             self._node.clock.mark()
+            self._state.subjects.sweep()
             self._node.store.check()
 
     def sweep_some(self, after: GroupID | None, most: int = AT_ONCE) -> tuple[GroupID | None, int]:
@@ -239,6 +242,7 @@ class Upkeep:
             if room <= 0:
                 left += 1
                 break
+            owners.index(writer, group, key, session.owner, None)
             writer.delete(session_row_key(group, key))
             room -= 1
         if not left and (record.held or now >= record.keep_until):

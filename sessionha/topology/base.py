@@ -49,6 +49,10 @@ class Membership(Protocol):
         that nobody in the view has, so nothing may be called gone because of them (R12, R18)."""
         ...
 
+    def elsewhere(self) -> tuple[str, ...]:
+        """Nodes that are configured or were members, and are not in the view."""
+        ...
+
     def away(self) -> Mapping[str, int]:
         """Nodes that were members and are not now: milliseconds since each went."""
         ...

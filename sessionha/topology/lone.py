@@ -58,6 +58,10 @@ class LoneMembership:
         """Nobody else can hold anything."""
         return ()
 
+    def elsewhere(self) -> tuple[str, ...]:
+        """There is nobody else."""
+        return ()
+
     def away(self) -> dict[str, int]:
         """Nobody else was ever here."""
         return {}

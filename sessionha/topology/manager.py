@@ -131,6 +131,12 @@ class TopologyManager:
                 found.append(node)
         return tuple(found)
 
+    def elsewhere(self) -> tuple[str, ...]:
+        """Nodes that are configured or were members, and are not in the view."""
+        view = self.view()
+        known = dict.fromkeys((*self._description.order, *self._rows.gone()))
+        return tuple(each for each in known if each != self._me.node and not view.member(each))
+
     def away(self) -> dict[str, int]:
         """Nodes that were members and are not now: milliseconds since each went."""
         now, view, gone = self._clock(), self.view(), self._rows.gone()

@@ -85,6 +85,9 @@ class SimulatedMembership:
             if self.current.member(name) is None and name not in self._world.forgotten
         )
 
+    def elsewhere(self) -> tuple[str, ...]:
+        return tuple(name for name in sorted(self._world.hosts) if not self.current.member(name))
+
     def away(self) -> Mapping[str, int]:
         now = self._world.now
         return {name: int((now - since) * 1000) for name, since in self._gone.items()}

@@ -26,7 +26,10 @@ from sessionha.peer.messages import (
     Message,
     Promise,
     Push,
+    Revocations,
+    Revoke,
     Touch,
+    Whose,
     decode,
     encode,
 )
@@ -49,7 +52,7 @@ from tests.simulation.membership import (
 )
 from tests.simulation.recorder import Recorder
 
-DATA = (Push, Claim, Promise, Fetch, Forward, Touch)
+DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 """Messages for state managers; the others are for topology managers."""
 
 Views = Literal["oracle", "available"]
