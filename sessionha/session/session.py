@@ -12,10 +12,11 @@ from operator import is_
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
-from sessionha.identity import Position, SessionKey
-from sessionha.peer.messages import Create, SessionChange
+from sessionha.identity import Position, SessionKey, encode64
+from sessionha.peer.messages import Create, Owner, SessionChange
 from sessionha.session.layout import Layout, layout_of
-from sessionha.state.base import Elements, Held, Receipt, Stored
+from sessionha.session.subject import NOBODY, Register, checked_subject, log_out, log_out_one
+from sessionha.state.base import Elements, Held, LoggedOut, Receipt, Siblings, Stored
 from sessionha.values.codec import DEPTH, IMMUTABLE, Undecodable, encode, is_unchanged
 from sessionha.values.managers import COUNTER, VALUE, manager_for, operation_between, read
 
@@ -49,6 +50,8 @@ class Known(NamedTuple):
     """Milliseconds that it may be unused."""
     life_left: int | None = None
     """Milliseconds until it ends, used or not; None: no absolute lifetime."""
+    owner: Owner | None = None
+    """Whose it is."""
 
     def __repr__(self) -> str:
         return f"<Known: {len(self.elements)} elements>"  # never an ID or a value
@@ -71,18 +74,22 @@ class _Notes:
     """What both faces of a session note. They share it, and do not know each other from it: so
     that a request leaves nothing behind that only the garbage collector can free."""
 
-    __slots__ = ("changes", "cleared", "count", "deleted", "destroyed", "renew", "unreadable")
+    __slots__ = (
+        "changes", "cleared", "count", "deleted", "destroyed", "renew", "subject", "unreadable",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.changes = 0
-        """Counts every assignment and deletion, and what the three flags were set for."""
+        """Counts every assignment and deletion, and what flags and subject were set for."""
         self.unreadable: dict[str, str] = {}
         self.deleted: set[str] = set()
         self.cleared = False
         self.destroyed = False
         self.renew = False
+        self.subject: str | None = None
+        """Whose it shall be; empty: nobody's; None: whose it is."""
         self.count = 0
-        """Counts what the three flags were set for, see `Session.settle`."""
+        """Counts what the three flags and the subject were set for, see `Session.settle`."""
 
     def note_cleared(self) -> None:
         """Every element was dropped, those that cannot be read included."""
@@ -90,10 +97,12 @@ class _Notes:
         self.deleted.clear()
         self.count += 1
         self.cleared = True
+        self.subject = ""
 
     def reset(self) -> None:
-        """What the three flags asked for is done."""
+        """What the three flags and the subject asked for is done."""
         self.destroyed = self.cleared = self.renew = False
+        self.subject = None
 
     def forget_unreadable(self, name: str) -> bool:
         """The application deleted this name; whether an undecodable element had it."""
@@ -109,9 +118,9 @@ class Session(MutableMapping[str, Any]):
     """The session of one client in one virtual server, for the time of one request.
 
     Values are plain Python values; changes inside them are noticed by comparing encoded forms, so
-    no flag has to be set. Nothing is stored until data is put in. An element that this process
-    cannot decode is not iterated over, but it is `in` the session, raises ElementNotReadable when
-    it is read, and stays as it is until it is assigned or deleted.
+    no flag has to be set. Nothing is stored until data is put in, or a subject is set. An element
+    that this process cannot decode is not iterated over, but it is `in` the session, raises
+    ElementNotReadable when it is read, and stays as it is until it is assigned or deleted.
 
     Every use of a session that could not be acquired raises SessionUnavailable.
     """
@@ -141,6 +150,7 @@ class Session(MutableMapping[str, Any]):
         self.found: tuple[str, Held] | None = None
         self.touched = False
         self.committer: Callable[[Session], Awaitable[Receipt | None]] | None = None
+        self.registrar: Callable[[], Register] | None = None
 
     # --- the mapping ---
 
@@ -251,6 +261,27 @@ class Session(MutableMapping[str, Any]):
         return datetime.fromtimestamp(self._now - self.age, UTC) if self._known else None
 
     @property
+    def subject(self) -> str | None:
+        """Whose session it is, in the application's words, such as "user:42"; None: nobody's.
+
+        Set it at log-in: with it the sessions of one user are found, and ended together. It may
+        have 128 bytes. It stays when the ID is renewed and goes with `clear`; a new session begins
+        by it, as by any data. It is stored and replicated, and never logged.
+        """
+        self._use()
+        if self._notes.subject is not None:
+            return self._notes.subject or None
+        return self._known.owner.subject if self._known and self._known.owner else None
+
+    @subject.setter
+    def subject(self, subject: str | None) -> None:
+        wanted = "" if subject is None else checked_subject(subject)
+        if subject != self.subject:
+            self._change()
+            self._notes.count += 1
+            self._notes.subject = wanted
+
+    @property
     def served(self) -> Served | None:
         """Where the session was found; None for a new one."""
         return Served(self.found[0], *self.found[1]) if self.found is not None else None
@@ -308,6 +339,77 @@ class Session(MutableMapping[str, Any]):
         self._use()
         return await self.committer(self) if self.committer else None
 
+    # --- the sessions of its subject ---
+
+    async def siblings(self) -> Siblings:
+        """The living sessions of this session's subject on every node, itself included, to show a
+        user where they are logged in; and the nodes that could not be asked.
+
+        Raises:
+            SessionError: the session has no subject.
+        """
+        found = await self._subjects.state.sessions_of(self._owned_by())
+        mine = self._handle_id
+        sessions = tuple(each._replace(current=each.id == mine) for each in found.sessions)
+        return found._replace(sessions=sessions)
+
+    async def revoke(self, sibling: str) -> LoggedOut:
+        """End one session of the subject, by its `id` in `siblings`. An ID that is no session of
+        this subject ends nothing.
+
+        Raises:
+            SessionError: the session has no subject.
+            SessionUnavailable, StoreFull: nothing was changed.
+        """
+        done = await log_out_one(self._subjects.state, self._owned_by(), sibling)
+        if sibling == self._handle_id:
+            self.destroy()
+        return done
+
+    async def revoke_others(self) -> LoggedOut:
+        """End every session of the subject but this one; commits what this request changed.
+
+        Raises:
+            SessionError: the session has no subject, or what `commit` raises.
+            SessionRevoked: it was ended itself meanwhile; nothing was changed.
+            SessionUnavailable, StoreFull: nothing was changed.
+        """
+        subject = self._owned_by()
+        if self._notes.subject is not None:
+            await self.commit()
+        owner = self._known.owner if self._known is not None else None
+        assert owner is not None, "what has a subject and is committed has an owner"
+        return await log_out(self._subjects.state, subject, kept=(owner.handle,))
+
+    async def revoke_all(self) -> LoggedOut:
+        """End every session of the subject, this one included: log out everywhere.
+
+        Raises:
+            SessionError: the session has no subject.
+            SessionUnavailable, StoreFull: nothing was changed.
+        """
+        done = await log_out(self._subjects.state, self._owned_by())
+        self.destroy()
+        return done
+
+    @property
+    def _subjects(self) -> Register:
+        self._use()
+        assert self.registrar is not None, "a session of a request has a register"
+        return self.registrar()
+
+    @property
+    def _handle_id(self) -> str | None:
+        owner = self._known.owner if self._known is not None else None
+        return encode64(owner.handle) if owner is not None else None
+
+    def _owned_by(self) -> str:
+        if (subject := self.subject) is None:
+            raise SessionError(
+                "the session has no subject: set session.subject when somebody logs in"
+            )
+        return subject
+
     # --- the dict face ---
 
     def as_dict(self) -> DictSession:
@@ -356,7 +458,8 @@ class Session(MutableMapping[str, Any]):
         """
         known, notes = self._known, self._notes
         marks, deleted, seen = notes.count, frozenset(notes.deleted), notes.changes
-        ended = notes.destroyed or (notes.cleared and not self._held_names())
+        emptied = notes.cleared and not (self._held_names() or notes.subject)
+        ended = notes.destroyed or emptied
         changes: tuple[SessionChange, ...] = ()
         if known is not None and ended:
             changes = (SessionChange(known.key, destroy=True),)
@@ -461,17 +564,26 @@ class Session(MutableMapping[str, Any]):
         self, mint: Callable[[], tuple[str, SessionKey]], create: Create
     ) -> tuple[SessionChange | None, Known | None]:
         elements = {name: self._element(name) for name in self._held_names()}
-        if not elements:
+        owner = self._new_owner(None)
+        if not elements and owner is None:
             return None, None
         session_id, key = mint()
-        change = SessionChange(key, create=create, puts=_puts(elements))
+        change = SessionChange(key, create=create, puts=_puts(elements), owner=owner)
         life_left = create.lifetime or None
-        return change, Known(session_id, key, elements, 0, create.idle_timeout, life_left)
+        return change, Known(session_id, key, elements, 0, create.idle_timeout, life_left, owner)
+
+    def _new_owner(self, before: Owner | None) -> Owner | None:
+        """What a change says of whose the session is; None: whose it was."""
+        noted = self._notes.subject
+        if noted is None or noted == (before.subject if before is not None else ""):
+            return None
+        return self._subjects.owner(noted) if noted else NOBODY
 
     def _changed(
         self, known: Known, mint: Callable[[], tuple[str, SessionKey]]
     ) -> tuple[SessionChange | None, Known]:
         stored, cleared = known.elements, self._notes.cleared
+        asked = self._new_owner(known.owner)
         puts = self._written_beside(stored)
         if cleared and not puts and len(stored) == len(self._held_names()):
             cleared = False  # everything was put back as it was
@@ -481,7 +593,7 @@ class Session(MutableMapping[str, Any]):
             elements = puts
         else:
             deletes = self._dropped(stored)
-            if not (puts or deletes or self._notes.renew):
+            if not (puts or deletes or self._notes.renew or asked is not None):
                 return None, known
             elements = {**stored, **puts}
             for name in deletes:
@@ -492,10 +604,13 @@ class Session(MutableMapping[str, Any]):
             replaces=known.key if self._notes.renew else None,
             clear=cleared,
             deletes=deletes,
+            owner=asked,
             **_changes(puts, {} if cleared else stored),
         )
-        after = Known(session_id, key, elements, known.age, known.idle_timeout, known.life_left)
-        return change, after
+        owner = known.owner if asked is None else (asked if asked.subject else None)
+        return change, known._replace(
+            session_id=session_id, key=key, elements=elements, owner=owner
+        )
 
     def _written_beside(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
         """The elements that differ from what is stored."""

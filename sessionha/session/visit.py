@@ -40,6 +40,7 @@ from sessionha.session.cookies import (
 )
 from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
+from sessionha.session.subject import Register
 from sessionha.state.base import Held, Loaded, Receipt, State, Turn, Unsettled, touch_interval
 from sessionha.values.codec import DEPTH
 
@@ -467,9 +468,13 @@ class Visit:
             return None
         return route.position
 
+    def _register(self) -> Register:
+        return Register(self._home.state, self._terms.virtual_server)
+
     def _begin(self, session: Session) -> None:
         self.session = session
         session.committer = self.commit
+        session.registrar = self._register
 
     def _fail(self, error: SessionError) -> None:
         """Begin with a session that raises `error` when it is used."""
@@ -522,6 +527,7 @@ class Visit:
             loaded.age,
             loaded.idle_timeout,
             loaded.life_left,
+            loaded.owner,
         )
         session = Session(known, now=self._now, depth=self._terms.depth)
         session.found = self._home.engine, loaded.held

@@ -100,6 +100,8 @@ class Sibling(NamedTuple):
     virtual_server: str
     node: str
     """The node that serves it, or would."""
+    current: bool = False
+    """Whether it is the session of the request that asks."""
 
 
 class Siblings(NamedTuple):

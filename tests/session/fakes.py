@@ -7,11 +7,20 @@ from dataclasses import dataclass, field
 
 from sessionha.errors import SessionError, SessionRevoked
 from sessionha.identity import Epoch, GroupID, Position, SessionKey
-from sessionha.peer.messages import Batch, SessionChange
+from sessionha.peer.messages import Batch, Owner, SessionChange
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.visit import Event
 from sessionha.settings import Settings
-from sessionha.state.base import Elements, Held, Loaded, Receipt, Turn, Unsettled
+from sessionha.state.base import (
+    Elements,
+    Held,
+    Loaded,
+    LoggedOut,
+    Receipt,
+    Siblings,
+    Turn,
+    Unsettled,
+)
 
 WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
 
@@ -48,6 +57,7 @@ class Record:
     lifetime: int
     used: int
     elements: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    owner: Owner | None = None
 
 
 @dataclass
@@ -85,6 +95,9 @@ class FakeState:
         self.touches: list[SessionKey] = []
         self.acquired: list[GroupID] = []
         self.local = True
+        self.siblings = Siblings(())
+        self.log_outs: list[tuple[str, tuple[bytes, ...], tuple[bytes, ...]]] = []
+        """Subject, handles kept and handles meant of every log-out."""
         self.turns: list[FakeTurn] | None = None
         """Every turn that was taken; None: nobody takes turns."""
 
@@ -136,6 +149,7 @@ class FakeState:
             left,
             now - record.used > min(60_000, record.idle_timeout // 20),
             Elements(sorted(record.elements.items())),
+            record.owner,
         )
 
     def buried(self, group: GroupID, key: SessionKey) -> int | None:
@@ -169,6 +183,20 @@ class FakeState:
         self.touches.append(key)
         self.groups[group].sessions[key].used = self.clock.ms
 
+    async def sessions_of(self, subject: str) -> Siblings:
+        return self.siblings
+
+    async def revoke(
+        self,
+        subject: str,
+        name: bytes,
+        *,
+        kept: tuple[bytes, ...] = (),
+        only: tuple[bytes, ...] = (),
+    ) -> LoggedOut:
+        self.log_outs.append((subject, kept, only))
+        return LoggedOut(len(only))
+
     def _apply(self, group: Group, change: SessionChange) -> None:
         now = self.clock.ms
         if change.destroy:
@@ -184,6 +212,8 @@ class FakeState:
             group.sessions[change.key] = Record(now, create.idle_timeout, create.lifetime, now)
         record = group.sessions[change.key]
         record.used = now
+        if change.owner is not None:
+            record.owner = change.owner if change.owner.subject else None
         if change.clear:
             record.elements.clear()
         for name in change.deletes:
