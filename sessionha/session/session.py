@@ -583,7 +583,7 @@ class Session(MutableMapping[str, Any]):
         self, known: Known, mint: Callable[[], tuple[str, SessionKey]]
     ) -> tuple[SessionChange | None, Known]:
         stored, cleared = known.elements, self._notes.cleared
-        asked = self._new_owner(known.owner)
+        asked = None if self._notes.subject is None else self._new_owner(known.owner)
         puts = self._written_beside(stored)
         if cleared and not puts and len(stored) == len(self._held_names()):
             cleared = False  # everything was put back as it was
@@ -608,9 +608,10 @@ class Session(MutableMapping[str, Any]):
             **_changes(puts, {} if cleared else stored),
         )
         owner = known.owner if asked is None else (asked if asked.subject else None)
-        return change, known._replace(
-            session_id=session_id, key=key, elements=elements, owner=owner
+        after = Known(
+            session_id, key, elements, known.age, known.idle_timeout, known.life_left, owner
         )
+        return change, after
 
     def _written_beside(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:
         """The elements that differ from what is stored."""
