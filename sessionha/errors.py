@@ -66,13 +66,14 @@ class StaleSession(SessionUnavailable):
 class CommitUnconfirmed(SessionUnavailable):
     """Written here, not confirmed by every backup: the outcome is unknown."""
 
-    def __init__(self, missing: tuple[str, ...], copies: int) -> None:
+    def __init__(self, missing: tuple[str, ...], copies: int, *, wanted: int = 0) -> None:
+        """`wanted`: nobody is missing, but there are fewer copies than this (`min_copies`)."""
         self.missing = missing
         self.copies = copies
-        names = ", ".join(missing) or "the new primary"
-        super().__init__(
-            f"the change is written but not confirmed by {names} ({copies} copies); it may last"
-        )
+        why = f"not confirmed by {', '.join(missing) or 'the new primary'} ({copies} copies)"
+        if wanted:
+            why = f"it has {copies} copies, which is below `min_copies` = {wanted}"
+        super().__init__(f"the change is written but {why}; it may last")
 
 
 class SessionRevoked(SessionError):

@@ -418,6 +418,11 @@ RELATIONS: Final = (
         "`session_bytes` must not be more than an eighth of `store_size`",
     ),
     Relation(
+        ("session_bytes", "listen"),
+        lambda s: not s.has_peers or s.session_bytes <= 2 * 2**20,
+        "`session_bytes` must not be more than 2 MiB with peers: a session travels in one frame",
+    ),
+    Relation(
         ("listen", "admin"),
         lambda s: not s.listen or s.listen != s.admin,
         "`admin` must not be the address of `listen`: peers and people do not share a port",
@@ -670,6 +675,11 @@ class _Loading:
             self._problems.append(
                 "`listen` is off, but nodes are configured, which must reach this one: set an"
                 " address"
+            )
+        elif off and settings.min_copies and "min_copies" not in self._failed:
+            self._problems.append(
+                f"`min_copies` = {settings.min_copies}, but nobody can take a copy, so that every"
+                " change would be refused: configure `nodes`, or leave it out"
             )
 
 

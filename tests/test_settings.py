@@ -287,8 +287,15 @@ def test_a_password_in_a_url_of_nodes_is_not_shown() -> None:
         (("forget_after", "heal_after"), {"forget_after": 10}),
         (("drain_timeout",), {"drain_timeout": 2}),
         (("lifetime", "idle_timeout"), {"lifetime": "10min"}),
-        (("min_copies", "backups"), {"min_copies": 2}),
+        (
+            ("min_copies", "backups"),
+            {"min_copies": 2, "nodes": LOOPBACK, "node": "n1", "secret": SECRET},
+        ),
         (("session_bytes", "store_size"), {"session_bytes": "1MiB", "store_size": "4MiB"}),
+        (
+            ("session_bytes",),
+            {"session_bytes": "3MiB", "nodes": LOOPBACK, "node": "n1", "secret": SECRET},
+        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused_with_both(
@@ -307,6 +314,11 @@ def test_healing_at_once_and_never_are_allowed() -> None:
 
 def test_a_refused_value_does_not_cause_a_complaint_about_its_relations() -> None:
     assert "duration" in only_problem(heartbeat="soon", suspect_after=0.02)
+
+
+def test_copies_cannot_be_demanded_of_nobody() -> None:
+    assert "configure `nodes`" in only_problem(min_copies=1)
+    assert Settings.observe({"SESSIONHA_MIN_COPIES": "1"}).min_copies == 1, "a router's is unused"
 
 
 def test_peers_and_administration_do_not_share_an_address() -> None:

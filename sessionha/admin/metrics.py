@@ -35,6 +35,8 @@ STATE: Final = {
     "confirmed": "Reads that every copy confirmed",
     "revocations": "Log-outs of all or some sessions of a subject",
     "revoked": "Sessions that these log-outs ended",
+    "fewer_copies": "Changes that have fewer copies than `backups`",
+    "below_min_copies": "Changes refused because there would be fewer copies than `min_copies`",
 }
 """Counts of the state manager that have a help text; one without is shown all the same."""
 

@@ -73,6 +73,10 @@ from sessionha.view import NO_MEMBERS, View
 GROUP_SESSIONS = 16
 """Sessions, tombstones included, from which on a new session of a client begins its own group."""
 
+GROUP_BYTES = 3 << 20
+"""What the sessions of a group may have together, so that they fit into one frame of a stream (4
+MiB) beside what is noted of each."""
+
 MOVED = (
     "another server went on with the session while this request had its turn; nothing was changed"
 )
@@ -194,9 +198,10 @@ class StateManager:
         """See `State.has_room`."""
         if self.held(group, floor) is None:
             return False
+        most = min(GROUP_SESSIONS, GROUP_BYTES // self.node.options.limits.session_bytes)
         with self.node.store.read() as reader:
             sessions = (row for row in rows(reader, group) if row.element is None)
-            return sum(1 for _ in islice(sessions, GROUP_SESSIONS)) < GROUP_SESSIONS
+            return sum(1 for _ in islice(sessions, most)) < most
 
     def touch(self, group: GroupID, key: SessionKey) -> None:
         """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""
@@ -261,8 +266,10 @@ class StateManager:
             base = record.position
             self.replication.reform(record, batch.group, view, widen=True)
             if len(record.holders) <= node.options.min_copies:
+                node.counters.below_min_copies += 1
                 raise SessionUnavailable(
-                    f"fewer than `min_copies` = {node.options.min_copies} servers can take a copy"
+                    f"fewer than `min_copies` = {node.options.min_copies} other servers can take a"
+                    " copy; nothing was changed"
                 )
             delta = copies.merge(writer, record, batch, node.clock.now(), node.options.limits)
             alone = len(record.holders) == 1 and not record.leaving
@@ -307,14 +314,18 @@ class StateManager:
 
     async def _finish(self, started: _Started) -> Receipt:
         """The round to C, and transaction 2."""
-        if started.round is None:
-            return receipt(started.record)
         node = self.node
+        if started.round is None:
+            if node.options.backups:
+                node.counters.fewer_copies += 1
+            return receipt(started.record)
         deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
         try:
             done = await self.replication.confirm(started.round, deadline)
-            if done.copies < node.options.min_copies:
-                raise CommitUnconfirmed((), done.copies)
+            if done.copies < node.options.backups:
+                node.counters.fewer_copies += 1
+                if done.copies < node.options.min_copies:
+                    raise CommitUnconfirmed((), done.copies, wanted=node.options.min_copies)
             return done
         except asyncio.CancelledError:
             work = self.replication.settle(started.round.push.group, deadline, widen=True)

@@ -70,6 +70,8 @@ class Counters:
     confirmed: int = 0
     revocations: int = 0
     revoked: int = 0
+    fewer_copies: int = 0
+    below_min_copies: int = 0
 
 
 @dataclass(slots=True)
