@@ -221,6 +221,7 @@ class Engine:
         state = StateManager(self._node(store, clock, topology, streams))
         state.begin()
         upkeep = Upkeep(state)
+        upkeep.keep_time()  # before anybody can ask for what it drops
         parts = _Parts(os.getpid(), store, topology, state, streams)
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")

@@ -23,6 +23,7 @@ from sessionha.state.records import (
     rows,
     session_row_key,
 )
+from sessionha.state.replication import PROMISE_TTL
 from sessionha.store.base import Reader, Writer
 from sessionha.view import View
 
@@ -45,6 +46,9 @@ TENDED = 16
 
 SIDE_BY_SIDE = 8
 """Groups repaired at the same time: requests come first."""
+
+MEMBER_AT = b"\x00member-at"
+"""Store row: when this node was last seen to be a member."""
 
 ROWS_AT_ONCE = 50
 """Rows deleted in one transaction: a full map cannot do more."""
@@ -75,6 +79,7 @@ class Upkeep:
             try:
                 if not self._node.store.try_lead():
                     continue
+                self.keep_time()
                 now = self._node.clock.now()
                 if now - marked >= MARK_EVERY:
                     marked = now
@@ -85,6 +90,50 @@ class Upkeep:
                     await self.sweep()
             except Exception:
                 log.exception("looking after the store failed; it goes on in a moment")
+
+    # --- a long absence -------------------------------------------------------------------------
+
+    def keep_time(self) -> int:
+        """Note that this node is a member; one that has been none for longer than a log-out is
+        remembered drops its copies (R11): what they hold may have been destroyed, and nobody
+        knows it any more. How many groups that were.
+        """
+        node, now = self._node, self._node.clock.now()
+        with node.store.read() as reader:
+            row = reader.get(MEMBER_AT)
+        last = 0 if row is None else int(row)  # a sibling may have written it
+        if last and now - last > copies.TOMBSTONE_TTL:
+            dropped = self._drop_copies(now)
+            log.warning(
+                "this node was no member of its cluster for %d days, longer than log-outs are"
+                " remembered: it dropped its old copies of %d groups of sessions",
+                (now - last) // 86_400_000, dropped,
+            )  # fmt: skip
+            self._note(now)
+            return dropped
+        if now - last >= MARK_EVERY and node.membership.is_member():
+            self._note(now)
+        return 0
+
+    def _note(self, now: int) -> None:
+        with self._node.store.write(urgent=True) as writer:
+            writer.put(MEMBER_AT, str(now).encode())
+
+    def _drop_copies(self, now: int) -> int:
+        dropped = 0
+        after: GroupID | None = None
+        while True:
+            with self._node.store.read() as reader:
+                batch = list(islice(groups(reader, after), AT_ONCE))
+            if not batch:
+                return dropped
+            after = batch[-1][0]
+            for group in (group for group, record in batch if record.held):
+                with self._node.store.write(shrinking=True) as writer:
+                    record = get_group(writer, group)
+                    if record is not None:
+                        copies.give_up(writer, group, record, now + PROMISE_TTL)
+                        dropped += 1
 
     # --- restoring copies -----------------------------------------------------------------------
 

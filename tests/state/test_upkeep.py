@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from sessionha.identity import NO_POSITION, Epoch
 from sessionha.peer.messages import Batch, Create, Promise, SessionChange
+from sessionha.state import copies
 from sessionha.state.copies import EXPIRY_SKEW
 from sessionha.state.node import Options
 from sessionha.state.records import GroupRecord, get_group, get_session, groups, rows
@@ -34,6 +37,49 @@ def row_count(scene: Scene, node: str) -> int:
 async def repair_everywhere(scene: Scene) -> int:
     done = [await upkeep(scene, host.name).repair() for host in scene.world.living]
     return sum(done)
+
+
+# --- a long absence ------------------------------------------------------------------------------
+
+
+async def log_out_and_forget(scene: Scene, away: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """n2 is away for so many seconds of virtual time; the session that it holds is destroyed
+    meanwhile, the log-out is forgotten, and those who knew of it are gone when it returns."""
+    monkeypatch.setattr(copies, "TOMBSTONE_TTL", 60_000)
+    create = SessionChange(KEY, create=Create(3_600_000, 0), puts=(("a", "value", b"1"),))
+    receipt = await scene.at("n1").commit(Batch(GROUP, (create,)), fresh=True)
+    assert receipt.holders == ("n1", "n2")
+    upkeep(scene, "n2").keep_time()
+    await scene.exclude("n2")
+    await scene.log_out("n1")
+    await asyncio.sleep(away)
+    for node in ("n1", "n3"):
+        await upkeep(scene, node).sweep()
+    scene.world.resume("n2")
+    await scene.members("n2")
+    upkeep(scene, "n2").keep_time()
+
+
+@simulated()
+async def test_what_outlasted_the_memory_of_its_log_out_does_not_come_back(scene: Scene) -> None:
+    """G6, R11: a store out of the view for longer than tombstones are kept is emptied."""
+    with pytest.MonkeyPatch.context() as patch:
+        await log_out_and_forget(scene, 70.0, patch)
+        record = scene.world.hosts["n2"].record(GROUP)
+        assert record is not None
+        assert not record.held
+        assert await scene.see("n2", floor=NO_POSITION) is None
+
+
+@simulated()
+async def test_a_shorter_absence_drops_nothing(scene: Scene) -> None:
+    """R6: and the log-out is still remembered."""
+    with pytest.MonkeyPatch.context() as patch:
+        await log_out_and_forget(scene, 20.0, patch)
+        record = scene.world.hosts["n2"].record(GROUP)
+        assert record is not None
+        assert record.held
+        assert await scene.see("n2", floor=NO_POSITION) is None
 
 
 # --- sweeping ------------------------------------------------------------------------------------
