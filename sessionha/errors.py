@@ -8,11 +8,14 @@ SessionHAError
 │   ├── StaleSession           only copies older than the client's last answer are alive
 │   ├── CommitUnconfirmed      written here, not confirmed there; who is missing, how many copies
 │   ├── SessionRevoked         destroyed or revoked while this request ran
+│   │   └── NoSession            the HTTP data API: there is no session with this ID
 │   ├── SessionTooLarge        size and limit; nothing was changed
 │   ├── ElementNotEncodable    which element, which type; nothing was changed
 │   ├── ElementNotReadable     which element, why; the others are fine, and it is kept as it is
 │   ├── OperationRefused       which operation on an element, why; nothing was changed
+│   │   └── WrongManager         the element has another data manager than its address says
 │   └── StoreFull              size and limit, and the setting that raises it; nothing was changed
+├── RequestRefused           the HTTP data API: not understood, not allowed, or no node answered
 ├── StoreError               the store cannot be used: which file, why, and what to do
 └── PeerError                a remote fault; never reaches an application
     ├── PeerUnavailable        refused, silent, closed: `refused` tells a proven death
@@ -80,6 +83,10 @@ class SessionRevoked(SessionError):
     """The session was destroyed or revoked while this request ran; its changes were dropped."""
 
 
+class NoSession(SessionRevoked, LookupError):
+    """No session has this ID: it never was, has ended, or lies in another virtual server."""
+
+
 class SessionTooLarge(SessionError):
     """A session would pass a limit; nothing was changed."""
 
@@ -122,6 +129,10 @@ class OperationRefused(SessionError):
         super().__init__(f"{operation} {why}; nothing was changed")
 
 
+class WrongManager(OperationRefused):
+    """An element is addressed under a data manager that is not its own."""
+
+
 class StoreFull(SessionError):
     """The node's store is full; nothing was changed."""
 
@@ -132,6 +143,10 @@ class StoreFull(SessionError):
             f"the session store is full ({used} of {limit} bytes); nothing was changed:"
             " raise `store_size` (SESSIONHA_STORE_SIZE) or shorten `idle_timeout`"
         )
+
+
+class RequestRefused(SessionHAError):
+    """The HTTP data API did not take a request: what was wrong with it; nothing was changed."""
 
 
 class StoreError(SessionHAError):

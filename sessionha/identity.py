@@ -164,6 +164,17 @@ class SessionIDs:
         return encode64(hmac.digest(key, body.encode(), "sha256")[:TAG_BYTES])
 
 
+def group_of(session_id: str) -> GroupID:
+    """The group of a session ID, whoever made it: `SessionIDs.group` verifies.
+
+    Raises:
+        ValueError: it does not look like a session ID.
+    """
+    if _SESSION_ID.fullmatch(session_id) is None:
+        raise ValueError(f"a session ID has {SESSION_ID_CHARS} letters, digits, `_` or `-`")
+    return decode64(session_id[:_GROUP_CHARS])
+
+
 def session_key(session_id: str, virtual_server: str) -> SessionKey:
     """What a session is stored under: a SHA-256 of its secret part, apart by virtual server."""
     secret = session_id[_GROUP_CHARS : _GROUP_CHARS + _SECRET_CHARS]

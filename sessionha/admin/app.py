@@ -1,4 +1,4 @@
-"""The ASGI application of the administration: `/metrics` and `/v1/status` of one node."""
+"""The ASGI application of the administration: metrics, status and sessions of one node."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from sessionha.admin import data
 from sessionha.admin.metrics import CONTENT_TYPE, text
 from sessionha.admin.snapshot import counts, status
 from sessionha.admin.tally import Tally
@@ -38,6 +39,11 @@ def build(engine: Engine, tally: Tally) -> Starlette:
         routes=[
             Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
             Route("/v1/status", _guarded(show, settings, "read")),
+            Route(
+                f"{data.PREFIX}/{{address:path}}",
+                _guarded(data.endpoint(engine), settings, "data"),
+                methods=data.METHODS,
+            ),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Names of the headers that nodes and routers say to each other."""
+"""Names of the headers that nodes, routers and clients of the data API say to each other."""
 
 from typing import Final
 
@@ -10,3 +10,12 @@ ELSEWHERE: Final = "elsewhere"
 
 COPIES: Final = "sessionha-copies"
 """How many other nodes acknowledged the change, when it is fewer than there should be."""
+
+SESSION: Final = "sessionha-session"
+"""The session's ID, from a client of the data API: the proof that it may use the session."""
+
+VIRTUAL_SERVER: Final = "sessionha-virtual-server"
+"""The virtual server of that session, where it is not the node's own."""
+
+POSITION: Final = "sessionha-position"
+"""Where the session's group is; a client that sends it back is served nothing older."""

@@ -12,11 +12,12 @@ from operator import is_
 from typing import Any, Final, NamedTuple, NoReturn
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
-from sessionha.identity import Position, SessionKey, encode64
+from sessionha.identity import Position, SessionKey, encode64, group_of
 from sessionha.peer.messages import Create, Owner, SessionChange
 from sessionha.session.layout import Layout, layout_of
 from sessionha.session.subject import NOBODY, Register, checked_subject, log_out, log_out_one
 from sessionha.state.base import Elements, Held, LoggedOut, Receipt, Siblings, Stored
+from sessionha.values.address import DataAddress
 from sessionha.values.codec import DEPTH, IMMUTABLE, Undecodable, encode, is_unchanged
 from sessionha.values.managers import COUNTER, VALUE, manager_for, operation_between, read
 
@@ -165,7 +166,7 @@ class Session(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._change()
-        _check_name(name)
+        check_name(name)
         self._notes.unreadable.pop(name, None)
         self._notes.deleted.discard(name)
         self._values[name] = value
@@ -228,6 +229,20 @@ class Session(MutableMapping[str, Any]):
         """The session's ID: a secret. None until data was committed for the first time."""
         self._use()
         return self._known.session_id if self._known else None
+
+    def address(self, name: str, *path: str | int) -> str:
+        """The address of a committed element, or of what is inside it, for the HTTP data API. It
+        is no secret; whoever uses it needs the session's ID too.
+
+        Raises:
+            KeyError: no such element was committed so far.
+        """
+        self._use()
+        known = self._known
+        if known is None or name not in known.elements:
+            raise KeyError(name)
+        session = DataAddress(group_of(known.session_id), known.key)
+        return str(session.at(known.elements[name][0], name, *path))
 
     @property
     def known(self) -> Known | None:
@@ -658,7 +673,7 @@ class Session(MutableMapping[str, Any]):
 
     def _element(self, name: str, present: str = _VALUE) -> Stored:
         """Data manager and encoded value of an element that has the manager `present` so far."""
-        _check_name(name)
+        check_name(name)
         value = dict.__getitem__(self._values, name)
         if present == _VALUE and type(value) in IMMUTABLE and name not in self._counters:
             return _VALUE, encode(value, name, self._depth)  # as most are
@@ -898,7 +913,8 @@ def _changes(written: Mapping[str, Stored], stored: Mapping[str, Stored]) -> dic
     return {"puts": tuple(puts), "edits": tuple(edits)}
 
 
-def _check_name(name: object) -> None:
+def check_name(name: object) -> None:
+    """Raise ElementNotEncodable for what cannot name an element."""
     if not isinstance(name, str):
         raise ElementNotEncodable(repr(name)[:40], type(name).__qualname__, "names are text")
     if name.isascii():

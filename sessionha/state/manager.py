@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sessionha.errors import (
     CommitUnconfirmed,
     Fenced,
+    OperationRefused,
     PeerUnavailable,
     SessionBusy,
     SessionError,
@@ -469,7 +470,7 @@ def _error_from(failed: Failed, primary: str) -> SessionError:
     match failed.kind:
         case "SessionRevoked":
             return SessionRevoked(failed.reason)
-        case "SessionTooLarge" | "StoreFull" | "SessionUnavailable":
+        case "SessionTooLarge" | "StoreFull" | "SessionUnavailable" | "OperationRefused":
             return _REMOTE[failed.kind](failed.reason)
         case _:
             return CommitUnconfirmed((primary,), 0)
@@ -485,7 +486,15 @@ class _RemoteFull(StoreFull):
         Exception.__init__(self, reason)
 
 
-_REMOTE: dict[str, type[_RemoteTooLarge] | type[_RemoteFull] | type[SessionUnavailable]] = {
+class _RemoteRefused(OperationRefused):
+    def __init__(self, reason: str) -> None:
+        Exception.__init__(self, reason)
+
+
+_Remote = type[_RemoteTooLarge | _RemoteFull | _RemoteRefused | SessionUnavailable]
+
+_REMOTE: dict[str, _Remote] = {
+    "OperationRefused": _RemoteRefused,
     "SessionTooLarge": _RemoteTooLarge,
     "StoreFull": _RemoteFull,
     "SessionUnavailable": SessionUnavailable,
