@@ -186,5 +186,6 @@ def _made(kind: type[_E], words: str, about: Mapping[str, Any]) -> _E:
     """An error as the node has it, in its words."""
     error = kind.__new__(kind)
     Exception.__init__(error, words)
-    vars(error).update(about)
+    for name, value in about.items():
+        setattr(error, name, tuple(value) if isinstance(value, list) else value)
     return error
