@@ -83,7 +83,8 @@ async def _answer(engine: Engine, request: Request) -> Response:
     floor = _floor(request)
     body = await bodies.read(request, engine.settings.session_bytes)
     async with _visiting(engine, address, floor) as visited:
-        known = Known(session_id, address.key, visited.loaded.elements)
+        loaded = visited.loaded
+        known = Known(session_id, address.key, loaded.elements, owner=loaded.owner)
         asked = _Asked(request, address, body, visited, Changes(known, engine.settings.depth))
         return await verb(asked)
 
