@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from sessionha.errors import SessionUnavailable
@@ -160,8 +160,11 @@ class State(Protocol):
         """Whether a request may begin with `load`; else with `turn` and `find`."""
         ...
 
-    async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
-        """Wait for a turn at the session. None: its requests do not take turns.
+    async def turn(
+        self, group: GroupID, key: SessionKey, beside: Collection[Turn] = ()
+    ) -> Turn | None:
+        """Wait for a turn at the session. None: its requests do not take turns. `beside`: turns
+        that the same request has already; take them in one order of the keys.
 
         Raises:
             SessionBusy: another request of the session did not end in time.

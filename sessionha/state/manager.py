@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -121,9 +121,11 @@ class StateManager:
             await self.subjects.catch_up()
         return await self.ownership.acquire(group, floor)
 
-    async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
+    async def turn(
+        self, group: GroupID, key: SessionKey, beside: Collection[Turn] = ()
+    ) -> Turn | None:
         """See `State.turn`."""
-        return None if self.turns is None else await self.turns.take(group, key)
+        return None if self.turns is None else await self.turns.take(group, key, beside=beside)
 
     async def find(self, group: GroupID, key: SessionKey, floor: Position | None) -> Loaded | None:
         """See `State.find`."""

@@ -9,13 +9,14 @@ same (the node stood still, and others went on) is refused when it commits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
 
 from sessionha.errors import SessionBusy, SessionUnavailable, StoreFull
 from sessionha.identity import GroupID, SessionKey
+from sessionha.state.base import Turn
 from sessionha.state.node import Node
 from sessionha.store.base import Reader, Writer
 
@@ -71,10 +72,16 @@ class Turns:
                     self._put(writer, key, kept)
 
     async def take(
-        self, group: GroupID, key: SessionKey = WHOLE_GROUP, patience: float | None = None
+        self,
+        group: GroupID,
+        key: SessionKey = WHOLE_GROUP,
+        *,
+        patience: float | None = None,
+        beside: Collection[Turn] = (),
     ) -> Taken:
         """Wait for a turn, `patience` seconds (`acquire_timeout`): at a session, or at all sessions
-        of the group. Suspends only where somebody else has it.
+        of the group. Suspends only where somebody else has it. `beside`: turns that the request
+        has already.
 
         Raises:
             SessionBusy: whoever has it did not end in time.
@@ -85,7 +92,7 @@ class Turns:
         self._count += 1
         mine = Entry(self._node.store.slot, self._life, self._count, key)
         try:
-            others = self._join(group, mine)
+            others = self._join(group, mine, beside)
         except StoreFull as full:
             raise SessionUnavailable(str(full)) from full
         taken = Taken(self, group, mine)
@@ -121,13 +128,21 @@ class Turns:
 
     # --- the queue ------------------------------------------------------------------------------
 
-    def _join(self, group: GroupID, mine: Entry) -> list[Entry]:
-        """Stand at the end of the queue; who has to end first."""
+    def _join(self, group: GroupID, mine: Entry, beside: Collection[Turn]) -> list[Entry]:
+        """Stand at the end of the queue; who has to end first.
+
+        A request that has a turn in the group already stands before any hand-over: that waits for
+        it, and would be waited for.
+        """
         with self._node.store.write(urgent=True) as writer:
             entries = self._living(self._entries(writer, QUEUES + group))
-            others = [entry for entry in entries if entry.excludes(mine)]
-            self._put(writer, QUEUES + group, [*entries, mine])
-        return others
+            place = len(entries)
+            if any(isinstance(turn, Taken) and turn.entry in entries for turn in beside):
+                whole = (i for i, entry in enumerate(entries) if entry.key == WHOLE_GROUP)
+                place = next(whole, place)
+            entries.insert(place, mine)
+            self._put(writer, QUEUES + group, entries)
+        return list(_before(entries, mine))
 
     def _look(self, group: GroupID, mine: Entry) -> list[Entry]:
         """Who is before this one now."""
@@ -186,18 +201,18 @@ class Turns:
 class Taken:
     """Implements `sessionha.state.base.Turn`."""
 
-    __slots__ = ("_entry", "_group", "_turns")
+    __slots__ = ("_group", "_turns", "entry")
 
     def __init__(self, turns: Turns, group: GroupID, entry: Entry) -> None:
         self._turns: Turns | None = turns
         self._group = group
-        self._entry = entry
+        self.entry = entry
 
     def end(self) -> None:
         """See `Turn.end`."""
         turns, self._turns = self._turns, None
         if turns is not None:
-            turns.leave(self._group, self._entry)
+            turns.leave(self._group, self.entry)
 
 
 def _before(entries: list[Entry], mine: Entry) -> Iterator[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from sessionha.errors import SessionError, SessionRevoked
@@ -122,7 +122,9 @@ class FakeState:
         found.position = found.position._replace(epoch=epoch._replace(attempt=epoch.attempt + 1))
         return self.held(group, floor)
 
-    async def turn(self, group: GroupID, key: SessionKey) -> Turn | None:
+    async def turn(
+        self, group: GroupID, key: SessionKey, beside: Collection[Turn] = ()
+    ) -> Turn | None:
         if self.turns is None:
             return None
         self.turns.append(FakeTurn())

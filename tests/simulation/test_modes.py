@@ -335,3 +335,29 @@ async def test_sessions_of_one_client_do_not_wait_for_each_other(scene: Scene) -
     assert not holding.done()
     await increment(scene, "n2", key=other, work=0.01)
     assert holding.done()
+
+
+@simulated(options=SERIAL)
+async def test_a_request_takes_a_second_turn_before_a_hand_over_that_waits_for_its_first(
+    scene: Scene,
+) -> None:
+    """One request with two sessions of its client; otherwise the two would wait for each other."""
+    other = b"\x02" * 16
+    await scene.create("n1", n="0")
+    state = scene.at("n1")
+    first = await state.turn(GROUP, KEY)
+    assert first is not None
+    await asyncio.sleep(0.2)
+    elsewhere = scene.start(increment(scene, "n2"))
+    await asyncio.sleep(0.05)
+    assert not elsewhere.done()
+    began = scene.world.now
+    second = await state.turn(GROUP, other, [first])
+    assert second is not None
+    assert scene.world.now == began, "nobody else has it"
+    first.end()
+    await asyncio.sleep(0.05)
+    assert not elsewhere.done(), "the hand-over waits for all turns"
+    second.end()
+    await elsewhere
+    assert not queue(scene, "n1")
