@@ -374,7 +374,7 @@ class Automaton:
         if not settled and waited < self._timing.discovery_time:
             return
         ready = [n for n in found if self._state_of(n) in (State.CONNECTING, State.JOINING)]
-        returning = [n for n in found if self._state_of(n) is State.RECONNECTING]
+        returning = [n for n in found if self._state_of(n) == State.RECONNECTING]
         if returning and waited < 2 * self._timing.discovery_time:
             return  # a view that was kept may hold again within their own discovery time
         if self.me.node != min([self.me.node, *ready]):

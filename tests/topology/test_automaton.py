@@ -234,6 +234,24 @@ def test_a_full_restart_with_stores_is_a_pause(seed: int) -> None:
     assert world.nodes["n1"].view == view
 
 
+@pytest.mark.parametrize("order", [("n4", "n3", "n1", "n2"), ("n1", "n2", "n3", "n4")])
+def test_who_was_excluded_waits_for_those_that_return_to_their_view(order: tuple[str, ...]) -> None:
+    """Then it joins them: it forms no view beside theirs, in which old copies would be served."""
+    world = cluster(1, 4)
+    world.kill("n1")
+    world.settle("n2", "n3", "n4")
+    theirs = {m.node: m.joined for m in world.nodes["n2"].view.members}
+    world.kill("n2", "n3", "n4")
+    for node in order:
+        world.start(node)
+        world.run(100)
+    world.settle()
+    members = {m.node: m.joined for m in world.nodes["n1"].view.members}
+    assert {node: members[node] for node in theirs} == theirs, "their view went on"
+    assert members["n1"] > max(theirs.values())
+    assert world.nodes["n1"].view.barrier <= max(theirs.values()), "nobody served apart"
+
+
 @pytest.mark.parametrize("seed", FEW)
 def test_a_restart_that_finds_nobody_goes_on_without_them(seed: int) -> None:
     """After the discovery time, also where every other host refuses: nodes that went on without
