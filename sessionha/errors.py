@@ -5,6 +5,7 @@ SessionHAError
 ├── SessionError             what an application may meet
 │   ├── SessionUnavailable     no holder answered in time; nothing was changed
 │   ├── SessionBusy            too many requests of the session, or one that does not end
+│   ├── StoreError             the store cannot be used: which file, why, and what to do
 │   ├── StaleSession           only copies older than the client's last answer are alive
 │   ├── CommitUnconfirmed      written here, not confirmed there; who is missing, how many copies
 │   ├── SessionRevoked         destroyed or revoked while this request ran
@@ -16,7 +17,6 @@ SessionHAError
 │   │   └── WrongManager         the element has another data manager than its address says
 │   └── StoreFull              size and limit, and the setting that raises it; nothing was changed
 ├── RequestRefused           the HTTP data API: not understood, not allowed, or no node answered
-├── StoreError               the store cannot be used: which file, why, and what to do
 └── PeerError                a remote fault; never reaches an application
     ├── PeerUnavailable        refused, silent, closed: `refused` tells a proven death
     ├── BadMessage · AuthenticationFailed · ForeignCluster
@@ -149,8 +149,8 @@ class RequestRefused(SessionHAError):
     """The HTTP data API did not take a request: what was wrong with it; nothing was changed."""
 
 
-class StoreError(SessionHAError):
-    """The store cannot be opened or read: which file, why, and what to do."""
+class StoreError(SessionUnavailable):
+    """The store cannot be opened or used: which file, why, and what to do."""
 
 
 class PeerError(SessionHAError):

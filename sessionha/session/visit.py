@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple, Protocol
 
-from sessionha.errors import SessionBusy, SessionError, SessionRevoked
+from sessionha.errors import SessionBusy, SessionError, SessionRevoked, SessionUnavailable
 from sessionha.identity import (
     GroupID,
     Position,
@@ -41,7 +41,7 @@ from sessionha.session.cookies import (
 from sessionha.session.headers import COPIES
 from sessionha.session.session import Known, Prepared, Session, UnavailableSession
 from sessionha.session.subject import Register
-from sessionha.state.base import Held, Loaded, Receipt, State, Turn, Unsettled, touch_interval
+from sessionha.state.base import Held, Loaded, Receipt, State, Turn, touch_interval
 from sessionha.values.codec import DEPTH
 
 log = logging.getLogger("sessionha.session")
@@ -505,8 +505,8 @@ class Visit:
         key = _stored_under(ticket.session_id, self._terms.virtual_server)
         try:
             loaded = state.load(ticket.group, key, self._floor)
-        except Unsettled:
-            return False
+        except SessionUnavailable:
+            return False  # it is elsewhere, or the store fails: `acquire` tells which
         self._take(ticket, key, loaded)
         return True
 
@@ -577,8 +577,8 @@ class Visit:
         due = self._due and not self._extended and self.session.accessed
         if self.session.touched or due:
             self.session.touched = False
-            self._home.state.touch(group, known.key)
-            self._extended = True
+            # Not where it ended meanwhile: its cookie could take the place of a newer one.
+            self._extended |= self._home.state.touch(group, known.key)
 
     async def _send(self, prepared: Prepared) -> Receipt:
         group = self._group

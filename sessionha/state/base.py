@@ -229,8 +229,11 @@ class State(Protocol):
         """
         ...
 
-    def touch(self, group: GroupID, key: SessionKey) -> None:
-        """Record that the session was used; told to the backups without waiting."""
+    def touch(self, group: GroupID, key: SessionKey) -> bool:
+        """Record that the session was used; told to the backups without waiting.
+
+        False: it was not recorded. The session ended while the request ran, or has no room.
+        """
         ...
 
     async def sessions_of(self, subject: str) -> Siblings:

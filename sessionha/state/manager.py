@@ -18,6 +18,7 @@ from sessionha.errors import (
     SessionRevoked,
     SessionTooLarge,
     SessionUnavailable,
+    StoreError,
     StoreFull,
 )
 from sessionha.identity import NO_VIEW, Epoch, GroupID, Position, SessionKey
@@ -206,7 +207,7 @@ class StateManager:
             sessions = (row for row in rows(reader, group) if row.element is None)
             return sum(1 for _ in islice(sessions, most)) < most
 
-    def touch(self, group: GroupID, key: SessionKey) -> None:
+    def touch(self, group: GroupID, key: SessionKey) -> bool:
         """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""
         node = self.node
         now = node.clock.now()
@@ -215,16 +216,17 @@ class StateManager:
                 record = get_group(writer, group)
                 session = get_session(writer, group, key)
                 if record is None or session is None or session.ended(now):
-                    return
+                    return False
                 session.touched, session.deadline = now, now + session.idle_timeout
                 writer.put(session_row_key(group, key), write_record(session))
         except StoreFull:
-            return  # a use that is not recorded is no reason to fail the request that only reads
+            return False  # no reason to fail a request that only reads
         node.counters.touches += 1
         if node.peers is not None:
             message = Touch(group, ((key, session.idle_timeout),))
             for name in record.holders[1:]:
                 node.peers.cast(name, message)
+        return True
 
     async def sessions_of(self, subject: str) -> Siblings:
         """See `State.sessions_of`."""
@@ -337,9 +339,9 @@ class StateManager:
         except Fenced as fenced:
             node.counters.unconfirmed += 1
             raise CommitUnconfirmed((fenced.promise.node,), 0) from fenced
-        except StoreFull as full:
+        except (StoreFull, StoreError) as error:
             node.counters.unconfirmed += 1
-            raise CommitUnconfirmed((node.me,), 0) from full  # it was written, and sent
+            raise CommitUnconfirmed((node.me,), 0) from error  # it was written, and sent
         except CommitUnconfirmed:
             node.counters.unconfirmed += 1
             raise

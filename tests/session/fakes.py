@@ -181,9 +181,13 @@ class FakeState:
         self.fresh.append(fresh)
         return Receipt(found.position, self.holders, len(self.holders) - 1)
 
-    def touch(self, group: GroupID, key: SessionKey) -> None:
+    def touch(self, group: GroupID, key: SessionKey) -> bool:
         self.touches.append(key)
-        self.groups[group].sessions[key].used = self.clock.ms
+        record = self.groups[group].sessions.get(key)
+        if record is None:
+            return False
+        record.used = self.clock.ms
+        return True
 
     async def sessions_of(self, subject: str) -> Siblings:
         return self.siblings
