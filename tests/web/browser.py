@@ -105,9 +105,6 @@ async def shop(scope: Scope, receive: Receive, send: Send) -> None:
             session["user"] = "ada"
         case ["bad"]:
             session["x"] = object()
-        case ["fail"]:
-            session["x"] = 1
-            raise RuntimeError("broken")
         case ["error"]:
             session["x"] = 1
             return await reply(send, "error", 500)

@@ -252,18 +252,6 @@ async def test_a_session_proven_gone_is_as_no_cookie_and_cleared() -> None:
     assert engine.counts == ["session_gone"]
 
 
-async def test_an_old_id_is_never_valid_again() -> None:
-    """I16."""
-    engine = FakeEngine()
-    browser = Browser(middleware(engine=engine))
-    await browser.get("/count")
-    old = dict(browser.jar)
-    await browser.get("/login")
-    thief = Browser(middleware(engine=engine), old)
-    assert (await thief.get()).json == {}
-    assert (await browser.get()).json == {"n": 1, "user": "ada"}
-
-
 async def test_a_request_that_was_under_way_at_a_log_in_does_not_log_the_user_out() -> None:
     engine = FakeEngine()
     browser = Browser(middleware(engine=engine))
@@ -385,17 +373,6 @@ async def test_an_endless_stream_stops_when_its_response_was_refused() -> None:
     assert (await Browser(middleware(app, engine)).get()).status == 503
 
 
-@pytest.mark.parametrize(("on_error", "kept"), [("discard", {}), ("commit", {"x": 1})])
-async def test_changes_before_an_exception_follow_on_error(
-    on_error: str, kept: dict[str, int]
-) -> None:
-    browser = Browser(middleware(on_error=on_error))
-    await browser.get("/count")
-    with pytest.raises(RuntimeError, match="broken"):
-        await browser.get("/fail")
-    assert (await browser.get()).json == {"n": 1} | kept
-
-
 async def test_an_error_response_of_the_application_commits() -> None:
     browser = Browser(middleware())
     assert (await browser.get("/error")).status == 500
@@ -403,24 +380,6 @@ async def test_an_error_response_of_the_application_commits() -> None:
 
 
 # --- after the response has started ---
-
-
-async def test_changes_in_streams_and_background_tasks_are_committed() -> None:
-    """System 5, 11; R15."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        session = scope["session"]
-        session["a"] = 1
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        session["b"] = 2
-        await send({"type": "http.response.body"})
-        session["c"] = 3
-
-    engine = FakeEngine()
-    browser = Browser(middleware(app, engine))
-    await browser.get()
-    browser.app = middleware(shop, engine)
-    assert (await browser.get()).json == {"a": 1, "b": 2, "c": 3}
 
 
 async def test_a_late_failure_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
