@@ -19,7 +19,7 @@ import msgspec
 
 from sessionha.errors import InvalidSettings
 from sessionha.identity import NO_VIEW
-from sessionha.keys import ROUTE_LABEL
+from sessionha.keys import APPLICATION_LABEL, ROUTE_LABEL
 from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
 from sessionha.peer.messages import (
@@ -44,11 +44,12 @@ from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.upkeep import Upkeep
 from sessionha.store import LMDBStore, MemoryStore, choose
+from sessionha.topology.base import Change
 from sessionha.topology.description import Node as Described
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
 from sessionha.topology.timing import Timing
-from sessionha.view import Member
+from sessionha.view import Member, View
 
 log = logging.getLogger("sessionha.engine")
 
@@ -98,6 +99,7 @@ class Engine:
         self.cluster = cluster_tag(settings.cluster)
         self.backups = settings.backups if settings.has_peers else 0
         self.events: Counter[str] = Counter()
+        self._keys = keys
         self._name = _store_name(settings, keys)
         self._parts: _Parts | None = None
         self._starting: asyncio.Lock | None = None
@@ -195,9 +197,10 @@ class Engine:
                 [f"`node` = {settings.node!r} is not among `nodes`: add it, or correct `node`"]
             )
         clock = _clock(store)
+        me = _member(described, settings, store.incarnation, self._keys)
         topology = TopologyManager(
             store,
-            _member(described, settings, store.incarnation),
+            me,
             settings.description,
             clock.now,
             Timing.of(
@@ -209,6 +212,8 @@ class Engine:
             ),
             trust_refused=True if settings.trust_refused == "always" else None,
         )
+        remarks = _Remarks(settings.node, me.keys)
+        topology.subscribe(remarks)
         streams = Streams(
             settings.node,
             settings.cluster,
@@ -243,6 +248,7 @@ class Engine:
         self._accompany()
         await self._joined(topology)
         if len(topology.view().members) == 1 and len(settings.description.nodes) > 1:
+            remarks.alone = True
             log.warning(
                 "node %s starts alone: no other node of `nodes` answers yet, and until one does"
                 " changes have no copies",
@@ -352,10 +358,46 @@ class Engine:
         return parts.membership.handle(sender, message)
 
 
-def _member(described: Described, settings: Settings, incarnation: str) -> Member:
+class _Remarks:
+    """Says once what operators should know of the other nodes."""
+
+    def __init__(self, node: str, keys: tuple[bytes, ...]) -> None:
+        self.alone = False
+        """Whether it was said that this node is alone."""
+        self._node = node
+        self._keys = frozenset(keys)
+        self._strangers: set[str] = set()
+
+    def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
+        """Look at the members of a view."""
+        del changes
+        if self.alone and len(view.members) > 1:
+            self.alone = False
+            others = ", ".join(node for node in view.nodes if node != self._node)
+            log.warning("node %s is alone no more: %s joined", self._node, others)
+        for member in view.members:
+            if not member.keys or not self._keys.isdisjoint(member.keys):
+                self._strangers.discard(member.node)
+            elif member.node not in self._strangers:
+                self._strangers.add(member.node)
+                log.warning(
+                    "%s has another application key than %s, so sessions are lost from one to the"
+                    " other: give every node the same `secret_key`",
+                    member.node,
+                    self._node,
+                )
+
+
+def _member(
+    described: Described, settings: Settings, incarnation: str, keys: tuple[bytes, ...]
+) -> Member:
     """This node as it offers itself to a view."""
+    known = settings.keys(APPLICATION_LABEL)
+    prints = (hmac.digest(secret, key, "sha256")[:8] for secret in known for key in keys)
     member = described.member(incarnation)
-    return msgspec.structs.replace(member, url=settings.url) if settings.url else member
+    return msgspec.structs.replace(
+        member, url=settings.url or member.url, keys=tuple(sorted(prints))
+    )
 
 
 def _clock(store: LMDBStore | MemoryStore) -> NodeClock:

@@ -11,6 +11,7 @@ from typing import Final
 PEER_LABEL: Final = b"sessionha peer authentication"
 ROUTE_LABEL: Final = b"sessionha route cookie"
 ADMIN_LABEL: Final = b"sessionha admin token"
+APPLICATION_LABEL: Final = b"sessionha application key"
 LOG_LABEL: Final = b"sessionha log hash"
 
 _HASH: Final = "sha256"

@@ -41,6 +41,9 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     """When it joined its store held data from before."""
     engines: tuple[EngineAddress, ...] = ()
     """Engines that have an address or a type of their own; routers choose among them."""
+    keys: tuple[bytes, ...] = ()
+    """Fingerprints of its application's keys: nodes without a common one lose each other's
+    sessions."""
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ async def pair() -> AsyncIterator[Make]:
     """Starts two nodes that are one cluster; stops them at the end."""
     made: list[Engine] = []
 
-    async def start(**settings: object) -> Pair:
+    async def start(
+        keys: Sequence[tuple[bytes, ...]] = (APP_KEYS, APP_KEYS), **settings: object
+    ) -> Pair:
         ports = free_ports(2)
         nodes = ",".join(f"n{i}=http://127.0.0.1:{port}" for i, port in enumerate(ports, 1))
         for number, port in enumerate(ports, 1):
@@ -73,7 +75,7 @@ async def pair() -> AsyncIterator[Make]:
                 "listen": f"127.0.0.1:{port}", "secret": "insecure-loopback",
                 "store": "memory", "store_size": "8MB", "admin": "off", "discovery_time": 0.2,
             }  # fmt: skip
-            made.append(Engine(Settings.load({}, **(given | settings)), APP_KEYS))
+            made.append(Engine(Settings.load({}, **(given | settings)), keys[number - 1]))
         one, two = made[-2:]
         await asyncio.gather(one.start(), two.start())
         await until(lambda: all(_sees_both(engine) for engine in (one, two)))
@@ -158,6 +160,37 @@ async def test_a_restarted_engine_knows_how_long_others_are_away(
     await one.start()
     assert one.membership.is_member()
     assert one.membership.away()["n2"] >= before["n2"]
+
+
+OLD, NEW, OTHER = (bytes([number]) * 32 for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "told"),
+    [((NEW,), (OTHER,), True), ((NEW, OLD), (OLD,), False), ((OLD,), (NEW, OLD), False)],
+)
+async def test_nodes_that_cannot_read_each_others_cookies_say_so(
+    pair: Make, caplog: pytest.LogCaptureFixture, one: bytes, two: bytes, *, told: bool
+) -> None:
+    """Once each; during a change of keys those with a common one are quiet."""
+    await pair((one, two))
+    said = [record.getMessage() for record in caplog.records if "secret_key" in record.message]
+    names = {line.split()[0] for line in said}
+    assert names == ({"n1", "n2"} if told else set())
+    assert len(said) == len(names)
+
+
+async def test_who_started_alone_says_when_it_is_alone_no_more(
+    pair: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = await pair()
+    await two.stop()
+    await one.stop()
+    await one.start()
+    assert "node n1 starts alone" in caplog.text
+    assert "alone no more" not in caplog.text
+    await two.start()
+    await until(lambda: "node n1 is alone no more: n2 joined" in caplog.text)
 
 
 async def test_a_message_that_fits_no_frame_makes_nobody_suspicious(
