@@ -7,12 +7,13 @@ application could do, through the same state manager, and with the same limits.
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from sessionha.admin import bodies
 from sessionha.admin.changes import Changes, shown
@@ -51,6 +52,7 @@ _STATUS: Final[tuple[tuple[type[SessionHAError], int], ...]] = (
     (bodies.UnknownFormat, 415),
     (RequestRefused, 400),
     (SessionError, 422),
+    (SessionHAError, 500),
 )
 """Status of each error; the first that fits."""
 
@@ -339,4 +341,5 @@ def _failure(error: SessionHAError) -> Response:
 
 def _error(status: int, name: str, words: str, about: Mapping[str, Any] | None = None) -> Response:
     content = {"error": name, "message": words, "about": dict(about or {})}
-    return JSONResponse(content, status, _NO_STORE)
+    # Escaped: a name that is told back may be no Unicode text.
+    return Response(json.dumps(content), status, _NO_STORE, bodies.JSON)

@@ -14,5 +14,16 @@ except ModuleNotFoundError as error:
 
 from sessionha.client.sessions import AsyncClient, AsyncRemoteSession, Client, RemoteSession
 from sessionha.client.talk import Written
+from sessionha.errors import NoSession, OperationRefused, RequestRefused, WrongManager
 
-__all__ = ["AsyncClient", "AsyncRemoteSession", "Client", "RemoteSession", "Written"]
+__all__ = [
+    "AsyncClient",
+    "AsyncRemoteSession",
+    "Client",
+    "NoSession",
+    "OperationRefused",
+    "RemoteSession",
+    "RequestRefused",
+    "Written",
+    "WrongManager",
+]

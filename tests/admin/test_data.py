@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -20,6 +20,7 @@ from sessionha.keys import new_secret
 from sessionha.session.session import Session
 from sessionha.settings import Settings
 from sessionha.state.base import Loaded
+from sessionha.values import ABSENT, Applied, DataManager, managers
 from sessionha.values.address import DataAddress
 from sessionha.values.codec import decode, encode
 from tests.admin.visitors import Visitor
@@ -155,6 +156,10 @@ async def test_several_elements_change_together_or_not_at_all(visitor: Visitor) 
         ({"values": {"theme": 1}, "deletes": ["theme"]}, 400),
         ({"values": {"theme": 1}, "other": {}}, 400),
         ({"values": ["theme"]}, 400),
+        ({"deletes": ["\ud800"]}, 404),
+        ({"values": {"\ud800": 1}}, 422),
+        ({"operations": {"theme": []}, "managers": {"theme": "\ud800"}}, 409),
+        ({"operations": {"theme": []}, "managers": {"theme": 1}}, 400),
         ([], 400),
     ]:
         refused = await visitor.asks("PATCH", visitor.address, json=wrong)
@@ -260,6 +265,53 @@ async def test_a_session_that_is_destroyed_is_gone(visitor: Visitor) -> None:
         gone = await visitor.asks(method, visitor.address, json={})
         assert (gone.status_code, gone.json()["error"]) == (404, "NoSession")
     assert await visitor.does(dict) == {}
+
+
+class Score(NamedTuple):
+    points: int
+
+
+class Scores(DataManager):
+    """Keeps what is a score, and nothing else."""
+
+    name = "score"
+    types = (Score,)
+
+    def pack(self, value: Score) -> int:
+        return value.points
+
+    def unpack(self, plain: Any) -> Score:
+        if type(plain) is not int:
+            raise ValueError("a score is a whole number")
+        return Score(plain)
+
+    def apply(self, value: Any, operation: Any, *, strict: bool = False) -> Applied:
+        return Applied((0 if value is ABSENT else value) + int(operation), 0)
+
+
+async def test_a_data_manager_of_the_application_is_asked(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What travels is the plain value that it stores, and it validates what comes."""
+    monkeypatch.setattr(managers, "_by_name", dict(managers._by_name))
+    monkeypatch.setattr(managers, "_by_type", dict(managers._by_type))
+    managers.register(Scores())
+    score = visitor.address.at("score", "best")
+    assert (await visitor.asks("PUT", score, json=5)).status_code == 200
+    assert (await visitor.does(dict))["best"] == Score(5)
+    assert (await visitor.asks("PATCH", score, json=3)).status_code == 200
+    assert (await visitor.asks("GET", score)).json() == 8
+    batch = {"values": {"best": 2}}
+    assert (await visitor.asks("PATCH", visitor.address, json=batch)).status_code == 200
+    for wrong in ("x", 1.5):
+        for method, address, body in [
+            ("PUT", score, wrong),
+            ("PATCH", visitor.address, {"values": {"best": wrong}}),
+        ]:
+            answer = await visitor.asks(method, address, json=body)
+            assert (answer.status_code, answer.json()["error"]) == (422, "OperationRefused")
+    assert (await visitor.asks("PATCH", score, json="x")).status_code == 422
+    assert (await visitor.does(dict))["best"] == Score(2)
 
 
 # --- who may -------------------------------------------------------------------------------------

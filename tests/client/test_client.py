@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+import sys
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from importlib import import_module
 
 import pytest
 
-from sessionha.admin.app import build
-from sessionha.admin.server import AdminServer, bind
-from sessionha.admin.snapshot import store_of
-from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import tokens
 from sessionha.client import AsyncClient, AsyncRemoteSession, Client, RemoteSession
-from sessionha.engine import Engine
 from sessionha.errors import (
     CommitUnconfirmed,
     ElementNotEncodable,
@@ -29,54 +25,18 @@ from sessionha.errors import (
     StoreFull,
     WrongManager,
 )
-from sessionha.keys import new_secret
 from sessionha.peer.messages import Batch, SessionChange
-from sessionha.settings import Settings
-from tests.admin.visitors import Visitor
-from tests.test_engine import free_ports
+from tests.client.node import SETTINGS, TOKEN, Node, listening
 
-SETTINGS = Settings.load({}, store="memory", node="n1", secret=new_secret())
-TOKEN = tokens(SETTINGS, "data")[0]
 NEVER = "A" * 56
-
-
-class Node:
-    """An engine with its administration, and a visitor of its application."""
-
-    def __init__(self, engine: Engine, url: str) -> None:
-        self.engine = engine
-        self.url = url
-        self.visitor = Visitor(engine)
-
-    async def blocking(self, use: Callable[[RemoteSession], Any], token: str = TOKEN) -> Any:
-        """What a program does with the visitor's session, in a thread."""
-
-        def run() -> Any:
-            with Client(self.url, token) as client:
-                return use(client.session(self.visitor.session_id))
-
-        return await asyncio.to_thread(run)
-
-    async def awaiting(self, use: Callable[[AsyncRemoteSession], Awaitable[Any]]) -> Any:
-        """What a program does with it on an event loop."""
-        async with AsyncClient(self.url, TOKEN) as client:
-            return await use(client.session(self.visitor.session_id))
 
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
-    engine = Engine(SETTINGS, (b"k" * 32,))
-    await engine.start()
-    address = f"127.0.0.1:{free_ports(1)[0]}"
-    server = AdminServer(build(engine, Tally(store_of(engine))))
-    await server.start(bind(address))
-    made = Node(engine, f"http://{address}")
-    await made.visitor.begins(
-        cart={"lines": []}, theme="dark", since=datetime(2026, 1, 2, tzinfo=UTC)
-    )
-    yield made
-    await server.stop()
-    await engine.stop()
+    async with listening() as made:
+        since = datetime(2026, 1, 2, tzinfo=UTC)
+        await made.visitor.begins(cart={"lines": []}, theme="dark", since=since)
+        yield made
 
 
 async def test_a_session_is_a_mapping(node: Node) -> None:
@@ -261,3 +221,13 @@ async def test_a_client_tells_no_secret(node: Node, caplog: pytest.LogCaptureFix
     key = str(node.visitor.address).partition(".")[2]
     for secret in ("canary", TOKEN, node.visitor.session_id, key):
         assert [line for line in shown if secret in line] == []
+
+
+def test_without_its_extra_the_client_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("sessionha.client")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(ModuleNotFoundError, match=r"sessionha\[client\]"):
+        import_module("sessionha.client")
