@@ -63,6 +63,8 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "consistency": settings.consistency,
         "backups": engine.backups,
         "min_copies": settings.min_copies,
+        "reads": settings.reads,
+        "concurrency": settings.concurrency,
         "store": store.usage()._asdict(),
         "streams": sorted(engine.streams.open_to()) if engine.streams is not None else [],
         "counts": dict(sorted(total.items())),
