@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         StoreFull,
     )
     from sessionha.session import Session
-    from sessionha.web.asgi import SessionMiddleware
+    from sessionha.session.carrier import current_session
+    from sessionha.web.asgi import SessionMiddleware, session_from
 
 __version__ = "0.1.0"
 
@@ -41,11 +42,15 @@ __all__ = [
     "StaleSession",
     "StoreFull",
     "__version__",
+    "current_session",
+    "session_from",
 ]
 
 _ELSEWHERE = {
     "Session": "sessionha.session",
     "SessionMiddleware": "sessionha.web.asgi",
+    "current_session": "sessionha.session.carrier",
+    "session_from": "sessionha.web.asgi",
 }
 
 

@@ -36,7 +36,7 @@ from sessionha.peer.messages import (
 )
 from sessionha.peer.streams import Streams
 from sessionha.session.cookies import RouteCookies, cluster_tag
-from sessionha.session.visit import Event
+from sessionha.session.terms import Event
 from sessionha.settings import Settings
 from sessionha.state.clock import NodeClock
 from sessionha.state.copies import Limits

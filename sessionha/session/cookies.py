@@ -61,6 +61,12 @@ _SESSION = re.compile(
     r"\.([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])"
 )
 """The signature's last character carries four bits: of the four spellings one is ours."""
+SECONDARIES: Final = 8
+"""Named sessions of one client in one request: together a cookie header of about 1 KB."""
+
+NAME_CHARS: Final = 32
+_NAME: Final = rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}"
+_SESSION_NAME = re.compile(_NAME)
 _COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
 _BLOCK: Final = hashlib.sha256().block_size
@@ -247,6 +253,8 @@ class SessionCookies:
             raise ValueError("session cookies need at least one key")
         self.name = name
         self.ids = SessionIDs(tuple(keys))
+        self._keys = tuple(keys)
+        self._named = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}-({_NAME})=([^;]*)")
         salt = f"sessionha session cookie {name}".encode()
         self._signers = tuple(_Signer(hmac.digest(key, salt, "sha256")) for key in keys)
         self._verified: dict[str, Ticket] = {}
@@ -264,6 +272,25 @@ class SessionCookies:
                 return None
             remember(self._verified, text, ticket)
         return None if ticket.is_over(now) else ticket
+
+    def secondary(self, name: str) -> SessionCookies:
+        """The cookies of secondary sessions of this name: `<this name>-<name>`."""
+        return SessionCookies(self._keys, f"{self.name}-{name}")
+
+    def secondary_values(self, headers: Iterable[str]) -> dict[str, list[str]]:
+        """What may be cookies of secondary sessions, by the sessions' names: as many as count.
+
+        Others' cookies may have such names too; what is not written like ours is not looked at.
+        """
+        found: dict[str, list[str]] = {}
+        for header in headers:
+            if f"{self.name}-" not in header:
+                continue
+            for name, text in self._named.findall(header):
+                value = text.strip(" \t")
+                if _SESSION.fullmatch(value) and (name in found or len(found) < SECONDARIES):
+                    found.setdefault(name, []).append(value)
+        return found
 
     def _verify(self, text: str) -> Ticket | None:
         match = _SESSION.fullmatch(text)
@@ -416,6 +443,11 @@ class CookieAttributes:
         if self.partitioned:
             flags.append("partitioned")
         return "; ".join(flags)
+
+
+def is_session_name(text: str) -> bool:
+    """Whether `text` can name a secondary session: letters, digits, `-` and `_`, at most 32."""
+    return _SESSION_NAME.fullmatch(text) is not None
 
 
 def is_cookie_name(text: str) -> bool:

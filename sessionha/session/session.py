@@ -6,10 +6,10 @@ a dict, holds every value in the storage of a real dict. When both exist the dic
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from operator import is_
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
 from sessionha.identity import Position, SessionKey, encode64, group_of
@@ -115,6 +115,22 @@ class _Notes:
             raise ElementNotReadable(name, self.unreadable[name])
 
 
+class Keeper(Protocol):
+    """What a session needs of the request that it is in."""
+
+    async def commit(self, session: Session) -> Receipt | None:
+        """See `Session.commit`."""
+
+    def companion(self, name: str, idle_timeout: float | None, lifetime: float | None) -> Session:
+        """See `Session.secondary`."""
+
+    def register(self) -> Register:
+        """Where the sessions of its subject are known."""
+
+    def companions(self) -> Sequence[Session]:
+        """The client's sessions that the request knows, this one included; none when it is over."""
+
+
 class Session(MutableMapping[str, Any]):
     """The session of one client in one virtual server, for the time of one request.
 
@@ -150,8 +166,7 @@ class Session(MutableMapping[str, Any]):
         self._receipt: Receipt | None = None
         self.found: tuple[str, Held] | None = None
         self.touched = False
-        self.committer: Callable[[Session], Awaitable[Receipt | None]] | None = None
-        self.registrar: Callable[[], Register] | None = None
+        self.keeper: Keeper | None = None
 
     # --- the mapping ---
 
@@ -323,16 +338,25 @@ class Session(MutableMapping[str, Any]):
 
     # --- what can be done with it ---
 
-    def renew_id(self) -> None:
-        """Give the session a new ID, as every log-in should: the old one is never valid again."""
-        self._change()
-        self._notes.count += 1
-        self._notes.renew = True
+    def renew_id(self, *, cascade: bool = False) -> None:
+        """Give the session a new ID, as every log-in should: the old one is never valid again.
 
-    def destroy(self) -> None:
-        """End the session for good, on every node. What is assigned later begins a new one."""
-        self.clear()
-        self._notes.destroyed = True
+        `cascade`: the client's other sessions in this application too, as far as the request
+        knows them: those whose cookies it brought, and those that began in it.
+        """
+        for session in self._reached(cascade):
+            session._change()
+            session._notes.count += 1
+            session._notes.renew = True
+
+    def destroy(self, *, cascade: bool = False) -> None:
+        """End the session for good, on every node. What is assigned later begins a new one.
+
+        `cascade`: the client's other sessions as well, as for `renew_id`; without it they go on.
+        """
+        for session in self._reached(cascade):
+            session.clear()
+            session._notes.destroyed = True
 
     invalidate = destroy
 
@@ -342,7 +366,8 @@ class Session(MutableMapping[str, Any]):
         self.touched = True
 
     async def commit(self) -> Receipt | None:
-        """Commit now, and not only when the response starts or has ended.
+        """Commit now, and not only when the response starts or has ended: this session, and with
+        it what the request has changed in the client's others.
 
         For streams, background tasks and websockets. None: there was nothing to commit.
 
@@ -352,7 +377,27 @@ class Session(MutableMapping[str, Any]):
             SessionError: the session would begin, or be renewed, after the response has started.
         """
         self._use()
-        return await self.committer(self) if self.committer else None
+        return await self.keeper.commit(self) if self.keeper else None
+
+    def secondary(
+        self, name: str, *, idle_timeout: float | None = None, lifetime: float | None = None
+    ) -> Session:
+        """The client's further session of this name, with an ID, a cookie and lifetimes of its own.
+
+        For what begins and ends at other times than the main session, which it survives: a cart, a
+        wizard. It lies on the same servers, and what a request changes in several sessions is
+        committed as one. Nothing is stored until data is put in. Names have letters, digits, `-`
+        and `_`, 32 at most, and a request has eight such sessions at most. `idle_timeout` and
+        `lifetime` (seconds; `math.inf`: no absolute lifetime) count when the session begins; those
+        of the main session are the default.
+
+        Raises:
+            ValueError: a wrong name or time, or too many sessions.
+            LookupError: the request is over.
+        """
+        if self.keeper is None:
+            raise LookupError("a session has secondary ones in a request only")
+        return self.keeper.companion(name, idle_timeout, lifetime)
 
     # --- the sessions of its subject ---
 
@@ -410,8 +455,8 @@ class Session(MutableMapping[str, Any]):
     @property
     def _subjects(self) -> Register:
         self._use()
-        assert self.registrar is not None, "a session of a request has a register"
-        return self.registrar()
+        assert self.keeper is not None, "a session of a request has a register"
+        return self.keeper.register()
 
     @property
     def _handle_id(self) -> str | None:
@@ -546,6 +591,13 @@ class Session(MutableMapping[str, Any]):
     def _change(self) -> None:
         self._use()
         self._notes.changes += 1
+
+    def _reached(self, cascade: bool) -> Sequence[Session]:
+        """Whom a call is about; all of them can be used."""
+        sessions = self.keeper.companions() if cascade and self.keeper else ()
+        for session in sessions:
+            session._use()
+        return sessions or (self,)
 
     def _names(self) -> list[str]:
         self._use()

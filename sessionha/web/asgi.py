@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
 from typing import Any, Final, Literal
 
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
+from sessionha.session.carrier import carry, lay_down
 from sessionha.session.cookies import CookieAttributes, SameSite
 from sessionha.session.headers import ELSEWHERE, RETRY
 from sessionha.session.session import Session, UnavailableSession
-from sessionha.session.visit import Visit
+from sessionha.session.visit import Visit, visit_of
 from sessionha.settings import Settings
 from sessionha.web.base import (
     UNAVAILABLE,
@@ -103,7 +104,9 @@ class SessionMiddleware:
             return
         cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
         secure = scope.get("scheme") in ("https", "wss")
-        visit = Visit(engine, self._terms, cookies, secure=secure)
+        before = scope.get("sessionha"), scope.get("session")
+        outer = None if before[0] is None else visit_of(before[0])
+        visit = Visit(engine, self._terms, cookies, secure=secure, outer=outer)
         if not visit.arrive():
             await visit.acquire()
         session = scope["sessionha"] = visit.session
@@ -111,22 +114,31 @@ class SessionMiddleware:
         scope["session"] = UnavailableSession(session) if failed else session.as_dict()
         visit.source = partial(scope.get, "session")
         exchange = _Exchange(scope, send, visit)
+        carried = carry(visit)
         try:
             await self.app(scope, receive, exchange.send)
         except Exception as error:
-            if exchange.refused:
-                log.debug("the application gave up after its response was refused", exc_info=True)
-            elif isinstance(error, SessionUnavailable) and not exchange.started:
-                await exchange.refuse(error.retry_after)
-            elif self._on_error == "commit":
-                await visit.end()
-                raise
-            else:
+            if not await self._is_answered(error, exchange):
                 raise
         else:
             await visit.end()
         finally:
+            lay_down(carried)
             visit.leave()
+            if outer is not None:  # frameworks share one scope among the applications they mount
+                scope["sessionha"], scope["session"] = before
+
+    async def _is_answered(self, error: Exception, exchange: _Exchange) -> bool:
+        """Whether the client has an answer, or gets one now, though the application raised this."""
+        if exchange.refused:
+            log.debug("the application gave up after its response was refused", exc_info=error)
+            return True
+        if isinstance(error, SessionUnavailable) and not exchange.started:
+            await exchange.refuse(error.retry_after)
+            return True
+        if self._on_error == "commit":
+            await exchange.visit.end()
+        return False
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan on; the engine starts before the application and stops after it."""
@@ -258,10 +270,12 @@ def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, byt
     return [*headers, (b"vary", b"Cookie")]
 
 
-def session_from(scope: Scope) -> Session:
+def session_from(scope: Mapping[str, Any]) -> Session:
     """The session of the request or websocket with this scope, element by element.
 
-    It is the same session as `scope["session"]`: a change through either is seen in both.
+    It is the same session as `scope["session"]`: a change through either is seen in both. A
+    `Request` or `WebSocket` of Starlette or FastAPI is a mapping of its scope, and will do. Where
+    neither is at hand, `sessionha.current_session` finds the session.
 
     Raises:
         LookupError: no SessionMiddleware is around the application.
@@ -270,8 +284,3 @@ def session_from(scope: Scope) -> Session:
     if not isinstance(session, Session):
         raise LookupError("no session here: put sessionha.SessionMiddleware around the application")
     return session
-
-
-def current_session(connection: Any) -> Session:
-    """The session of a Starlette or FastAPI `Request` or `WebSocket`; see `session_from`."""
-    return session_from(connection.scope)

@@ -14,7 +14,7 @@ from sessionha.session.cookies import (
     application_keys,
     check_key,
 )
-from sessionha.session.visit import Home, Terms
+from sessionha.session.terms import Home, Terms
 from sessionha.settings import Settings
 
 log = logging.getLogger("sessionha.web")

@@ -19,11 +19,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from sessionha import SessionMiddleware
+from sessionha import SessionMiddleware, session_from
 from sessionha.engine import Engine, engine_for
 from sessionha.settings import Settings
 from sessionha.state.records import get_group, rows
-from sessionha.web.asgi import session_from
 
 SECRET_KEY = "a7c1-9f0e-53bd-4e21-8c60-d2f8-b94a-716e"  # of the tests' application only
 SLOW = 60.0

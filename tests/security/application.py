@@ -19,8 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from sessionha import SessionMiddleware, SessionTooLarge
-from sessionha.web.asgi import current_session
+from sessionha import SessionMiddleware, SessionTooLarge, session_from
 
 log = logging.getLogger("application")
 
@@ -72,7 +71,7 @@ async def no_text(request: Request) -> Response:
 async def oversized(request: Request) -> Response:
     request.session["large"] = await body(request) * 4096
     try:
-        await current_session(request).commit()
+        await session_from(request).commit()
     except SessionTooLarge:
         log.exception("as the application logs it")
         raise
@@ -80,18 +79,18 @@ async def oversized(request: Request) -> Response:
 
 
 async def renew(request: Request) -> Response:
-    current_session(request).renew_id()
+    session_from(request).renew_id()
     return PlainTextResponse("")
 
 
 async def end(request: Request) -> Response:
-    current_session(request).destroy()
+    session_from(request).destroy()
     return PlainTextResponse("")
 
 
 async def show(request: Request) -> Response:
     """Log the repr of everything that a debugger or an error reporter would show."""
-    session = current_session(request)
+    session = session_from(request)
     middleware: Any = request.app.middleware_stack
     while not isinstance(middleware, SessionMiddleware):
         middleware = middleware.app

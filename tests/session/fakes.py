@@ -9,7 +9,7 @@ from sessionha.errors import SessionError, SessionRevoked
 from sessionha.identity import Epoch, GroupID, Position, SessionKey
 from sessionha.peer.messages import Batch, Owner, SessionChange
 from sessionha.session.cookies import RouteCookies, cluster_tag
-from sessionha.session.visit import Event
+from sessionha.session.terms import Event
 from sessionha.settings import Settings
 from sessionha.state.base import (
     Elements,

@@ -8,7 +8,8 @@ import pytest
 
 from sessionha.errors import SessionBusy, SessionUnavailable
 from sessionha.session.cookies import CookieAttributes, SessionCookies
-from sessionha.session.visit import Terms, Visit
+from sessionha.session.terms import Terms
+from sessionha.session.visit import Visit
 from sessionha.state.base import Turn
 from tests.session.fakes import FakeEngine
 

@@ -19,7 +19,8 @@ from sessionha.session.cookies import (
     Ticket,
     cluster_tag,
 )
-from sessionha.session.visit import Event, Terms, Visit
+from sessionha.session.terms import Event, Terms
+from sessionha.session.visit import Visit
 from sessionha.state.manager import GROUP_SESSIONS, StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.records import rows

@@ -10,6 +10,7 @@ import weakref
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from sessionha.errors import (
     CommitUnconfirmed,
@@ -31,7 +32,6 @@ from sessionha.web.asgi import (
     Scope,
     Send,
     SessionMiddleware,
-    current_session,
     session_from,
 )
 from tests.session.fakes import FakeEngine
@@ -724,13 +724,9 @@ async def test_keys_rotate() -> None:
 
 async def test_the_session_of_a_connection_is_found_and_its_lack_explained() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        class Request:
-            pass
-
-        request: Any = Request()
-        request.scope = scope
-        current_session(request)["a"] = 1
-        assert scope["session"] == {"a": 1}
+        session_from(Request(scope))["a"] = 1
+        session_from(scope)["b"] = 2
+        assert scope["session"] == {"a": 1, "b": 2}
         await reply(send)
 
     await Browser(middleware(app)).get()
