@@ -25,6 +25,8 @@ PUBLIC = [
     "StaleSession",
     "StoreFull",
     "__version__",
+    "current_session",
+    "session_from",
 ]
 
 

@@ -370,12 +370,13 @@ class Company:
 
     def find(self) -> bool:
         """Begin with the stored sessions; False: they must be acquired."""
-        if not self.home.state.local:
+        state, group = self.home.state, self.group
+        if not state.local or group is None:
             return False
         try:
             if len(self.parts) == 1:
-                (part,) = self.parts
-                part.meet(part.load())
+                part = self.parts[0]
+                part.meet(state.load(group, part.key, self.floor))
             elif not self._find_all(self.expected()):
                 return False
         except SessionUnavailable:

@@ -241,9 +241,9 @@ class Visit(Part):
     @property
     def vary(self) -> bool:
         """Whether the response depends on a cookie, so that it needs `Vary: Cookie`."""
-        if self.left or self.told:
+        if self.left or self.committed or self.gone or self.session.accessed:
             return True
-        return any(part.told for part in self.parts()) if self._secondary else False
+        return bool(self._secondary) and any(part.told for part in self.parts())
 
     # --- leaving ---
 
@@ -259,7 +259,7 @@ class Visit(Part):
         """
         if self.started or self.left:
             return
-        if self._is_over():
+        if self.is_idle() if not self._secondary else self._are_idle():
             self.started = True
             if not self._home.state.local:
                 self._end_turns()
@@ -288,7 +288,7 @@ class Visit(Part):
         if self.left:
             return
         self.started = True
-        if self._is_over():
+        if self.is_idle() if not self._secondary else self._are_idle():
             return
         for company in self._companies():
             try:
@@ -307,10 +307,13 @@ class Visit(Part):
         if self.left:
             return
         self.left = True
-        for part in self.parts():
-            part.company.parts.remove(part)
-            part.let_go()
-        self._secondary.clear()
+        self.company.parts.remove(self)
+        self.let_go()
+        if self._secondary:
+            for part in self._secondary.values():
+                part.company.parts.remove(part)
+                part.let_go()
+            self._secondary.clear()
 
     def _end_turns(self) -> None:
         for part in self.parts():
@@ -321,10 +324,8 @@ class Visit(Part):
         for part in self.parts():
             part.drop()
 
-    def _is_over(self) -> bool:
-        """Whether nothing is to be committed or recorded: the usual end of a request that reads."""
-        if not self._secondary:
-            return self.is_idle()
+    def _are_idle(self) -> bool:
+        """See `is_idle`; of all."""
         return all(part.is_idle() for part in self.parts())
 
     def _companies(self) -> Sequence[Company]:
@@ -340,7 +341,7 @@ class Visit(Part):
         found: list[tuple[str, str]] = []
         if self.left:
             return found
-        for part in self.parts():
+        for part in self.parts() if self._secondary else (self,):
             if (cookie := part.cookie()) is not None:
                 found.append(("set-cookie", cookie))  # noqa: PERF401 -- faster for none
         if self._shared or self._home.route_cookies is None:
