@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from sessionha.session.session import (
     Session,
     UnavailableSession,
 )
+from sessionha.session.subject import Register
 from sessionha.session.terms import Home, Terms
 from sessionha.state.base import Held, Loaded, Receipt, Turn, Unsettled, touch_interval
 
@@ -133,6 +134,7 @@ class Part:
             loaded.age,
             loaded.idle_timeout,
             loaded.life_left,
+            loaded.owner,
         )
         session = Session(known, now=self.now, depth=self.terms.depth)
         session.found = company.home.engine, held
@@ -182,6 +184,10 @@ class Part:
     def companion(self, name: str, idle_timeout: float | None, lifetime: float | None) -> Session:
         """See `Session.secondary`."""
         return self.visit.secondary(name, idle_timeout, lifetime)
+
+    def register(self) -> Register:
+        """See `Keeper.register`."""
+        return Register(self.company.home.state, self.terms.virtual_server)
 
     def companions(self) -> Sequence[Session]:
         """See `Keeper.companions`."""
@@ -406,18 +412,21 @@ class Company:
         for part, loaded in zip(parts, found, strict=True):
             part.meet(loaded)
 
-    async def acquire(self, held_outside: Collection[SessionKey]) -> None:
+    async def acquire(self, outside: Mapping[SessionKey, Turn]) -> None:
         """Fetch the sessions to this node, and wait for their turns where requests take turns. It
         never raises: a session that cannot be had raises SessionUnavailable when it is used.
 
-        `held_outside`: sessions at which a visit around this one has its turn.
+        `outside`: the turns that visits around this one have, by session.
         """
         state, group, parts = self.home.state, self.group, self.expected()
         assert group is not None, "nothing to acquire without a session cookie"
+        turns = dict(outside)
         try:
             for part in sorted(parts, key=lambda part: part.key):  # in one order, so nobody waits
-                if part.key not in held_outside:  # for whom waits for him
-                    part.turn = await state.turn(group, part.key)
+                if part.key not in turns:  # for whom waits for him
+                    part.turn = await state.turn(group, part.key, [*turns.values()])
+                    if part.turn is not None:
+                        turns[part.key] = part.turn
             await self._acquire(group, parts)
         except SessionError as error:
             for part in parts:

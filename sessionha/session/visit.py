@@ -148,7 +148,7 @@ class Visit(Part):
     async def acquire(self) -> None:
         """Fetch the sessions to this node, and wait for their turns where requests take turns. It
         never raises: a session that cannot be had raises SessionUnavailable when it is used."""
-        turns = {part.key for part in self._outer_parts() if part.turn is not None}
+        turns = {part.key: part.turn for part in self._outer_parts() if part.turn is not None}
         try:
             for company in self._companies():
                 if company.expected():

@@ -73,7 +73,10 @@ from sessionha.store.base import Writer
 from sessionha.view import NO_MEMBERS, View
 
 GROUP_SESSIONS = 16
-"""Sessions, tombstones included, from which on a new session of a client begins its own group."""
+"""Living sessions from which on a new session of a client begins its own group."""
+
+GROUP_ROWS = 64
+"""The same with tombstones, which are small: log-ins and log-outs leave them."""
 
 GROUP_BYTES = 3 << 20
 """What the sessions of a group may have together, so that they fit into one frame of a stream (4
@@ -204,8 +207,9 @@ class StateManager:
             return False
         most = min(GROUP_SESSIONS, GROUP_BYTES // self.node.options.limits.session_bytes)
         with self.node.store.read() as reader:
-            sessions = (row for row in rows(reader, group) if row.element is None)
-            return sum(1 for _ in islice(sessions, most)) < most
+            sessions = (row.value for row in rows(reader, group) if row.element is None)
+            found = [read_session(value).destroyed for value in islice(sessions, GROUP_ROWS)]
+        return len(found) < GROUP_ROWS and found.count(False) < most
 
     def touch(self, group: GroupID, key: SessionKey) -> bool:
         """See `State.touch`. A touch is a maximum, outside the version, and not waited for."""

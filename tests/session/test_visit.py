@@ -4,142 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
 from sessionha.errors import StoreFull
-from sessionha.identity import NO_VIEW, Epoch, Position, server_name
-from sessionha.session.cookies import (
-    CookieAttributes,
-    Route,
-    RouteCookies,
-    SessionCookies,
-    Ticket,
-    cluster_tag,
-)
-from sessionha.session.terms import Event, Terms
+from sessionha.identity import Epoch, Position, server_name
+from sessionha.session.cookies import Route, RouteCookies
 from sessionha.session.visit import Visit
-from sessionha.state.manager import GROUP_SESSIONS, StateManager
-from sessionha.state.node import Node, Options
+from sessionha.state.manager import GROUP_SESSIONS
 from sessionha.state.records import rows
-from sessionha.store.memory import MemoryReader, MemoryStore
-from sessionha.topology.lone import LoneMembership
-from sessionha.view import Member
-from tests.simulation.loop import run
+from sessionha.store.memory import MemoryReader
+from tests.session import places
+from tests.session.places import MINUTE, ROUTES, WALL, Alone, Browser, in_world, place, terms
 from tests.simulation.world import World
-
-WALL = 1_800_000_000.0
-MINUTE = 60.0
-ROUTES = RouteCookies([b"r" * 32])
-COOKIES = SessionCookies([b"k" * 32])
 
 
 def server_names(*nodes: str) -> tuple[str, ...]:
     return tuple(server_name(node) for node in nodes)
 
 
-@dataclass
-class Place:
-    """The engine that visits happen in."""
-
-    state: StateManager
-    wall: Callable[[], float]
-    route_cookies: RouteCookies | None = ROUTES
-    cluster: str = cluster_tag("test")
-    engine: str = "0"
-    backups: int = 1
-    events: Counter[str] = field(default_factory=Counter)
-
-    def now(self) -> float:
-        return self.wall()
-
-    def count(self, event: Event) -> None:
-        self.events[event] += 1
-
-
-def terms(idle: float = 30 * MINUTE, lifetime: float = 0) -> Terms:
-    return Terms(
-        COOKIES,
-        CookieAttributes("session"),
-        CookieAttributes(ROUTES.name),
-        idle_timeout=int(idle * 1000),
-        lifetime=int(lifetime * 1000),
-    )
-
-
-@dataclass
-class Browser:
-    """Keeps what it is told in its jar, and sends all of it."""
-
-    terms: Terms
-    jar: dict[str, str] = field(default_factory=dict)
-
-    async def visit(self, place: Place, use: Callable[[Visit], Awaitable[object] | object]) -> None:
-        """One request: `use` is the application."""
-        cookies = "; ".join(f"{name}={value}" for name, value in self.jar.items())
-        visit = Visit(place, self.terms, [cookies] if cookies else [])
-        if not visit.arrive():
-            await visit.acquire()
-        used = use(visit)
-        if isinstance(used, Awaitable):
-            await used
-        await visit.respond()
-        for _, header in [found for found in visit.headers() if found[0] == "set-cookie"]:
-            name, _, value = header.split(";")[0].partition("=")
-            self.jar[name] = value
-        await visit.end()
-        visit.leave()
-
-    async def write(self, place: Place, **values: object) -> None:
-        await self.visit(place, lambda visit: visit.session.update(values))
-
-    async def read(self, place: Place, name: str) -> object:
-        """The element, None without one."""
-        found: list[object] = []
-        await self.visit(place, lambda visit: found.append(visit.session.get(name)))
-        return found[0]
-
-    def ticket(self, now: float) -> Ticket | None:
-        return COOKIES.read(self.jar["session"], now)
-
-    @property
-    def route(self) -> Route:
-        route = ROUTES.read(self.jar[ROUTES.name])
-        assert route is not None
-        return route
-
-
 # --- a node without peers ------------------------------------------------------------------------
-
-
-class Clock:
-    """One clock for both uses."""
-
-    def __init__(self) -> None:
-        self.seconds = WALL
-
-    def now(self) -> int:
-        return int(self.seconds * 1000)
-
-    def mark(self) -> None: ...
-
-
-@dataclass
-class Alone:
-    clock: Clock
-    place: Place
 
 
 @pytest.fixture
 def alone() -> Alone:
-    clock = Clock()
-    store = MemoryStore().open()
-    membership = LoneMembership(store, Member("a", store.incarnation, NO_VIEW, peer=""))
-    membership.begin()
-    state = StateManager(Node("a", store, membership, clock, Options(backups=0)))
-    return Alone(clock, Place(state, lambda: clock.seconds, None, backups=0))
+    return places.alone()
 
 
 @pytest.mark.parametrize("writes", [1, 3], ids=["every request writes", "one request in three"])
@@ -176,15 +66,15 @@ async def test_a_header_that_was_good_is_looked_at_again(alone: Alone) -> None:
         assert Visit(alone.place, browser.terms, [header]).arrive()
         assert not alone.place.events
     other = RouteCookies([b"o" * 32])
-    for events, place in (
+    for events, elsewhere in (
         ({}, replace(alone.place, route_cookies=ROUTES)),
         ({"route_cookie_foreign": 1}, replace(alone.place, route_cookies=ROUTES, cluster="other")),
         ({"route_cookie_refused": 1}, replace(alone.place, route_cookies=other)),
     ):
         for _ in range(2):
-            place.events.clear()
-            Visit(place, browser.terms, [header])
-            assert place.events == events
+            elsewhere.events.clear()
+            Visit(elsewhere, browser.terms, [header])
+            assert elsewhere.events == events
     alone.clock.seconds += 31 * MINUTE
     alone.place.events.clear()
     Visit(alone.place, browser.terms, [header])
@@ -206,22 +96,6 @@ async def test_a_cookie_never_outlives_the_session(alone: Alone) -> None:
 
 
 # --- a node among others -------------------------------------------------------------------------
-
-
-def in_world(scenario: Callable[[World], Awaitable[None]]) -> None:
-    async def play() -> None:
-        world = World(1, nodes=3, backups=1)
-        try:
-            await scenario(world)
-        finally:
-            world.stop()
-        assert not world.errors
-
-    run(play())
-
-
-def place(world: World, node: str) -> Place:
-    return Place(world.hosts[node].engines[0].state, lambda: WALL + world.now)
 
 
 def test_the_route_cookie_after_a_forwarded_commit_names_the_real_holders() -> None:
