@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Set
-from contextlib import suppress
 from typing import NamedTuple
 
 from sessionha.errors import (
@@ -131,12 +130,8 @@ class Replication:
         position = Position(push.epoch, push.version)
         try:
             missing = await self._send(started)
-            if not missing:
-                # All of C has it (R1), whoever is primary by now, and if that cannot be noted here,
-                # the next request settles it once more.
-                with suppress(Fenced, StoreFull):
-                    self._acknowledge(started)
-                return Receipt(position, push.holders, len(push.holders) - 1)
+            if not missing and (holders := self._confirmed(started)):
+                return Receipt(position, holders, len(holders) - 1)
             record = await self.settle(push.group, deadline, widen=True)
             position = record.position
         except Fenced:
@@ -149,6 +144,23 @@ class Replication:
         if end is None or -1 < end < push.version:
             raise Fenced(record.promise)  # this node lost the group and got it back without it
         return Receipt(position, record.holders, len(record.holders) - 1)
+
+    def _confirmed(self, started: Round) -> tuple[str, ...]:
+        """All of C has it (R1), whoever is primary by now: who holds it. Empty: C is changing, and
+        a member that gives its copy up may have been told to already.
+
+        If it cannot be noted here, the next request settles it once more.
+        """
+        push = started.push
+        try:
+            record = self._acknowledge(started)
+        except StoreFull:
+            return push.holders
+        except Fenced:
+            with self._node.store.read() as reader:
+                found = get_group(reader, push.group)
+            return found.holders if found is not None and found.held else push.holders
+        return push.holders if record.holders == push.holders else ()
 
     async def settle(
         self,
