@@ -239,6 +239,8 @@ class Replication:
                 f"{', '.join(silent.missing)} did not confirm in time what was read; nothing was"
                 " changed (setting `reads`)"
             ) from silent
+        except StoreFull as full:
+            raise SessionUnavailable(str(full)) from full
 
     def _give_way(self, group: GroupID, promise: Epoch) -> None:
         """Believe a holder that promised a newer epoch: the group is not this node's any more."""

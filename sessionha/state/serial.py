@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from sessionha.errors import SessionBusy, SessionUnavailable, StoreFull
+from sessionha.errors import SessionBusy, SessionUnavailable, StoreError, StoreFull
 from sessionha.identity import GroupID, SessionKey
 from sessionha.state.base import Turn
 from sessionha.state.node import Node
@@ -160,6 +160,8 @@ class Turns:
                 entries = self._remove(at, entry)
             except StoreFull:
                 self._left.append((at, entry))
+            except StoreError:
+                return  # closed, and the slot with it: the entry is void
         for entry in entries:
             woken = self._waiting.get(entry)
             if woken is None or woken.done():

@@ -110,6 +110,16 @@ async def test_a_backup_whose_store_is_full_confirms_what_it_has(scene: Scene) -
     assert set(scene.copies()) == {"n1", "n2"}
 
 
+@simulated(nodes=2, options=CONFIRMED)
+async def test_a_primary_too_full_to_note_its_new_copies_is_unavailable(scene: Scene) -> None:
+    """C changes by a versioned step, which takes a row; a read has nothing else to write."""
+    await scene.create("n1", a="1")
+    await scene.crash("n2")
+    scene.world.hosts["n1"].memory.size = 1
+    with pytest.raises(SessionUnavailable, match="`store_size`"):
+        await read(scene, "n1")
+
+
 @simulated(nodes=1, options=Options(confirmed=True, backups=0))
 async def test_where_nobody_else_has_a_copy_nobody_is_asked(scene: Scene) -> None:
     """It never suspends: the coroutine ends when it is driven once, by hand."""

@@ -117,6 +117,15 @@ async def test_a_request_whose_turn_does_not_come_gets_503() -> None:
     assert await shop.count() == 2
 
 
+async def test_a_request_that_outlives_the_engine_ends_as_it_would() -> None:
+    shop = await begun(concurrency="serialize")
+    async with shop.under_way("/wait") as task:
+        engine = shop.app._engine
+        assert engine is not None
+        await engine.stop()
+    assert (await task).json == {"n": 1}
+
+
 async def test_a_websocket_holds_nobody_up_once_it_is_accepted() -> None:
     accepted, ended = asyncio.Event(), asyncio.Event()
 
