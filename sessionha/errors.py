@@ -48,10 +48,14 @@ class SessionUnavailable(SessionError):
     """No holder answered in time; nothing was changed. Answered as 503 with Retry-After."""
 
     retry_after = 1
+    elsewhere = True
+    """Whether a router may ask another server instead."""
 
 
 class SessionBusy(SessionUnavailable):
     """Other requests of the same session are in the way; nothing was changed."""
+
+    elsewhere = False  # they are on every server
 
     @classmethod
     def crowded(cls, requests: int) -> SessionBusy:

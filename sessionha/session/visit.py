@@ -261,7 +261,7 @@ class Visit(Part):
             return
         if self.is_idle() if not self._secondary else self._are_idle():
             self.started = True
-            if not self._home.state.local:
+            if self.turn is not None or self._secondary:
                 self._end_turns()
             return
         companies = self._companies()

@@ -134,7 +134,7 @@ class SessionMiddleware:
             log.debug("the application gave up after its response was refused", exc_info=error)
             return True
         if isinstance(error, SessionUnavailable) and not exchange.started:
-            await exchange.refuse(error.retry_after)
+            await exchange.refuse(error)
             return True
         if self._on_error == "commit":
             await exchange.visit.end()
@@ -200,11 +200,11 @@ class _Exchange:
             try:
                 await self.visit.respond()
             except SessionUnavailable as error:
-                await self.refuse(error.retry_after)
+                await self.refuse(error)
                 return
             except StoreFull as error:
                 log.warning("%s", error)
-                await self.refuse(SessionUnavailable.retry_after)
+                await self.refuse(SessionUnavailable())
                 return
             self.started = True
             self._announce(message)
@@ -222,15 +222,16 @@ class _Exchange:
         elif vary:
             message["headers"] = _vary_by_cookie([*message.get("headers", ())])
 
-    async def refuse(self, retry_after: int) -> None:
+    async def refuse(self, why: SessionUnavailable) -> None:
         """Answer 503 with Retry-After, or what a websocket has in its place."""
         self.refused = True
         self.visit.discard()
         retry = [
-            (b"retry-after", str(retry_after).encode()),
-            (RETRY.encode(), ELSEWHERE.encode()),
+            (b"retry-after", str(why.retry_after).encode()),
             (b"cache-control", b"no-store"),
         ]
+        if why.elsewhere:
+            retry.append((RETRY.encode(), ELSEWHERE.encode()))
         if self._scope["type"] == "http":
             await _answer(self._send, 503, UNAVAILABLE, retry)
         elif "websocket.http.response" in self._scope.get("extensions", {}):

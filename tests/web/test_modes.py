@@ -163,6 +163,7 @@ async def test_more_requests_of_a_session_than_the_limit_get_503() -> None:
     async with shop.under_way("/wait"):
         answer = await Browser(shop.app, dict(shop.browser.jar)).get("/count")
         assert (answer.status, answer.get("retry-after")) == (503, "1")
+        assert answer.get("sessionha-retry") is None, "no router shall try it everywhere"
         assert (await Browser(shop.app).get("/count")).json == {"n": 1}
     assert await shop.count() == 2
 
