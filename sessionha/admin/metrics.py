@@ -20,6 +20,7 @@ STATE: Final = {
     "commits": "Changes that were committed here as primary",
     "handovers": "Groups taken over from a primary that lives",
     "promotions": "Groups taken over without their primary",
+    "fetches": "Groups whose content was fetched from another node to take them over",
     "forwards": "Changes passed on because the group moved while a request ran",
     "unconfirmed": "Changes that not every backup confirmed in time",
     "rolled_back": "Changes undone because nobody confirmed them",

@@ -55,6 +55,7 @@ class Counters:
     commits: int = 0
     handovers: int = 0
     promotions: int = 0
+    fetches: int = 0
     forwards: int = 0
     unconfirmed: int = 0
     rolled_back: int = 0

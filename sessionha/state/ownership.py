@@ -328,6 +328,7 @@ class Ownership:
         reply = await self._call(source, Fetch(group, position), TRY * 2, view)
         if not isinstance(reply, Fetched) or reply.content is None:
             raise _Lost
+        self._node.counters.fetches += 1
         return reply.content
 
     def _adopt_promotion(

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from sessionha import SessionMiddleware, session_from
+from sessionha import SessionMiddleware, current_session, session_from
 from sessionha.engine import Engine, engine_for
 from sessionha.settings import Settings
 from sessionha.state.records import get_group, rows
@@ -60,6 +60,18 @@ class Application:
         """A token at the end of one list: `?token=`."""
         request.session.setdefault("tokens", []).append(request.query_params["token"])
         return self._answer(request, tokens=request.session["tokens"])
+
+    async def several(self, request: Request) -> Response:
+        """Count in the main session and two secondary ones, one of them from a thread."""
+
+        def count(name: str) -> int:
+            session = current_session().secondary(name) if name else current_session()
+            session["n"] = session.get("n", 0) + 1
+            n: int = session["n"]
+            return n
+
+        counts = [count(""), count("cart"), await asyncio.to_thread(count, "wizard")]
+        return self._answer(request, counts=counts)
 
     async def log_in(self, request: Request) -> Response:
         request.session["user"] = request.query_params["user"]
@@ -178,6 +190,7 @@ def create_app() -> Starlette:
         Route("/increment", own.increment, methods=["POST"]),
         Route("/put", own.put, methods=["POST"]),
         Route("/append", own.append, methods=["POST"]),
+        Route("/several", own.several, methods=["POST"]),
         Route("/log-in", own.log_in, methods=["POST"]),
         Route("/log-out", own.log_out, methods=["POST"]),
         Route("/slow", own.slow, methods=["POST"]),
