@@ -34,6 +34,24 @@ def test_votes_are_counted(names: dict[str, Any]) -> None:
         assert [client.post("/vote").json() for _ in range(3)] == [1, 2, 3]
 
 
+def test_a_wizard_has_a_session_of_its_own_until_it_is_done(names: dict[str, Any]) -> None:
+    app = names["app"]
+    app.add_middleware(SessionMiddleware, secret_key=new_secret(), store="memory")
+
+    def answer(text: str) -> int:
+        count: int = client.post("/wizard/next", params={"answer": text}).json()
+        return count
+
+    with TestClient(app) as client:
+        assert [answer("a"), answer("b")] == [1, 2]
+        assert {*client.cookies} == {"session-wizard"}
+        client.post("/wizard/done")
+        assert {*client.cookies} == {"session"}
+        assert answer("c") == 1
+        client.post("/logout")
+        assert {*client.cookies} == set()
+
+
 def test_of_two_scores_the_higher_one_stays(names: dict[str, Any]) -> None:
     best = names["Best"]
     stored = {points: encode(points, "best") for points in (3, 5, 8)}

@@ -14,6 +14,9 @@ sessionha.client.Client("http://127.0.0.1:7947")  # wrong
 sessionha.client.Client("http://127.0.0.1:7947", "t").session("x").increment("n", "1")  # wrong
 app.add_middleware(SessionMiddleware, secret_key="x", same_site="Lax")  # wrong
 misspelt = sessionha.Sesion  # wrong
+sessionha.current_session("cart")  # wrong
+sessionha.current_session().secondary("cart", idle_timeout="1h")  # wrong
+sessionha.current_session().destroy("all")  # wrong
 
 
 def limit(error: SessionTooLarge) -> str:
