@@ -252,13 +252,16 @@ def stays(_history: History, sessions: Sessions) -> Iterator[Finding]:
             yield from _ordered(session, effect, acknowledged=True)
 
 
-def ended_for_good(history: History, _sessions: Sessions) -> Iterator[Finding]:
-    """I7 and I16, in real time: what was answered as gone is not served to a later request."""
+def ended_for_good(history: History, sessions: Sessions) -> Iterator[Finding]:
+    """I7 and I16, in real time: what was answered as gone is not served to a later request; but
+    that one node thinks a session expired, and another does not yet, is what ε allows (I13)."""
     if not history.strict:
         return
     gone: dict[tuple[str, bytes], int] = {}
     for request in sorted(history.requests, key=lambda request: request.ended):
-        if request.outcome == "gone" or request.revoked:
+        if request.outcome != "gone" and not request.revoked:
+            continue
+        if not _may_have_expired(history, sessions[request.session], request):
             gone.setdefault((request.session, request.key), request.ended)
     for request in history.requests:
         since = gone.get((request.session, request.key))
@@ -465,6 +468,13 @@ def gone_with_reason(history: History, sessions: Sessions) -> Iterator[Finding]:
                 early = due - request.until
                 rule = "I13" if request.until > due / 2 else "I8"
                 yield Finding(rule, request.ended, f"{session}: gone {early:.1f} s too early")
+
+
+def _may_have_expired(history: History, mine: Told, request: Request) -> bool:
+    if any(end.ends == request.key and end.began < request.ended for end in mine.requests):
+        return False  # it was destroyed, or renewed
+    due = _earliest_end(history, mine, request)
+    return due is not None and request.until >= due - history.skew
 
 
 def _earliest_end(history: History, mine: Told, asked: Request) -> float | None:

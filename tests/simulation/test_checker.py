@@ -365,6 +365,18 @@ def test_a_sound_history_has_no_finding() -> None:
     assert check(sound()) == []
 
 
+@pytest.mark.parametrize(("after", "rules"), [(0.1, set()), (-60.0, {"I7", "I13"})])
+def test_nodes_may_disagree_for_a_moment_about_an_expiry(after: float, rules: set[str]) -> None:
+    """Gone at one node and served at another: at its end that is ε, before it is a violation."""
+    history = sound()
+    end = max(request.since for request in history.requests if request.position) + history.idle
+    gone = repeat(history, seen=None, read=None, out=None, outcome="gone")
+    served = repeat(history)
+    gone.since = gone.until = end + after
+    served.since = served.until = end + after + 0.1
+    assert {finding.invariant for finding in check(history)} == rules
+
+
 @pytest.mark.parametrize(("invariant", "plant"), PLANTED, ids=lambda value: str(value)[:20])
 def test_a_planted_violation_is_found(invariant: str, plant: Callable[[History], None]) -> None:
     """Each under its own name; a planted one may break others as well."""
