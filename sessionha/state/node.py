@@ -144,6 +144,10 @@ class Node:
             and record.crowned >= view.barrier
         )
 
+    def is_in_sync(self, record: GroupRecord, view: View) -> bool:
+        """Whether this node's copy is one that C vouches for."""
+        return record.held and record.synced == self.joined(view) != NO_VIEW
+
     def shares_view(self, sender: Sender, view: View) -> bool:
         """Whether the sender of a message and this node are both members of the view."""
         member = view.member(sender.node)

@@ -247,10 +247,14 @@ class Ownership:
     def _adopt_handover(self, group: GroupID, epoch: Epoch, source: str, push: Push) -> None:
         """Take the old primary's place; it becomes a backup in this node's place."""
         node = self._node
+        given = Position(push.epoch, push.version)
         with node.store.write(urgent=True) as writer:
             view = node.view_in(writer)
             if not view.holds(source, ViewID(*push.formed)):
                 raise _Lost  # it left meanwhile: only a full promotion asks everybody
+            mine = get_group(writer, group)
+            if mine is not None and node.is_in_sync(mine, view) and mine.position > given:
+                raise _Lost  # it was deposed, and neither of the two has learned that
             record = self._take(writer, group, epoch, push, view)
             others = [name for name in node.valid_backups(record, view) if name != source]
             wanted = [source, *others][: max(node.options.backups, 1)]
@@ -540,12 +544,11 @@ class Ownership:
         writer.put(group_key(group), write_record(record))
 
     def _standing(self, record: GroupRecord, promised: Epoch, view: View) -> Standing:
-        joined = self._node.joined(view)
         return Standing(
             promised=promised,
             position=record.position,
             held=record.held,
-            in_sync=record.held and record.synced == joined != NO_VIEW,
+            in_sync=self._node.is_in_sync(record, view),
             holders=record.holders,
             formed=record.formed,
             seats=record.seats,

@@ -353,3 +353,21 @@ def test_a_restart_without_a_reboot_leaves_the_clock_alone(machine: Machine) -> 
     machine.passes(50_000)
     machine.wall += 86_400_000  # somebody corrected it
     assert begun(memory, machine).now() == before + 50_000 + 3 * 7_000
+
+
+# --- hand-overs ----------------------------------------------------------------------------------
+
+
+@simulated()
+async def test_a_hand_over_by_an_excluded_primary_undoes_nothing(scene: Scene) -> None:
+    """R3, R4: a claimant whose own copy is newer than what it is given knows that the giver was
+    deposed. Here neither of the two has learned yet that the giver is excluded."""
+    await scene.create("n1", a="1")
+    old = scene.cookie
+    scene.world.faults.learning = (1.0, 1.0)
+    scene.world.expel("n1")
+    scene.world.hosts["n3"].membership.install(scene.world.truth)
+    receipt = await scene.put("n3", a="2")
+    assert receipt.holders == ("n3", "n2")
+    assert await scene.see("n2", floor=old) == {"a": "2"}
+    assert await scene.see("n3") == {"a": "2"}
