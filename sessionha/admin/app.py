@@ -1,10 +1,9 @@
-"""The ASGI application of the administration: metrics, status and sessions of one node."""
+"""The ASGI application of the administration: metrics, status, sessions, log-outs."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,12 +13,11 @@ from starlette.routing import Route
 from sessionha.admin import data
 from sessionha.admin.metrics import CONTENT_TYPE, text
 from sessionha.admin.snapshot import counts, status
+from sessionha.admin.subjects import NO_STORE, SubjectsPage
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, may, role_of
 from sessionha.engine import Engine
 from sessionha.settings import Settings
-
-NO_STORE: Final = {"cache-control": "no-store"}
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -34,7 +32,8 @@ def build(engine: Engine, tally: Tally) -> Starlette:
     async def show(request: Request) -> Response:  # noqa: ARG001
         return JSONResponse(status(engine, tally.total(counts(engine))), headers=NO_STORE)
 
-    settings = engine.settings
+    settings, subjects = engine.settings, SubjectsPage(engine)
+    theirs = "/v1/subjects/{subject:path}"
     return Starlette(
         routes=[
             Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
@@ -44,6 +43,8 @@ def build(engine: Engine, tally: Tally) -> Starlette:
                 _guarded(data.endpoint(engine), settings, "data"),
                 methods=data.METHODS,
             ),
+            Route(theirs, _guarded(subjects.show, settings, "data"), methods=["GET"]),
+            Route(theirs, _guarded(subjects.end, settings, "data"), methods=["DELETE"]),
         ]
     )
 

@@ -14,6 +14,7 @@ import typer.main
 
 from sessionha import __version__
 from sessionha.admin.tokens import ROLES, Role
+from sessionha.cli import asking
 from sessionha.cli.extras import MissingExtra, needs
 from sessionha.errors import InvalidSettings
 from sessionha.identity import is_name
@@ -99,8 +100,6 @@ def token(
     file: ConfigFile = None,
 ) -> None:
     """Print the bearer token of a role, derived from the cluster secret."""
-    from sessionha.cli import status as asking
-
     print(asking.token(Settings.observe(config=file), _role(role)))
 
 
@@ -117,17 +116,57 @@ def status(
     with needs("cli", "the status"):
         from rich.console import Console
 
-        from sessionha.cli import status as asking
+        from sessionha.cli.status import show
     settings = Settings.observe(config=file)
     try:
-        found = asking.ask(asking.address_of(settings, url), asking.token(settings, "read"))
+        address, bearer = asking.address_of(settings, url), asking.token(settings, "read")
+        found = asking.ask(address, "/v1/status", bearer, has="members")
     except asking.NoAnswer as problem:
         print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        asking.show(found, Console())
+        show(found, Console())
+
+
+@app.command()
+def sessions(
+    subject: Annotated[str, typer.Argument(help="Whose: what `session.subject` was set to.")],
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="The administration of any node, such as 10.0.0.1:7947."),
+    ] = None,
+    revoke: Annotated[
+        str | None, typer.Option(metavar="ID", help="End the session with this ID.")
+    ] = None,
+    revoke_all: Annotated[
+        bool, typer.Option("--revoke-all", help="End every session of the subject.")
+    ] = False,
+    file: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print where somebody is logged in, in the whole cluster; or log them out there."""
+    with needs("cli", "the list of sessions"):
+        from rich.console import Console
+
+        from sessionha.cli import sessions as theirs
+    if revoke is not None and revoke_all:
+        raise typer.BadParameter("give --revoke ID or --revoke-all, not both")
+    settings = Settings.observe(config=file)
+    address, bearer = asking.address_of(settings, url), asking.token(settings, "data")
+    ends = revoke is not None or revoke_all
+    try:
+        found = theirs.ask(address, bearer, subject, one=revoke, ends=ends)
+    except asking.NoAnswer as problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif ends:
+        theirs.show_end(found, Console())
+    else:
+        theirs.show(found, Console())
 
 
 @app.command()

@@ -12,7 +12,7 @@ import pytest
 
 from sessionha.admin.tokens import ROLES, role_of, tokens
 from sessionha.cli import main
-from sessionha.cli.status import address_of
+from sessionha.cli.asking import address_of
 from sessionha.errors import InvalidSettings
 from sessionha.keys import new_secret
 from sessionha.settings import Settings
@@ -62,7 +62,13 @@ class _Answering(BaseHTTPRequestHandler):
     server: Node
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.path, self.headers["Authorization"]))
+        self._answer(self.path)
+
+    def do_DELETE(self) -> None:
+        self._answer(f"DELETE {self.path}")
+
+    def _answer(self, asked: str) -> None:
+        self.server.asked.append((asked, self.headers["Authorization"]))
         self.send_response(self.server.status)
         for name, value in self.server.headers.items():
             self.send_header(name, value)
