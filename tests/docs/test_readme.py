@@ -61,6 +61,22 @@ def test_a_log_in_keeps_the_session_under_a_new_cookie_and_a_log_out_ends_it(
         assert client.get("/").json() == {"visits": 1}
 
 
+def test_a_user_sees_their_devices_and_ends_them(client: TestClient) -> None:
+    with client:
+        client.post("/sign-in", params={"user": "ada"})
+        phone = client.cookies["session"]
+        client.cookies.clear()
+        client.post("/sign-in", params={"user": "ada"})
+        found = client.get("/devices").json()["devices"]
+        (other,) = [each["id"] for each in found if not each["this one"]]
+        assert client.post(f"/devices/{other}/end").json() == 1
+        assert client.post("/log-out-others").json() == 0
+        assert client.post("/log-out-everywhere").json() == 1
+        assert "session" not in client.cookies
+        client.cookies["session"] = phone
+        assert client.get("/").json() == {"visits": 1}
+
+
 def test_a_websocket_commits_when_it_wants(client: TestClient) -> None:
     with client:
         client.get("/")
