@@ -75,12 +75,25 @@ class Application:
 
     async def log_in(self, request: Request) -> Response:
         request.session["user"] = request.query_params["user"]
-        session_from(request.scope).renew_id()
+        session = session_from(request.scope)
+        session.subject = request.query_params["user"]
+        session.renew_id()
         return self._answer(request)
 
     async def log_out(self, request: Request) -> Response:
         session_from(request.scope).destroy()
         return self._answer(request)
+
+    async def devices(self, request: Request) -> Response:
+        """Where the user of this session is logged in."""
+        found = await session_from(request.scope).siblings()
+        sessions = [each._asdict() for each in found.sessions]
+        return self._answer(request, sessions=sessions, unreachable=found.unreachable)
+
+    async def log_out_everywhere(self, request: Request) -> Response:
+        """Of the user of this session."""
+        done = await session_from(request.scope).revoke_all()
+        return self._answer(request, ended=done.ended, unreachable=done.unreachable)
 
     async def slow(self, request: Request) -> Response:
         """As `put`, but with the change made when `?gate=` is opened on this node."""
@@ -193,6 +206,8 @@ def create_app() -> Starlette:
         Route("/several", own.several, methods=["POST"]),
         Route("/log-in", own.log_in, methods=["POST"]),
         Route("/log-out", own.log_out, methods=["POST"]),
+        Route("/devices", own.devices),
+        Route("/log-out-everywhere", own.log_out_everywhere, methods=["POST"]),
         Route("/slow", own.slow, methods=["POST"]),
         Route("/waiting", own.waiting),
         Route("/open", own.open, methods=["POST"]),

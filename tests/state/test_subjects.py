@@ -63,9 +63,9 @@ async def log_in(scene: Scene, node: str, number: int, subject: str = USER) -> D
     return made
 
 
-async def is_in(scene: Scene, node: str, which: Device) -> bool:
+async def is_in(scene: Scene, node: str, which: Device, engine: int = 0) -> bool:
     """What a request of the device meets at a node: its session, or none."""
-    state = scene.at(node)
+    state = scene.at(node, engine)
     while True:
         try:
             return state.load(which.group, which.key) is not None
@@ -256,6 +256,18 @@ async def test_it_survives_the_death_of_who_made_it_and_of_the_primary(scene: Sc
     await scene.crash("n1", "n2")
     asking.cancel()
     assert not await is_in(scene, "n3", which)
+
+
+@simulated(engines=2)
+async def test_engines_of_one_node_need_not_tell_each_other(scene: Scene) -> None:
+    """A log-out that one process made holds in its siblings, and on other nodes' processes."""
+    which = await log_in(scene, "n1", 1)
+    for engine in (0, 1):
+        assert await is_in(scene, "n1", which, engine)
+    await scene.at("n2", 1).revoke(USER, NAME)
+    for node in ("n1", "n2", "n3"):
+        for engine in (0, 1):
+            assert not await is_in(scene, node, which, engine)
 
 
 @simulated()
