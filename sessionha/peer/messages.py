@@ -337,7 +337,7 @@ class Revocation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Revoke(Wire, frozen=True):
-    """Remember this log-out; answered by Done."""
+    """Remember this log-out; answered by Revoked: what the receiver knows of the subject."""
 
     subject: bytes
     revocation: Revocation

@@ -189,6 +189,9 @@ class StateManager:
         self, batch: Batch, *, fresh: bool, floor: Position | None = None, alone: bool = False
     ) -> Receipt:
         """See `State.commit`."""
+        for change in batch.changes:
+            if change.owner is not None:
+                await self.subjects.ensure_caught_up()
         within = floor.epoch if alone and floor is not None else None
         try:
             started = self._start(batch, fresh=fresh, within=within)

@@ -163,6 +163,12 @@ def decree(
     return made
 
 
+def is_latest(reader: Reader, subject: bytes, made: Revocation) -> bool:
+    """Whether no other log-out that is known has its number, or a higher one."""
+    others = (each for each in revocations(reader, subject) if each.id != made.id)
+    return all(each.number < made.number for each in others)
+
+
 def learn(writer: Writer, subject: bytes, told: Iterable[Revocation], now: int) -> bool:
     """Add log-outs with instants of this node's clock; whether any was news."""
     before = revocations(writer, subject)

@@ -28,7 +28,6 @@ from sessionha.identity import NO_VIEW, GroupID, Position, SessionKey, ViewID, e
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Batch,
-    Done,
     Found,
     Message,
     Owner,
@@ -66,6 +65,9 @@ SIDE_BY_SIDE: Final = 8
 
 _T = TypeVar("_T")
 
+ROUNDS: Final = 3
+"""Times that a log-out is made; more are needed only while others log the same subject out."""
+
 Commit = Callable[[Batch], Awaitable[Receipt]]
 
 
@@ -99,6 +101,9 @@ class Subjects:
         self._caught_up: View | None = None
         """The view whose members' log-outs are known to be here."""
         self._catching: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._asked = NO_VIEW
+        """The view in which every member was asked unasked, by this engine."""
         self.behind = False
         """A session could not be served because log-outs that others know may be missing."""
 
@@ -135,12 +140,22 @@ class Subjects:
             return await work
         return await asyncio.shield(self._node.spawn(work))
 
+    async def ensure_caught_up(self) -> None:
+        """Know the log-outs that the other members know: a session that becomes a subject's notes
+        which came before it.
+
+        Raises:
+            SessionUnavailable: not every member told them in time.
+        """
+        if not self._is_caught_up():
+            await self.catch_up()
+
     # --- listing --------------------------------------------------------------------------------
 
     async def _find(self, subject: bytes) -> tuple[list[_Session], set[str], bool]:
         """The living sessions, who did not answer, and whether there are more."""
         with suppress(SessionUnavailable):  # who does not answer this is told as silent below
-            await self._ensure_caught_up()
+            await self.ensure_caught_up()
         answers, silent = await self._ask_all(Whose(subject))
         listed = [theirs for found in answers.values() for theirs in found.sessions]
         positions = [(each.group, each.position) for each in listed]
@@ -163,8 +178,7 @@ class Subjects:
 
     async def _ask_all(self, question: Whose) -> tuple[dict[str, Found], set[str]]:
         """What every member answers, this node included, and who does not."""
-        view = self._node.membership.view()
-        names = [member.node for member in self._others(view)]
+        names = [member.node for member in self._members()]
         replies = await self._each([self._call(name, question) for name in names])
         answers = zip(names, replies, strict=True)
         told = {name: reply for name, reply in answers if isinstance(reply, Found)}
@@ -221,10 +235,9 @@ class Subjects:
         living = {each.theirs.owner.handle for each in found}
         if not (unasked or more) and not living.issuperset(kept):
             raise SessionRevoked("this session was logged out meanwhile; nothing was changed")
-        with node.store.write(urgent=True) as writer:
-            made = owners.decree(writer, subject, name, node.clock.now(), kept=kept, only=only)
+        unasked |= {*node.membership.elsewhere()}
+        made, told = await self._decree(subject, name, kept, only)
         node.counters.revocations += 1
-        unasked |= await self._spread(subject, made)
         now = node.clock.now()
         ended = [
             each.theirs for each in found if owners.means(made, owners.aged(each.theirs.owner, now))
@@ -232,20 +245,44 @@ class Subjects:
         for start in range(0, len(ended), SIDE_BY_SIDE):
             await self._bury(ended[start : start + SIDE_BY_SIDE])
         node.counters.revoked += len(ended)
-        return LoggedOut(len(ended), self._elsewhere(unasked))
+        missing = {*self._elsewhere(unasked), *node.membership.view().nodes} - told - {node.me}
+        return LoggedOut(len(ended), tuple(sorted(missing)))
 
-    async def _spread(self, subject: bytes, revocation: Revocation) -> set[str]:
-        """Tell every member; who has not confirmed it in time is told again and again, until it
-        has left the view: when it comes back it asks."""
+    async def _decree(
+        self, subject: bytes, name: bytes, kept: tuple[bytes, ...], only: tuple[bytes, ...]
+    ) -> tuple[Revocation, set[str]]:
+        """Write the log-out and tell it, and who has it then. When somebody knew a later one, it is
+        made anew above that: sessions that began knowing that one would be spared else."""
         node = self._node
-        tasks = {
-            member.node: node.spawn(self._insist(member, subject, revocation))
-            for member in self._others(node.membership.view())
-        }
-        if not tasks:
-            return set()
-        await asyncio.wait(tasks.values(), timeout=node.options.commit_timeout)
-        return {name for name, task in tasks.items() if not task.done() or not task.result()}
+        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+        number = 0
+        while True:
+            number += 1
+            with node.store.write(urgent=True) as writer:
+                now = node.clock.now()
+                each = name + bytes([number])
+                made = owners.decree(writer, subject, each, now, kept=kept, only=only)
+            told = await self._spread(subject, made, deadline)
+            with node.store.read() as reader:
+                if only or number == ROUNDS or owners.is_latest(reader, subject, made):
+                    return made, told
+
+    async def _spread(self, subject: bytes, revocation: Revocation, deadline: int) -> set[str]:
+        """Tell every member, also those that join meanwhile; who has it. Who has not confirmed it
+        at `deadline` is told again and again, until it has left the view: when it comes back it
+        asks."""
+        node = self._node
+        tasks: dict[tuple[str, ViewID], asyncio.Task[bool]] = {}
+        while True:
+            members = {(each.node, each.joined): each for each in self._members()}
+            for name, member in members.items():
+                if name not in tasks:
+                    tasks[name] = node.spawn(self._insist(member, subject, revocation))
+            waited = [task for task in tasks.values() if not task.done()]
+            left = deadline - node.clock.now()
+            if not waited or left <= 0:
+                return {name[0] for name in members if tasks[name].done() and tasks[name].result()}
+            await asyncio.wait(waited, timeout=left / 1000, return_when=asyncio.FIRST_COMPLETED)
 
     async def _insist(self, member: Member, subject: bytes, revocation: Revocation) -> bool:
         """Whether the member has the log-out; False: it is a member no more."""
@@ -256,7 +293,9 @@ class Subjects:
             if not view.holds(member.node, member.joined):
                 return False
             told = owners.turned(revocation, node.clock.now())
-            if isinstance(await self._call(member.node, Revoke(subject, told)), Done):
+            reply = await self._call(member.node, Revoke(subject, told))
+            if isinstance(reply, Revoked):
+                self._learn(reply.rows)
                 return True
             await node.membership.wait_change(view.id, pause)
             pause = min(2 * pause, most)
@@ -279,13 +318,20 @@ class Subjects:
     # --- catching up ----------------------------------------------------------------------------
 
     def keep_up(self) -> None:
-        """Begin to learn what members that are new, or new to this node, know of log-outs."""
-        if self._node.membership.is_member() and not self._is_caught_up():
-            self._catching = self._catching or self._begin_to_catch_up()
+        """In a view that is new, begin to ask every member for the log-outs that it knows: also
+        those who were members before, for one that left may have died while it told them."""
+        node = self._node
+        asking = self._asking is not None and not self._asking.done()
+        if node.peers is None or asking or not node.membership.is_member():
+            return
+        view = node.membership.view()
+        if view.id != self._asked:
+            self._asking = node.spawn(self._ask_everybody(view))
 
-    async def _ensure_caught_up(self) -> None:
-        if not self._is_caught_up():
-            await self.catch_up()
+    async def _ask_everybody(self, view: View) -> None:
+        learned = await self._each([self._pull(member.node) for member in self._others(view)])
+        if all(learned) and self._note(view):
+            self._asked = view.id
 
     def _is_caught_up(self) -> bool:
         with self._node.store.read() as reader:
@@ -378,9 +424,12 @@ class Subjects:
         return self._answer(question) if self._is_known(sender) else NOT_TOGETHER
 
     def on_revoke(self, told: Revoke) -> Message:
-        """Remember a log-out, whoever tells it."""
+        """Remember a log-out, whoever tells it, and say what is known of the subject."""
         self._learn([(told.subject, (told.revocation,))])
-        return Done()
+        now = self._node.clock.now()
+        with self._node.store.read() as reader:
+            known = owners.revocations(reader, told.subject)
+        return Revoked(((told.subject, tuple(owners.turned(each, now) for each in known)),))
 
     def on_revocations(self, sender: Sender, question: Revocations) -> Message:
         """Tell the next log-outs that this node knows of."""
@@ -408,6 +457,10 @@ class Subjects:
                 owners.learn(writer, subject, (), now)
 
     # --- members --------------------------------------------------------------------------------
+
+    def _members(self) -> list[Member]:
+        """The others that are members now."""
+        return self._others(self._node.membership.view())
 
     def _others(self, view: View) -> list[Member]:
         """The members besides this node that may hold sessions."""

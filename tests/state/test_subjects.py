@@ -346,6 +346,7 @@ async def test_who_began_on_the_other_side_long_after_the_log_out_stays(scene: S
     early, late = device(1), device(2)
     state = scene.at("n1")
     await scene.at("n2").revoke(USER, NAME)
+    await state.sessions_of(USER)
     with state.node.store.write() as writer:  # as if it had been away: it knows of nothing
         writer.delete(owners.LOG_OUTS + owners.hash_of(USER))
     await log_in(scene, "n1", 1)
@@ -381,6 +382,45 @@ async def test_a_member_that_was_silent_is_told_again(scene: Scene) -> None:
     await asyncio.sleep(5)
     with MemoryReader(scene.world.hosts["n2"].memory) as reader:
         assert len(owners.revocations(reader, owners.hash_of(USER))) == 1
+
+
+@simulated()
+async def test_a_member_that_was_never_told_asks_when_the_teller_is_gone(scene: Scene) -> None:
+    """Contract G6: whoever told the log-out died before it had told everybody."""
+    scene.lose(Revoke, "n1", "n3")
+    asking = scene.start(scene.at("n1").revoke(USER, NAME))
+    await asyncio.sleep(0.1)
+    await scene.crash("n1")
+    asking.cancel()
+    scene.at("n3").subjects.keep_up()
+    await asyncio.sleep(0.1)
+    with MemoryReader(scene.world.hosts["n3"].memory) as reader:
+        assert len(owners.revocations(reader, owners.hash_of(USER))) == 1
+
+
+@simulated()
+async def test_a_log_out_stands_above_those_that_its_maker_did_not_know(scene: Scene) -> None:
+    """Contract G6: a session that began knowing a later log-out is not spared by that."""
+    await scene.at("n1").revoke(USER, NAME)
+    which = await log_in(scene, "n1", 1)
+    await scene.at("n3").sessions_of(USER)
+    with scene.at("n3").node.store.write() as writer:
+        writer.delete(owners.LOG_OUTS + owners.hash_of(USER))
+    await scene.at("n3").revoke(USER, b"x" * 8)
+    for node in ("n1", "n2", "n3"):
+        assert not await is_in(scene, node, which)
+
+
+@simulated()
+async def test_who_logs_in_where_nothing_is_known_yet_stays_logged_in(scene: Scene) -> None:
+    """A node that has just joined asks for the log-outs before a session begins there."""
+    await scene.exclude("n3")
+    await scene.at("n1").revoke(USER, NAME)
+    scene.world.resume("n3")
+    await scene.members("n3")
+    which = await log_in(scene, "n3", 1)
+    for node in ("n1", "n2", "n3"):
+        assert await is_in(scene, node, which)
 
 
 # --- costs ---------------------------------------------------------------------------------------
