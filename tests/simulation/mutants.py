@@ -464,7 +464,7 @@ def _sweep_early() -> list[AbstractContextManager[Any]]:
 
 SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
 LATE = Plan(engines=2, width=3, troubles="weather+crash", kept=0.0, late=0.03, requests=80)
-STALE = Plan(width=3, troubles="expel", lossy=0.3, requests=90, reads="confirmed")
+STALE = Plan(width=3, troubles="expel", lossy=0.5, requests=90, reads="confirmed")
 SERIAL = Plan(engines=2, width=3, troubles="crash+engine", concurrency="serialize", think=0.03)
 OUSTED = Plan(width=3, troubles="pause+expel", requests=90, concurrency="serialize", think=0.03)
 SWEPT = Plan(nodes=4, backups=2, troubles="crash+expel+cut", kept=1.0, upkeep=True, requests=80)
