@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+
 from sessionha.identity import ViewID
 from sessionha.state.placement import backups
 from sessionha.view import Member, Role, View
@@ -30,14 +32,23 @@ def view(*members: Member) -> View:
 SIX = view(*(member(number) for number in range(1, 7)))
 
 
-def test_six_nodes_hold_equally_many_copies() -> None:
-    """System 5 (l): 10,000 groups on six nodes, copies per node within ±15 %."""
+@pytest.mark.parametrize("zones", ["", "aaabbb", "aabbcc"], ids=["no zones", "two", "three"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_six_nodes_hold_equally_many_copies(zones: str, count: int) -> None:
+    """System 5 (l): 10,000 groups on six nodes, copies per node within ±15 %, and with zones all
+    of them in another one than the primary."""
+    members = [member(number + 1, zones[number : number + 1]) for number in range(6)]
+    nodes = view(*members)
+    zone = {each.node: each.zone for each in members}
     held: Counter[str] = Counter()
     for number, group in enumerate(GROUPS):
         primary = f"n{number % 6 + 1}"
-        held.update([primary, *backups(group, SIX, primary, 1)])
-    mean = 2 * len(GROUPS) / 6
-    assert all(0.85 * mean <= count <= 1.15 * mean for count in held.values()), held
+        chosen = backups(group, nodes, primary, count)
+        held.update([primary, *chosen])
+        if zones:
+            assert all(zone[each] != zone[primary] for each in chosen)
+    mean = (count + 1) * len(GROUPS) / 6
+    assert all(0.85 * mean <= copies <= 1.15 * mean for copies in held.values()), held
 
 
 def test_a_node_of_twice_the_weight_attracts_twice_as_many() -> None:
