@@ -498,18 +498,15 @@ class Company:
             return False  # the store fails, as the commit will tell
 
     def take(self, other: Company) -> None:
-        """Let the sessions of another company belong to this one."""
+        """Let the sessions of another company, which were found later, belong to this one."""
         for part in other.parts:
             part.company = self
         self.parts += other.parts
         other.parts = []
         if self.group is None:
-            self.group, self.held, self.floor = other.group, other.held, other.floor
-            self.read = other.read
-        elif self.held is not None and other.held is not None:
-            self.held = max(self.held, other.held, key=lambda held: held.position)
-            if self.read is not None and other.read is not None:
-                self.read = min(self.read, other.read)
+            self.group, self.floor, self.read = other.group, other.floor, other.read
+        if other.held is not None:
+            self.held = other.held
 
     def settle_down(self, visit: Visit) -> None:
         """Choose the group: beside the client's other sessions if this node serves them."""

@@ -67,7 +67,8 @@ SECONDARIES: Final = 8
 NAME_CHARS: Final = 32
 _NAME: Final = rf"[A-Za-z0-9_-]{{1,{NAME_CHARS}}}"
 _SESSION_NAME = re.compile(_NAME)
-_COOKIE_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+COOKIE_NAME_CHARS: Final = 128
+_COOKIE_NAME = re.compile(rf"[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,{COOKIE_NAME_CHARS}}}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
 _BLOCK: Final = hashlib.sha256().block_size
 _EPOCH_DATE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -288,6 +289,8 @@ class SessionCookies:
                 continue
             for name, text in self._named.findall(header):
                 value = text.strip(" \t")
+                if len(self.name) + len(name) >= COOKIE_NAME_CHARS:
+                    continue
                 if _SESSION.fullmatch(value) and (name in found or len(found) < SECONDARIES):
                     found.setdefault(name, []).append(value)
         return found

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from sessionha.errors import SessionBusy, SessionRevoked, SessionUnavailable
+from sessionha.errors import InvalidSettings, SessionBusy, SessionRevoked, SessionUnavailable
+from sessionha.session.company import Company
 from sessionha.session.cookies import SECONDARIES, CookieAttributes, SessionCookies
 from sessionha.session.session import Session
 from sessionha.session.terms import Terms
@@ -123,6 +124,23 @@ def test_a_session_without_a_request_has_none() -> None:
         Session().secondary("cart")
 
 
+async def test_who_asks_for_a_name_while_another_thread_does_gets_the_same_session(
+    alone: Alone, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[Session] = []
+
+    def use(visit: Visit) -> None:
+        def meanwhile(company: Company) -> bool:
+            monkeypatch.undo()
+            others.append(visit.session.secondary("cart"))
+            return True
+
+        monkeypatch.setattr(Company, "has_room", meanwhile)
+        assert visit.session.secondary("cart") is others[0]
+
+    await browser.visit(alone.place, use)
+
+
 async def test_when_the_request_is_over_nobody_can_ask_for_one(
     alone: Alone, browser: Browser
 ) -> None:
@@ -184,7 +202,8 @@ async def test_a_session_that_was_ended_meanwhile_drops_what_goes_with_it() -> N
     assert (await contents(browser, at, "cart"))["cart"] == {"n": 1}
 
 
-def test_nobody_sees_one_session_after_and_another_before_a_commit() -> None:
+@pytest.mark.parametrize("local", [True, False], ids=["at once", "acquired"])
+def test_nobody_sees_one_session_after_and_another_before_a_commit(local: bool) -> None:
     """System 4, 4: a commit between the two readings makes both be read again."""
     both = ("", "cart")
 
@@ -194,6 +213,7 @@ def test_nobody_sees_one_session_after_and_another_before_a_commit() -> None:
         at = Alone(places.Clock(), here)
         await put(browser, at, *both, n=0)
         state = here.state
+        state.local = local
         load = state.load
         for number in range(1, 4):
             other.jar = dict(browser.jar)
@@ -325,6 +345,8 @@ async def test_a_cookie_of_one_name_is_not_valid_under_another(
     jar["session-cart"], jar["session"] = jar["session-wizard"], jar["session-cart"]
     assert await contents(browser, alone, "", "cart") == {"": {}, "cart": {}}
     assert alone.place.events == {"session_cookie_refused": 2}
+    await contents(browser, alone, "wizard")
+    assert alone.place.events == {"session_cookie_refused": 4}, "told each time"
 
 
 async def test_one_valid_cookie_of_several_with_a_name_counts(
@@ -375,6 +397,16 @@ async def test_more_cookies_than_count_are_not_looked_at(alone: Alone, browser: 
     browser.jar |= {f"session-x{number}": first for number in range(20)}
     assert await contents(browser, alone, *names) == {name: {"n": 1} for name in names}
     assert not alone.place.events
+
+
+def test_a_cookie_whose_name_nobody_could_set_is_not_looked_at() -> None:
+    attributes = CookieAttributes("s" * 120)
+    door = Terms(SessionCookies([b"k" * 32], attributes.name), attributes, attributes)
+    value = door.cookies.write("x" * 56, 1)
+    visit = Visit(FakeEngine(), door, [f"{attributes.name}-too-long={value}"])
+    assert visit.arrive()
+    with pytest.raises(InvalidSettings, match="cannot be a cookie's name"):
+        visit.session.secondary("too-long")
 
 
 def test_the_prefix_of_the_main_cookie_stays() -> None:

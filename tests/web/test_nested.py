@@ -65,6 +65,11 @@ class Site:
             outside = scope["session"]
             if b"portal" in scope["query_string"]:
                 outside["n"] = outside.get("n", 0) + 1
+            if b"look" in scope["query_string"]:
+                outside.get("n")
+            if b"meanwhile" in scope["query_string"]:
+                (group,) = self.engine.state.groups.values()
+                group.position = group.position._replace(version=group.position.version + 1)
             await app(scope, receive, send)
             assert scope["session"] is outside, "as it was before"
             assert current_session() is scope["sessionha"]
@@ -144,8 +149,25 @@ async def test_sessions_of_two_groups_stay_apart_and_the_later_route_is_told_las
     assert answer.cookies == ["hsr", "hsr"]
     assert len(site.engine.state.batches) == 4
     assert route(browser).group == site.engine.state.batches[-1].group
-    answer = await site.get(browser, "/shop/", "shop")
-    assert answer.cookies == ["hsr"], "the portal's session was not used"
+    for query in ("shop", "shop&look"):
+        answer = await site.get(browser, "/shop/", query)
+        assert answer.cookies == ["hsr"], "the portal's session was not changed"
+        assert route(browser).group == site.engine.state.batches[-1].group
+
+
+@pytest.mark.parametrize("query", ["portal&shop", "portal&shop&meanwhile"])
+async def test_a_batch_of_both_tells_what_the_older_view_was(query: str) -> None:
+    """What somebody changed after either had read is merged, not overwritten."""
+    site = Site()
+    browser = site.browser()
+    await site.get(browser, "/shop/", "shop")
+    (group,) = site.engine.state.groups.values()
+    first = group.position
+    await site.get(browser, "/shop/", "portal&shop")
+    assert site.engine.state.batches[-1].read == first
+    second = group.position
+    await site.get(browser, "/shop/", query)
+    assert site.engine.state.batches[-1].read == second
 
 
 async def test_two_middlewares_around_one_session_are_committed_one_after_the_other() -> None:
@@ -172,6 +194,22 @@ async def test_two_middlewares_around_one_session_are_committed_one_after_the_ot
     told = route(browser)
     (group,) = engine.state.groups.values()
     assert told.position == group.position
+
+
+async def test_two_middlewares_around_one_session_wait_for_one_turn() -> None:
+    """The second turn would wait for the first for ever."""
+    engine = FakeEngine()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["session"]["n"] = 1
+        await reply(send)
+
+    browser = Browser(middleware(app, engine))
+    await browser.get()
+    engine.state.local, engine.state.turns = False, []
+    browser.app = middleware(middleware(app, engine), engine)
+    await browser.get()
+    assert len(engine.state.turns) == 1
 
 
 async def test_an_inner_application_that_fails_leaves_the_outer_session_alone() -> None:
