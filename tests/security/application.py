@@ -83,6 +83,22 @@ async def renew(request: Request) -> Response:
     return PlainTextResponse("")
 
 
+async def log_in(request: Request) -> Response:
+    session = session_from(request)
+    session.subject = await body(request)
+    session.renew_id()
+    with contextlib.suppress(ValueError):
+        session.subject = session.subject * 9
+    return PlainTextResponse("")
+
+
+async def devices(request: Request) -> Response:
+    session = session_from(request)
+    found = await session.siblings()
+    log.debug("%r %r", found, await session.revoke_others())
+    return PlainTextResponse("")
+
+
 async def end(request: Request) -> Response:
     session_from(request).destroy()
     return PlainTextResponse("")
@@ -114,7 +130,9 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 logging.basicConfig(level=logging.NOTSET, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
-endpoints = (put, add, get, crash, unencodable, no_text, oversized, renew, end, show)
+endpoints = (
+    put, add, get, crash, unencodable, no_text, oversized, renew, log_in, devices, end, show,
+)  # fmt: skip
 app = Starlette(
     routes=[Route(f"/{each.__name__}", each, methods=["POST"]) for each in endpoints],
     middleware=[Middleware(SessionMiddleware, secret_key=os.environ["APPLICATION_KEY"])],

@@ -178,6 +178,7 @@ async def test_no_canary_is_ever_logged_or_told(cluster: Cluster) -> None:
     """Good and failing requests, forged cookies, strangers among the peers and the death of a
     primary, with every logger and asyncio's debug mode at their most talkative."""
     value, wrong = f"value-{secrets.token_hex(16)}", new_secret()
+    subject = f"user-{secrets.token_hex(16)}"
     authorization = f"Bearer {secrets.token_urlsafe(24)}"
     settings = Settings.observe({"SESSIONHA_SECRET": cluster.secret})
     handed_out = {role: tokens(settings, role)[0] for role in ROLES}
@@ -197,6 +198,9 @@ async def test_no_canary_is_ever_logged_or_told(cluster: Cluster) -> None:
                 assert (path, answer.status_code) == (path, 500)
                 assert value not in answer.text
         assert (await browser.post(0, "renew")).status_code == 200
+        assert (await browser.post(1, "log_in", subject)).status_code == 200
+        for index in range(3):
+            assert (await browser.post(index, "devices")).status_code == 200
         for index in range(3):
             assert (await browser.post(index, "show")).status_code == 200
 
@@ -222,8 +226,13 @@ async def test_no_canary_is_ever_logged_or_told(cluster: Cluster) -> None:
                 bearer = {b"authorization": f"Bearer {given}".encode()}
                 told += [
                     (await client.get(f"{base}/{path}", headers=bearer)).text
-                    for path in ("metrics", "v1/status")
+                    for path in ("metrics", "v1/status", f"v1/subjects/{subject}")
                 ]
+            data = {"authorization": f"Bearer {handed_out['data']}"}
+            address = f"{base}/v1/subjects/{subject}"
+            assert len((await client.get(address, headers=data)).json()["sessions"]) == 1
+            answer = await client.delete(f"{address}?session={'A' * 16}", headers=data)
+            assert answer.json()["ended"] == 0
 
         cluster.start(primary)
         await cluster.ready(primary)
@@ -245,6 +254,7 @@ async def test_no_canary_is_ever_logged_or_told(cluster: Cluster) -> None:
         "a stranger's secret": wrong,
         "application key": cluster.key,
         "element value": value,
+        "subject": subject,
         "authorization": authorization.partition(" ")[2],
         **{f"token to {role}": token.split("-", 2)[2] for role, token in handed_out.items()},
         **{f"session ID {place}": each[16:40] for place, each in enumerate(browser.ids)},
