@@ -11,12 +11,15 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
+from sessionha.discovery.base import Found, Proof
+from sessionha.discovery.seeker import Own, Seeker
+from sessionha.discovery.source import open_source
 from sessionha.errors import InvalidSettings
 from sessionha.identity import NO_VIEW
 from sessionha.keys import APPLICATION_LABEL, ROUTE_LABEL
@@ -59,6 +62,10 @@ JOIN_PATIENCE = 3.0
 STOP_PATIENCE = 5.0
 """Seconds a stop waits for tasks that were cancelled."""
 
+ROUNDS = 4
+"""Times that a starting node looks for others in the discovery time: the first round may be before
+the others listen, or before DNS knows of them."""
+
 _DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 
 
@@ -81,6 +88,7 @@ class _Parts:
     membership: TopologyManager | LoneMembership
     state: StateManager
     streams: Streams | None = None
+    seeker: Seeker | None = None
     upkeep: asyncio.Task[None] | None = None
     stopping: bool = False
 
@@ -191,6 +199,8 @@ class Engine:
         settings = self.settings
         store = self._open_store()
         described = settings.description.node(settings.node)
+        if settings.discovery is not None:
+            described = Described(settings.node, settings.advertise)
         if described is None:
             store.close()
             raise InvalidSettings(
@@ -211,6 +221,7 @@ class Engine:
                 forget_after=settings.forget_after,
             ),
             trust_refused=True if settings.trust_refused == "always" else None,
+            admission="static-only" if settings.discovery is None else "dynamic",
         )
         remarks = _Remarks(settings.node, me.keys)
         topology.subscribe(remarks)
@@ -223,11 +234,16 @@ class Engine:
             listener=topology,
             limits=StreamLimits(handshake=settings.heartbeat),
         )
+        try:
+            seeker = self._seeker(topology, streams, store)
+        except InvalidSettings:
+            store.close()
+            raise
         state = StateManager(self._node(store, clock, topology, streams))
         state.begin()
         upkeep = Upkeep(state)
         upkeep.keep_time()  # before anybody can ask for what it drops
-        parts = _Parts(os.getpid(), store, topology, state, streams)
+        parts = _Parts(os.getpid(), store, topology, state, streams, seeker)
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")
         try:
@@ -244,10 +260,13 @@ class Engine:
                     " give this node another address in `nodes` (or SESSIONHA_LISTEN)"
                 ]
             ) from error
+        if seeker is not None:
+            seeker.start()
         parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
         self._accompany()
         await self._joined(topology)
-        if len(topology.view().members) == 1 and len(settings.description.nodes) > 1:
+        several = len(settings.description.nodes) > 1 or settings.discovery is not None
+        if len(topology.view().members) == 1 and several:
             remarks.alone = True
             log.warning(
                 "node %s starts alone: no other node of `nodes` answers yet, and until one does"
@@ -301,7 +320,10 @@ class Engine:
             await asyncio.wait({parts.upkeep}, timeout=STOP_PATIENCE)
         if parts.streams is not None:
             await parts.state.stop()
-            if parts.store.living_slots() == {parts.store.slot}:
+            last = parts.store.living_slots() == {parts.store.slot}
+            if parts.seeker is not None:
+                await parts.seeker.stop(withdraw=last)
+            if last:
                 await parts.membership.leave(returning=True)
             await parts.membership.stop()
             await parts.streams.close()
@@ -346,6 +368,21 @@ class Engine:
             peers=streams,
         )
 
+    def _seeker(
+        self, topology: TopologyManager, streams: Streams, store: LMDBStore | MemoryStore
+    ) -> Seeker | None:
+        """Who finds the nodes, where they are not written down."""
+        settings = self.settings
+        if settings.discovery is None:
+            return None
+        return Seeker(
+            open_source(settings.discovery, settings.cluster),
+            str(settings.discovery),
+            streams.identify,
+            _Seeking(topology, lambda: Own(settings.node, store.incarnation, settings.advertise)),
+            haste=settings.discovery_time / ROUNDS,
+        )
+
     def _handle(
         self, sender: Sender, message: Message
     ) -> Message | Awaitable[Message | None] | None:
@@ -356,6 +393,27 @@ class Engine:
         if isinstance(message, _DATA):
             return parts.state.handle(sender, message)
         return parts.membership.handle(sender, message)
+
+
+class _Seeking:
+    """What the seeker asks of a node's topology manager, and tells it."""
+
+    def __init__(self, topology: TopologyManager, own: Callable[[], Own]) -> None:
+        self._topology = topology
+        self.own = own
+        self.found: Callable[[Mapping[str, Found]], None] = topology.found
+
+    @property
+    def seeks(self) -> bool:
+        return self._topology.leads
+
+    @property
+    def settled(self) -> bool:
+        return self._topology.is_member()
+
+    def members(self) -> Mapping[str, Proof]:
+        members = self._topology.view().members
+        return {member.peer: Proof(member.node, member.incarnation) for member in members}
 
 
 class _Remarks:
@@ -396,7 +454,10 @@ def _member(
     prints = (hmac.digest(secret, key, "sha256")[:8] for secret in known for key in keys)
     member = described.member(incarnation)
     return msgspec.structs.replace(
-        member, url=settings.url or member.url, keys=tuple(sorted(prints))
+        member,
+        url=settings.url or member.url,
+        zone=settings.zone or member.zone,
+        keys=tuple(sorted(prints)),
     )
 
 

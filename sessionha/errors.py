@@ -17,6 +17,7 @@ SessionHAError
 │   │   └── WrongManager         the element has another data manager than its address says
 │   └── StoreFull              size and limit, and the setting that raises it; nothing was changed
 ├── RequestRefused           the HTTP data API: not understood, not allowed, or no node answered
+├── DiscoveryFailed          DNS or Redis does not say where nodes are; the last known stay
 └── PeerError                a remote fault; never reaches an application
     ├── PeerUnavailable        refused, silent, closed: `refused` tells a proven death
     ├── BadMessage · AuthenticationFailed · ForeignCluster
@@ -155,6 +156,10 @@ class RequestRefused(SessionHAError):
 
 class StoreError(SessionUnavailable):
     """The store cannot be opened or used: which file, why, and what to do."""
+
+
+class DiscoveryFailed(SessionHAError):
+    """Nobody says where nodes are now: the cause, in words that are the same each time."""
 
 
 class PeerError(SessionHAError):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from sessionha.identity import is_name
 from sessionha.quantities import read_duration, read_size, show_duration, show_size
@@ -62,19 +63,20 @@ def _read_secrets(value: object) -> tuple[bytes, ...]:
 
 
 def _read_nodes(value: object) -> str:
-    """The short form as text; a mapping or a list of its parts is joined."""
+    """The short form as text, or where to look; a mapping or a list of parts is joined."""
     if isinstance(value, Mapping):
         value = [f"{node}={url}" for node, url in value.items()]
     if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
         value = ",".join(value)
-    text = _read_text(value)
-    for scheme, what in (("dns", "DNS"), ("redis", "Redis"), ("rediss", "Redis")):
-        if text.startswith(f"{scheme}://"):
-            raise ValueError(
-                f"must be a list such as n1=http://10.0.0.1:7946,n2=…: this version does"
-                f" not find its nodes through {what}"
-            )
-    return text
+    return _read_text(value)
+
+
+def show_nodes(value: str) -> str:
+    """As it was written, without what may be a password in the URL of a Redis server."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("redis", "rediss"):
+        return value
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _read_cookie_name(value: object) -> str:
@@ -145,7 +147,7 @@ NAME: Final = Kind("name", _read_name)
 PATH: Final = Kind("path", _read_path)
 ADDRESS: Final = Kind("`host:port` / `off`", _read_address, lambda value: value or "off")
 SECRETS: Final = Kind("list of texts", _read_secrets, lambda value: "set" if value else "")
-NODES: Final = Kind("nodes", _read_nodes)
+NODES: Final = Kind("nodes", _read_nodes, show_nodes)
 DURATION: Final = Kind("duration", _at_least(0), show_duration)
 INTERVAL: Final = Kind("duration", _at_least(0.01), show_duration)
 COOKIE_NAME: Final = Kind("cookie name", _read_cookie_name)

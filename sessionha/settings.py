@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
+from sessionha.discovery.source import Source, is_source, read_source
 from sessionha.errors import InvalidSettings
 from sessionha.identity import is_name
 from sessionha.keys import hkdf, read_secrets, weaknesses
@@ -34,6 +35,7 @@ from sessionha.kinds import (
     Kind,
     choice,
     count,
+    show_nodes,
     size,
 )
 from sessionha.topology.description import Description, same_host
@@ -88,7 +90,11 @@ class Settings:
         NODES,
         "",
         "The cluster's nodes with the addresses of their peer listeners, the same order on"
-        " every node: `n1=http://10.0.0.1:7946,n2=http://10.0.0.2:7946`.",
+        " every node: `n1=http://10.0.0.1:7946,n2=http://10.0.0.2:7946`. Or where to find them:"
+        " `dns://shop:7946` (A and AAAA records), `dns://_peer._tcp.shop` (SRV records; with"
+        " `?server=10.0.0.10:53` another DNS server is asked than the machine's), `redis://…` and"
+        " `rediss://…`.",
+        hidden=True,
     )
     secret: tuple[bytes, ...] = _row(
         SECRETS,
@@ -119,6 +125,12 @@ class Settings:
         "",
         "Where routers reach this node's application, such as `http://10.0.0.1:8000`.",
         "`url` of the node's `[[node]]` table; without, routers send it nothing",
+    )
+    zone: str = _row(
+        TEXT,
+        "",
+        "Where this node is: copies go to another zone first.",
+        "`zone` of the node's `[[node]]` table",
     )
     admin: str = _row(
         ADDRESS,
@@ -252,6 +264,9 @@ class Settings:
     description: Description = field(default_factory=Description, repr=False)
     """The nodes that are written down, in `nodes` or in `[[node]]` tables; without: none."""
 
+    discovery: Source | None = field(default=None, repr=False)
+    """Where the nodes are found that are not written down."""
+
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where each value came from, for `explain`."""
 
@@ -294,6 +309,11 @@ class Settings:
     def has_peers(self) -> bool:
         """Whether this node listens for others."""
         return bool(self.listen)
+
+    @property
+    def has_nodes(self) -> bool:
+        """Whether a cluster is configured: nodes are written down, or found."""
+        return bool(self.description.nodes or self.discovery)
 
     @property
     def insecure_loopback(self) -> bool:
@@ -535,6 +555,8 @@ class _Loading:
     def _fail(self, name: str, why: str) -> None:
         given = self._given[name]
         value = repr(given.value)
+        if name == "nodes" and isinstance(given.value, str):
+            value = repr(show_nodes(given.value))
         if name == "secret" or "@" in value:  # a URL of nodes may carry a password
             value = "(hidden)"
         self._problems.append(f"`{name}` = {value} ({given.origin}) {why}")
@@ -548,6 +570,9 @@ class _Loading:
             self._problems.append(f"{self._values['config']}: write each node as a [[node]] table")
             tables = []
         try:
+            if is_source(self._values.get("nodes", "")):
+                self._values["discovery"] = read_source(self._values["nodes"])
+                return Description()
             if "nodes" in self._values:
                 return Description.parse(self._values["nodes"])
             if tables:
@@ -555,6 +580,8 @@ class _Loading:
         except InvalidSettings as error:
             self._problems += error.problems
             self._failed.add("nodes")
+        except ValueError as error:
+            self._fail("nodes", str(error))
         return Description()
 
     def _resolve_node(self, description: Description) -> None:
@@ -609,7 +636,7 @@ class _Loading:
             self._failed.update({"listen", "advertise"} - self._given.keys())
             return
         own = description.addresses.get(self._values.get("node", ""), "")
-        if "listen" not in self._given and description.nodes:
+        if "listen" not in self._given and (description.nodes or "discovery" in self._values):
             port = own.rpartition(":")[2] or PEER_PORT
             self._values["listen"] = own if own and _is_loopback(own) else f"0.0.0.0:{port}"
         listen = self._values.get("listen", "")
@@ -653,13 +680,20 @@ class _Loading:
             self._check_loopback(settings)
             return
         self._problems += weaknesses(settings.secret, "")
-        if not settings.secret and (settings.listen or settings.description.nodes):
+        if not settings.secret and (settings.listen or settings.has_nodes):
             self._problems.append(
                 "`secret` is not set, and nodes do not trust each other without one: set"
                 " SESSIONHA_SECRET to what `sessionha secret` prints, the same on every node"
             )
 
     def _check_loopback(self, settings: Settings) -> None:
+        if settings.discovery is not None:
+            self._problems.append(
+                f"`secret` = {INSECURE_LOOPBACK!r} is for nodes that are written down, and not for"
+                f" `nodes` = {settings.discovery}, which may find any address: set a secret that"
+                " `sessionha secret` printed"
+            )
+            return
         named = [("nodes", address) for address in settings.description.addresses.values()]
         named += [(name, getattr(settings, name)) for name in ("listen", "advertise", "admin")]
         self._problems += [
@@ -671,7 +705,7 @@ class _Loading:
 
     def _check_peers(self, settings: Settings) -> None:
         off = self._member and not settings.listen and "listen" not in self._failed
-        if off and settings.description.nodes:
+        if off and settings.has_nodes:
             self._problems.append(
                 "`listen` is off, but nodes are configured, which must reach this one: set an"
                 " address"

@@ -265,13 +265,38 @@ def test_a_value_whose_feature_does_not_exist_is_refused_and_says_so(name: str, 
     assert "this version" in problem
 
 
-@pytest.mark.parametrize("nodes", ["dns://web:7946", "redis://10.0.0.9/0", "rediss://10.0.0.9/0"])
-def test_discovery_that_does_not_exist_is_refused_and_says_so(nodes: str) -> None:
-    assert "this version does not find its nodes through" in only_problem(nodes=nodes)
-
-
 def test_a_password_in_a_url_of_nodes_is_not_shown() -> None:
-    assert "hunter2" not in only_problem(nodes="redis://:hunter2@10.0.0.9/0")
+    url = "redis://:hunter2@10.0.0.9/0?password=hunter2"
+    assert "hunter2" not in only_problem(nodes=f"{url},{url}")
+    settings = Settings.load({}, node="n1", nodes=url, secret=new_secret())
+    assert "hunter2" not in repr(settings)
+    assert {row.value for row in settings.explain() if row.name == "nodes"} == {
+        "redis://10.0.0.9/0"
+    }
+
+
+# --- discovery ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nodes", ["dns://web:7946", "dns://_peer._tcp.web", "redis://10.0.0.9/0"])
+def test_nodes_that_are_found_make_a_cluster_without_a_list(nodes: str) -> None:
+    """This node listens for them, on all its addresses, and tells the one that peers reach."""
+    settings = Settings.load({}, node="web-0", nodes=nodes, secret=new_secret(), zone="east")
+    assert str(settings.discovery) == nodes
+    assert settings.description.nodes == ()
+    assert settings.has_peers
+    assert settings.listen == "0.0.0.0:7946"
+    assert settings.advertise.endswith(":7946")
+    assert not settings.advertise.startswith("0.0.0.0")
+    assert Settings.observe({}, nodes=nodes, secret=new_secret()).discovery == settings.discovery
+
+
+def test_nodes_that_are_found_need_a_secret_a_listener_and_a_form_that_can_be_read() -> None:
+    found = "dns://web:7946"
+    assert "`secret` is not set" in only_problem(nodes=found)
+    assert "`listen` is off" in only_problem(nodes=found, listen="off", secret=new_secret())
+    assert "may find any address" in only_problem(nodes=found, secret="insecure-loopback")
+    assert "`nodes` = 'dns://web:0'" in only_problem(nodes="dns://web:0", secret=new_secret())
 
 
 # --- relations ------------------------------------------------------------------------------------

@@ -173,7 +173,8 @@ def sessions(
 def router(
     file: ConfigFile = None,
     nodes: Annotated[
-        str | None, typer.Option(help="The nodes to follow: n1=http://10.0.0.1:7946,n2=…")
+        str | None,
+        typer.Option(help="The nodes to follow: n1=http://10.0.0.1:7946,n2=… or dns://…"),
     ] = None,
     listen: Annotated[str, typer.Option(help="host:port for clients.")] = "127.0.0.1:8000",
     zone: Annotated[str, typer.Option(help="New clients go to servers of this zone.")] = "",

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
+from sessionha.discovery.base import Proof
 from sessionha.errors import PeerUnavailable
 from sessionha.peer.auth import Keys, Party, Role
 from sessionha.peer.base import Handler, LinkListener, Verdict
@@ -129,6 +130,27 @@ class Streams:
                 channel.close()
                 return "alive"
         return "silent"
+
+    async def identify(self, address: str) -> Proof | None:
+        """Who proves itself at `host:port`, be it this node; None for nobody who answers.
+
+        It introduces itself by another name: no node talks to itself, and a node that found its
+        own address would be taken for a second one of its name.
+        """
+        limits = self._common.limits
+        name = f"seeker-{self._chance.getrandbits(32):08x}"
+        me = Party(self._cluster, name, self._incarnation(), "observer")
+        common = self._common._replace(me=lambda: me)
+        for _ in range(limits.attempts):
+            channel = Dialled(common, Outbox(), "", replied=lambda _, __: None, taken=lambda _: [])
+            try:
+                party = await knock(common, channel, address, limits.handshake)
+            except OSError:
+                await asyncio.sleep(limits.retry_first)
+            else:
+                channel.close()
+                return Proof(party.node, party.incarnation)
+        return None
 
     def drop_all(self) -> None:
         """Close every stream: this node's incarnation changed, so each must shake hands again."""

@@ -71,7 +71,7 @@ class Follower:
 
     Args:
         peers: Reaches the nodes; told the addresses of each new view.
-        seeds: Node ID to `host:port` of the nodes that are configured.
+        seeds: Node ID to `host:port` of the nodes that are configured; none where they are found.
         changed: Called with each view that is followed, on the event loop.
         chance: Spreads the questions of many routers.
     """
@@ -112,6 +112,11 @@ class Follower:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+
+    def seek(self, directory: Mapping[str, str]) -> None:
+        """Discovery says where nodes are: where it found a member counts more than the view."""
+        self._seeds = dict(directory)
+        self._know()
 
     async def _watch(self) -> None:
         while True:
@@ -175,5 +180,9 @@ class Follower:
 
     def _follow(self, view: View) -> None:
         logger.info("following view %d with %s", view.id.number, ", ".join(view.nodes) or "nobody")
-        self._peers.know({**self._seeds, **{member.node: member.peer for member in view.members}})
+        self._know()
         self._changed(view)
+
+    def _know(self) -> None:
+        members = {member.node: member.peer for member in self.view.members}
+        self._peers.know(members | self._seeds)

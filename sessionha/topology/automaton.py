@@ -19,6 +19,7 @@ from enum import StrEnum
 
 import msgspec
 
+from sessionha.discovery.base import Found
 from sessionha.identity import NO_VIEW, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
@@ -120,6 +121,7 @@ class Automaton:
         self._timing = timing
         self._trust_refused = trust_refused
         self._admission: Admission = admission
+        self._found: Mapping[str, Found] = {}
         self._detector = Detector(timing, self._trusts, self.counts)
         self._ticked = now
         self._since = now
@@ -154,13 +156,27 @@ class Automaton:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where nodes listen: the configured ones, the members, and who asks to join."""
-        found = {member.node: member.peer for member in (self.kept or self.view).members}
+        """Where nodes listen: the configured ones, the members, who was found and who asks to join.
+
+        A member keeps its address as long as it is one, whoever claims its ID elsewhere.
+        """
+        found = {member.node: self._address(member) for member in (self.kept or self.view).members}
         if self._admission == "dynamic":
-            found |= {join.me.node: join.me.peer for join, _ in self._joins.values()}
+            joining = {join.me.node: join.me.peer for join, _ in self._joins.values()}
+            found = {node: each.address for node, each in self._found.items()} | joining | found
         found |= self._description.addresses
         found.pop(self.me.node, None)
         return found
+
+    def _address(self, member: Member) -> str:
+        """Where a member listens: by its own last word, else by the view. Where its incarnation was
+        found counts only while it cannot be reached, so that false records lead nobody away."""
+        known, found = self._detector.known.get(member.node), self._found.get(member.node)
+        lost = known is None or known.heard == NEVER
+        if lost and found is not None and found.incarnation == member.incarnation:
+            return found.address
+        told = known.member if known is not None else None
+        return told.peer if told and told.incarnation == member.incarnation else member.peer
 
     @property
     def neighbours(self) -> tuple[str, ...]:
@@ -176,7 +192,8 @@ class Automaton:
         if self.state is State.CONNECTING:
             found = [node for node in self._configured if self._fresh(node, now)]
             missing = [node for node in self._configured if node not in found]
-            return f"a view: found {_names(found)}, looking for {_names(missing)}"
+            sought = _names(missing) if self._admission == "static-only" or missing else "others"
+            return f"a view: found {_names(found)}, looking for {sought}"
         if self.state is State.JOINING:
             return self._rejection or "a member to admit this node"
         if self.state is State.RECONNECTING and self.kept is not None:
@@ -266,6 +283,11 @@ class Automaton:
     def describe(self, now: int, me: Member) -> list[Effect]:
         """This node describes itself anew: ready, weight, zone, url."""
         self.me = msgspec.structs.replace(me, incarnation=self.me.incarnation)
+        return self._act(now)
+
+    def found(self, now: int, directory: Mapping[str, Found]) -> list[Effect]:
+        """Discovery says where nodes are, this one left out; it replaces what it said before."""
+        self._found = directory
         return self._act(now)
 
     def leave(self, now: int, *, returning: bool) -> list[Effect]:
@@ -369,7 +391,9 @@ class Automaton:
         found = [n for n in self._configured if self._fresh(n, now)]
         # A host that refuses may have a node that is starting, with newer data than there is here.
         new = self._highest_held == 0
-        settled = all(n in found or (new and self._detector.refused(n)) for n in self._configured)
+        settled = self._admission == "static-only" and all(
+            n in found or (new and self._detector.refused(n)) for n in self._configured
+        )  # what is found is never known to be all there is
         waited = now - self._since
         if not settled and waited < self._timing.discovery_time:
             return
@@ -838,7 +862,9 @@ class Automaton:
 
     @property
     def _configured(self) -> list[str]:
-        return [node for node in self._description.order if node != self.me.node]
+        """The nodes that are known without a view: written down, or found."""
+        known = self._description.order or sorted(self._found)
+        return [node for node in known if node != self.me.node]
 
     def _others(self) -> dict[str, str]:
         """The other members' incarnations; nobody while this node is no member."""

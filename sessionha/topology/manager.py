@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 
+from sessionha.discovery.base import Found
 from sessionha.errors import PeerUnavailable
 from sessionha.identity import ViewID
 from sessionha.peer.base import Links, Sender
@@ -82,6 +83,7 @@ class TopologyManager:
         self._timing = timing or Timing()
         self._trust_refused = trust_refused
         self._admission: Admission = admission
+        self._found: Mapping[str, Found] = {}
         self._links: Links | None = None
         self._automaton: Automaton | None = None
         self._listeners: list[ViewListener] = []
@@ -114,10 +116,11 @@ class TopologyManager:
     def unproven(self) -> tuple[str, ...]:
         """Nodes out of the view that may hold data which nobody in it has.
 
-        One that was a member counts for `forget_after`; one that was never seen, for the
-        discovery time after this engine's start.
+        One that was a member, or was found outside the view, counts for `forget_after`; one that
+        was never seen, for the discovery time after this engine's start.
         """
-        now, view, gone = self._clock(), self.view(), self._rows.gone()
+        now, view = self._clock(), self.view()
+        gone = (self._rows.found() if self._admission == "dynamic" else {}) | self._rows.gone()
         found = []
         for node in dict.fromkeys((*self._description.order, *gone)):
             if node == self._me.node or view.member(node) is not None:
@@ -222,6 +225,13 @@ class TopologyManager:
             self._step(lambda automaton, now: automaton.describe(now, self._me))
         else:
             self._post(Join(me=self._member(), view=NO_MEMBERS, served=False))
+
+    def found(self, directory: Mapping[str, Found]) -> None:
+        """Discovery says where nodes are, this one left out."""
+        self._found = directory
+        keep = self._timing.forget_after
+        self._rows.note_found(directory, self._clock(), keep)
+        self._step(lambda automaton, now: automaton.found(now, directory))
 
     def forget(self, node: str) -> None:
         """Wait no longer for what the node may hold, until it is a member again (R18)."""
@@ -346,6 +356,8 @@ class TopologyManager:
             admission=self._admission,
         )
         logger.info("this engine leads its node; the node is %s", self._automaton.state)
+        if self._found:
+            self._step(lambda automaton, now: automaton.found(now, self._found))
         return True
 
     def _step(self, event: Callable[[Automaton, int], list[Effect]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from sessionha.identity import ViewID
@@ -15,10 +17,15 @@ VIEW = b"\x00view"
 KEPT = b"\x00view-kept"
 RUN = b"\x00view-run"
 GONE = b"\x00view-gone"
+FOUND = b"\x00view-found"
 INBOX = b"\x00inbox/"
 
 FORGOTTEN = -(1 << 62)
 """Gone since so long ago that it is forgotten whatever `forget_after` is."""
+
+GONE_LIMIT = 1024
+"""Nodes that are gone and remembered, above those that the view itself remembers. Where each pod
+has a new name there is a new one with every deployment; by then the oldest is long forgotten."""
 
 INBOX_LIMIT = 512
 """Messages for the leader; one more is dropped, and its sender repeats it."""
@@ -133,6 +140,20 @@ class Rows:
             self._gone = (raw, times)
         return times
 
+    def found(self) -> dict[str, int]:
+        """Nodes that discovery found, with the instant (ms) when it first did."""
+        with self._store.read() as reader:
+            return _gone(reader.get(FOUND))
+
+    def note_found(self, nodes: Iterable[str], now: int, keep: int) -> None:
+        """Discovery finds these nodes; one that it finds no more is known for `keep` ms."""
+        before, now_found = self.found(), frozenset(nodes)
+        lasting = {n: at for n, at in before.items() if n in now_found or 0 <= now - at < keep}
+        times = dict.fromkeys(now_found, now) | lasting
+        if times != before:
+            with self._store.write(urgent=True) as writer:
+                writer.put(FOUND, _encoder.encode(times))
+
     def forget(self, node: str) -> None:
         """Count the node as forgotten until it is a member again (R18)."""
         with self._store.write(urgent=True) as writer:
@@ -172,5 +193,10 @@ def _put(writer: Writer, view: View, kept: View | None, now: int) -> None:
     before = _gone(writer.get(GONE))
     times = {node: at for node, at in before.items() if view.member(node) is None}
     times = {node: now for node, _ in view.departed} | times
+    if len(times) > GONE_LIMIT:
+        recent = {node for node, _ in view.departed}
+        old = sorted((node for node in times if node not in recent), key=lambda node: times[node])
+        for node in old[: len(times) - GONE_LIMIT]:
+            del times[node]
     if times != before:
         writer.put(GONE, _encoder.encode(times))

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,26 +88,43 @@ class Server:
 
 
 class Cluster:
-    """Nodes n1, n2, …; everything it starts and writes is gone when it is closed."""
+    """Nodes n1, n2, …; everything it starts and writes is gone when it is closed.
 
-    def __init__(self, nodes: int = 3, *, workers: int = 1, **settings: object) -> None:
+    `hosts`: one for each node, which then all listen at the same port. `late`: nodes that are not
+    started in the beginning.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        *,
+        workers: int = 1,
+        hosts: Sequence[str] = (),
+        late: Collection[str] = (),
+        **settings: object,
+    ) -> None:
         self._place = Path(tempfile.mkdtemp(prefix="sessionha-live-", dir=_memory()))
         self._watchdog: Watchdog | None = None
         self._http: aiohttp.ClientSession | None = None
         self._others: list[Group] = []
         self._refused: set[str] = set()
         names = [f"n{number}" for number in range(1, nodes + 1)]
+        self._late = late
         peers = {name: f"127.0.0.1:{_ports.take()}" for name in names}
+        if hosts:
+            self.peer_port = _ports.take()
+            peers = dict(zip(names, (f"{host}:{self.peer_port}" for host in hosts), strict=True))
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("SESSIONHA_")}
         given = {f"SESSIONHA_{name.upper()}": str(value) for name, value in settings.items()}
         nodes_text = ",".join(f"{name}=http://{peer}" for name, peer in peers.items())
-        self.environment = {**inherited, **SETTINGS, **given, "SESSIONHA_NODES": nodes_text}
+        self.environment = {**inherited, **SETTINGS, "SESSIONHA_NODES": nodes_text, **given}
         self.servers = {name: self._server(name, peers[name], workers) for name in names}
 
     def _server(self, name: str, peer: str, workers: int) -> Server:
         port = _ports.take()
         own = {
             "SESSIONHA_NODE": name,
+            "SESSIONHA_LISTEN": peer,
             "SESSIONHA_URL": f"http://127.0.0.1:{port}",
             "SESSIONHA_STORE": str(self._place / name),
             "SESSIONHA_STATE_DIR": str(self._place / f"{name}-state"),
@@ -115,6 +132,12 @@ class Cluster:
         environment = {**self.environment, **own}
         log = self._place / f"{name}.log"
         return Server(name, port, peer, environment, self._place / name, log, workers)
+
+    def tell(self, **settings: object) -> None:
+        """Settings of all nodes and of the router that are known only now."""
+        given = {f"SESSIONHA_{name.upper()}": str(value) for name, value in settings.items()}
+        for environment in (self.environment, *(s.environment for s in self.servers.values())):
+            environment.update(given)
 
     def __getitem__(self, name: str) -> Server:
         return self.servers[name]
@@ -140,7 +163,7 @@ class Cluster:
         connector = aiohttp.TCPConnector(force_close=True)
         self._http = aiohttp.ClientSession(timeout=timeout, connector=connector)
         try:
-            await self.start(*self.names)
+            await self.start(*(name for name in self.names if name not in self._late))
         except BaseException:
             await self.close(failed=True)
             raise

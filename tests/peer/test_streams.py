@@ -949,3 +949,24 @@ async def test_a_stopped_engine_does_not_hide_its_living_sibling(make: Make) -> 
         for process in (stopped, living):
             process.kill()
             await process.wait()
+
+
+async def test_who_lives_at_an_address_is_proven_without_knowing_whom_to_expect(
+    make: Make, mute: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also this node itself, which then is neither taken for another of its name nor reported."""
+    ann, bob = make("ann"), make("bob")
+    assert await ann.identify(await at(bob)) == ("bob", "incarnation-of-bob")
+    assert await ann.identify(await at(ann)) == ("ann", "incarnation-of-ann")
+    assert caplog.records == []
+    assert await ann.identify(f"127.0.0.1:{free_port()}") is None
+    assert await ann.identify(mute) is None
+
+
+async def test_nobody_without_the_secret_or_of_another_cluster_is_identified(make: Make) -> None:
+    ann = make("ann")
+    stranger = make("bob", secrets=lambda: (b"another-secret-0123456789-0123456789",))
+    foreign = make("eve", cluster="blog")
+    assert await ann.identify(await at(stranger)) is None
+    assert await ann.identify(await at(foreign)) is None
+    assert await stranger.identify(await at(ann)) is None

@@ -187,3 +187,22 @@ async def test_a_router_that_nobody_answers_says_so_once(
     assert len(said) == 1
     assert "the same as theirs" in said[0]
     assert any("can be followed again" in record.getMessage() for record in caplog.records)
+
+
+async def test_nodes_that_discovery_finds_are_asked_and_where_it_found_them_counts(
+    without_pauses: None,
+) -> None:
+    """Also while the view, of a cluster that was started anew elsewhere, has old addresses."""
+    cluster, seen = Cluster("n1", "n2", "n3"), Seen()
+    cluster.install(three(1))
+    watching = follower(cluster, seen)
+    watching.start()
+    try:
+        watching.seek({"n1": "10.0.0.1:7946"})
+        assert await seen.next() == three(1)
+        before = dict(cluster.known)
+        watching.seek({"n1": "10.0.0.1:7946", "n2": "10.0.0.9:7946"})
+        assert cluster.known == before | {"n2": "10.0.0.9:7946"}
+        assert before["n1"] == "10.0.0.1:7946"
+    finally:
+        await watching.stop()

@@ -63,3 +63,8 @@ def test_a_router_without_nodes_says_which_setting_is_missing() -> None:
 def test_a_listen_address_without_a_port_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="host:port"):
         serve(Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret=SECRET), "localhost")
+
+
+def test_a_router_is_told_of_the_nodes_by_discovery_too() -> None:
+    settings = Settings.observe({}, secret=SECRET, nodes="dns://shop:7946")
+    assert build(settings).upstreams.view == NO_MEMBERS

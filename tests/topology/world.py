@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from random import Random
 
+from sessionha.discovery.base import Found
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender, Verdict
 from sessionha.peer.messages import Confirm, Confirmed, Failed, Join, Message, decode, encode
@@ -21,6 +22,7 @@ from sessionha.topology.timing import Timing
 from sessionha.view import NO_MEMBERS, View
 
 TICK = 25
+SEEK = 500
 TIMING = Timing()
 
 
@@ -40,7 +42,7 @@ class SimNode:
         self.store = MemoryStore(memory).open()
         self.rows = Rows(self.store)
         self.rows.begin_run(node)
-        self.description = world.description_of(node)
+        self.description = Description() if world.dynamic else world.description_of(node)
         described = self.description.node(node) or world.description.node(node)
         assert described is not None
         self.me = described.member(memory.incarnation)
@@ -53,6 +55,7 @@ class SimNode:
             view=view,
             kept=kept,
             trust_refused=world.trust_refused,
+            admission="dynamic" if world.dynamic else "static-only",
         )
         self.told = kept or view if (kept or view).members else NO_MEMBERS
         self.events: list[tuple[View, tuple[Change, ...]]] = []
@@ -120,14 +123,17 @@ class SimNode:
 
 
 class World:
-    """Nodes, a wire and a clock."""
+    """Nodes, a wire and a clock. `dynamic`: nobody has a description; nodes are found."""
 
-    def __init__(self, seed: int, count: int, *, trust_refused: bool = True) -> None:
+    def __init__(
+        self, seed: int, count: int, *, trust_refused: bool = True, dynamic: bool = False
+    ) -> None:
         self.random = Random(seed)
         self.now = 1_000_000
         self.description = describe(count)
         self.descriptions: dict[str, Description] = {}
         self.trust_refused = trust_refused
+        self.dynamic = dynamic
         self.nodes: dict[str, SimNode] = {}
         self.stores: dict[str, Memory] = {}
         self.impostors: dict[str, SimNode] = {}
@@ -174,11 +180,26 @@ class World:
             process = SimNode(self, node, self.stores[node])
             self.nodes[node] = process
             self.after(self.random.randint(0, TICK), lambda p=process: self._tick(p))  # type: ignore[misc]
+            if self.dynamic:
+                self.after(self.random.randint(0, SEEK), lambda p=process: self._seek(p))  # type: ignore[misc]
+                continue
             for other in list(self.description.order):
                 if other != node:
                     self._dial(process, other)
                     if other in self.nodes:
                         self._dial(self.nodes[other], node)
+
+    def _seek(self, process: SimNode) -> None:
+        """A round of discovery: whoever can be reached is found."""
+        if not process.alive:
+            return
+        found = {
+            node: Found(peer.me.peer, peer.store.incarnation)
+            for node, peer in self.nodes.items()
+            if peer is not process and not peer.hung and (process.node, node) not in self.cut
+        }
+        self.wake(process, lambda: process.step(lambda a, now: a.found(now, found)))
+        self.after(SEEK, lambda: self._seek(process))
 
     def start_impostor(self, node: str) -> SimNode:
         """A second process under the ID of another, at another address: nobody can dial it."""
