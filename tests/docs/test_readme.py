@@ -113,6 +113,19 @@ def test_the_description_of_the_operations_page_is_accepted(tmp_path: Path) -> N
     assert settings.heal_after == 60
 
 
+def test_the_settings_of_the_pods_are_accepted() -> None:
+    """The pod's own address and machine, and the secret, come from Kubernetes."""
+    (page,) = [
+        text for text in blocks(ROOT / "docs" / "operations.md", "yaml") if "Service" in text
+    ]
+    given = dict(re.findall(r'name: SESSIONHA_(\w+), value: "([^"]*)"', page))
+    assert "SESSIONHA_ZONE, valueFrom" in page
+    pod = {name.lower(): text.replace("$(POD_IP)", "10.1.2.3") for name, text in given.items()}
+    settings = Settings.load({}, node="shop-0", zone="machine-7", secret=new_secret(), **pod)
+    assert str(settings.discovery) == "dns://shop-peers:7946"
+    assert settings.url == "http://10.1.2.3:8000"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
