@@ -10,6 +10,7 @@ from sessionha.keys import new_secret
 from tests.discovery.servers import name_server, redis_server
 from tests.live.clients import Browser
 from tests.live.cluster import Cluster, until
+from tests.live.test_restarts import served
 
 HOSTS = ("127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4")
 
@@ -61,3 +62,23 @@ async def test_nodes_that_announce_themselves_in_redis_form_a_cluster(browser: B
             async with redis.asyncio.from_url(url) as raw:
                 names = await raw.smembers("sessionha:{live}:nodes")
             assert names - {b"n2"} == {b"n1", b"n4"}
+
+
+async def test_a_cluster_that_restarts_as_a_whole_at_other_addresses_is_the_same_one(
+    browser: Browser,
+) -> None:
+    """As pods with new addresses and their old volumes: found, and members as before (R7)."""
+    async with name_server() as server:
+        server.records["shop.test", "A"] = list(HOSTS[:2])
+        cluster = Cluster(2, hosts=HOSTS[:2], secret=new_secret())
+        cluster.tell(nodes=f"dns://shop.test:{cluster.peer_port}?server=127.0.0.1:{server.port}")
+        async with cluster:
+            await browser.post(f"{cluster['n1'].url}/increment")
+            before = (await cluster.ask("n1"))["members"]
+            await cluster.kill("n1", "n2")
+            server.records["shop.test", "A"] = list(HOSTS[2:])
+            for name, host in zip(("n1", "n2"), HOSTS[2:], strict=True):
+                cluster[name].environment["SESSIONHA_LISTEN"] = f"{host}:{cluster.peer_port}"
+            await cluster.start("n1", "n2")
+            assert (await cluster.ask("n2"))["members"] == before
+            assert await served(cluster, browser, "n2") == {"n": 1}
