@@ -30,7 +30,8 @@ class Row(NamedTuple):
     parent: int
     group: int
     alive: bool
-    """A zombie has closed its files and sockets: it does not count."""
+    """A zombie has closed its files and sockets, once its last thread has ended: it does not
+    count."""
 
 
 class Group:
@@ -141,7 +142,14 @@ def row_of(pid: int) -> Row | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     state, parent, group = text.rpartition(")")[2].split()[:3]
-    return Row(pid, int(parent), int(group), state not in "ZX")
+    return Row(pid, int(parent), int(group), state not in "ZX" or _threads(pid) > 1)
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 async def dead(pids: Sequence[int]) -> None:
