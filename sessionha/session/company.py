@@ -83,14 +83,10 @@ class Part:
 
     # --- arriving ---
 
-    def begin(self, session: Session) -> None:
-        """Let this be the session of the request."""
-        self.session = session
-        session.keeper = self
-
     def begin_new(self, failure: SessionError | None = None) -> None:
         """Begin with a new session, or with one that cannot be had."""
-        self.begin(Session(failure=failure, now=self.now, depth=self.terms.depth))
+        self.session = Session(failure=failure, now=self.now, depth=self.terms.depth)
+        self.session.keeper = self
 
     def is_admitted(self) -> bool:
         """Whether the request may have the session beside others that have it; it counts then."""
@@ -136,9 +132,9 @@ class Part:
             loaded.life_left,
             loaded.owner,
         )
-        session = Session(known, now=self.now, depth=self.terms.depth)
+        self.session = session = Session(known, now=self.now, depth=self.terms.depth)
         session.found = company.home.engine, held
-        self.begin(session)
+        session.keeper = self
 
     def fail(self, error: SessionError) -> None:
         """Begin with a session that raises `error` when it is used."""

@@ -104,8 +104,9 @@ class SessionMiddleware:
             return
         cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
         secure = scope.get("scheme") in ("https", "wss")
-        before = scope.get("sessionha"), scope.get("session")
-        outer = None if before[0] is None else visit_of(before[0])
+        outside = scope.get("sessionha")
+        outer = None if outside is None else visit_of(outside)
+        values = None if outer is None else scope.get("session")
         visit = Visit(engine, self._terms, cookies, secure=secure, outer=outer)
         if not visit.arrive():
             await visit.acquire()
@@ -126,7 +127,7 @@ class SessionMiddleware:
             lay_down(carried)
             visit.leave()
             if outer is not None:  # frameworks share one scope among the applications they mount
-                scope["sessionha"], scope["session"] = before
+                scope["sessionha"], scope["session"] = outside, values
 
     async def _is_answered(self, error: Exception, exchange: _Exchange) -> bool:
         """Whether the client has an answer, or gets one now, though the application raised this."""
