@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sessionha.session import Session
     from sessionha.session.carrier import current_session
     from sessionha.web.asgi import SessionMiddleware, session_from
+    from sessionha.web.workers import start
+    from sessionha.web.wsgi import WSGISessionMiddleware
 
 __version__ = "0.1.0"
 
@@ -41,16 +43,20 @@ __all__ = [
     "SessionUnavailable",
     "StaleSession",
     "StoreFull",
+    "WSGISessionMiddleware",
     "__version__",
     "current_session",
     "session_from",
+    "start",
 ]
 
 _ELSEWHERE = {
     "Session": "sessionha.session",
     "SessionMiddleware": "sessionha.web.asgi",
+    "WSGISessionMiddleware": "sessionha.web.wsgi",
     "current_session": "sessionha.session.carrier",
     "session_from": "sessionha.web.asgi",
+    "start": "sessionha.web.workers",
 }
 
 

@@ -24,9 +24,11 @@ PUBLIC = [
     "SessionUnavailable",
     "StaleSession",
     "StoreFull",
+    "WSGISessionMiddleware",
     "__version__",
     "current_session",
     "session_from",
+    "start",
 ]
 
 

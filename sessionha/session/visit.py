@@ -259,7 +259,7 @@ class Visit(Part):
         """
         if self.started or self.left:
             return
-        if self.is_idle() if not self._secondary else self._are_idle():
+        if self.is_idle() if not self._secondary else self.are_idle():
             self.started = True
             if self.turn is not None or self._secondary:
                 self._end_turns()
@@ -288,7 +288,7 @@ class Visit(Part):
         if self.left:
             return
         self.started = True
-        if self.is_idle() if not self._secondary else self._are_idle():
+        if self.is_idle() if not self._secondary else self.are_idle():
             return
         for company in self._companies():
             try:
@@ -324,7 +324,7 @@ class Visit(Part):
         for part in self.parts():
             part.drop()
 
-    def _are_idle(self) -> bool:
+    def are_idle(self) -> bool:
         """See `is_idle`; of all."""
         return all(part.is_idle() for part in self.parts())
 

@@ -1,0 +1,279 @@
+"""Lets request threads use an engine: one at a time, and its event loop where it has peers.
+
+An engine is made for one event loop, where nothing happens between two awaits. Threads get the same
+from one lock, which the loop has whenever it runs something, and gives away while it waits. So what
+needs no peer is done in the request's own thread, as a callback of the loop would do it, and only
+what waits for a peer goes to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import selectors
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from sessionha.errors import InvalidSettings, SessionUnavailable
+from sessionha.web.base import Engine
+
+log = logging.getLogger("sessionha.web")
+
+T = TypeVar("T")
+
+SLACK: Final = 1.0
+"""Seconds beyond the engine's own deadlines: only an engine that has stopped takes longer."""
+
+START: Final = 10.0
+"""Seconds beyond the discovery time that a start may take."""
+
+STOP: Final = 10.0
+"""Seconds that a goodbye may take: less than the grace period of any server."""
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends, without an event loop."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise AssertionError("without peers nothing is waited for")
+
+
+class Host:
+    """The life of one engine in one process whose requests have threads. Callable from any thread.
+
+    `host_for` finds it. Nothing runs before `start`.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        settings = engine.settings
+        self.engine = engine
+        self.serial = settings.concurrency == "serialize"
+        self.looped = settings.has_peers or self.serial or bool(settings.admin)
+        """Whether the engine needs an event loop. Turns at a session are waited for on one, and
+        `admin` is served by one; everything else does without where there are no peers."""
+        self.patience = settings.acquire_timeout + settings.commit_timeout + SLACK
+        """Seconds that a request thread waits for the engine at most."""
+        self._lock = _FairLock()
+        self._starting = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started in this very process, and its loop lives."""
+        if not self.engine.running:
+            return False
+        return not self.looped or (self._thread is not None and self._thread.is_alive())
+
+    def start(self) -> None:
+        """Start the engine, with its own thread where it needs a loop. Does nothing when it runs.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+            SessionUnavailable: its thread has ended, or another one starts it too slowly.
+        """
+        patience = self.engine.settings.discovery_time + START
+        if not self._starting.acquire(timeout=patience):
+            raise SessionUnavailable("this server's engine has not started yet")
+        try:
+            if self.running:
+                return
+            if not self.looped:
+                self.call(lambda: drive(self.engine.start()))
+            elif self._thread is not None:
+                raise SessionUnavailable("this server's engine has ended: restart the process")
+            else:
+                self._start_thread(patience)
+        finally:
+            self._starting.release()
+
+    def _start_thread(self, patience: float) -> None:
+        _check_threads()
+        if self.engine.running:
+            raise InvalidSettings(
+                [
+                    f"`node` = {self.engine.settings.node!r} runs in this process already, on the"
+                    " event loop of its server: put SessionMiddleware around the whole"
+                    " application, and WSGISessionMiddleware around none of its parts"
+                ]
+            )
+        self._loop = loop = asyncio.SelectorEventLoop(_Yielding(self._lock))
+        self._thread = threading.Thread(
+            target=self._run, args=(loop,), name="sessionha engine", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self._stop_in, os.getpid())
+        try:
+            self._on_loop(self.engine.start(), patience)
+        except BaseException:
+            self._end_thread()
+            raise
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._lock.acquire()
+        try:
+            loop.run_forever()
+        finally:
+            self._lock.release()
+            loop.close()
+
+    def call(self, step: Callable[[], T]) -> T:
+        """Do what waits for nobody, while nothing else happens in the engine.
+
+        Raises:
+            SessionUnavailable: the engine has stopped, or something in it does not end.
+        """
+        if self.serial:  # the end of a turn wakes up others, on their loop
+            return self._on_loop(_called(step), self.patience)
+        self._enter()
+        try:
+            return step()
+        finally:
+            self._lock.release()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the engine, `await session.commit()` for one, to its end.
+
+        Raises:
+            SessionUnavailable: it did not end in time.
+        """
+        if self.looped:
+            return self._on_loop(work, self.patience)
+        return self.call(lambda: drive(work))
+
+    def _on_loop(self, work: Coroutine[Any, Any, T], patience: float) -> T:
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or not thread.is_alive():
+            work.close()
+            raise SessionUnavailable("this server's engine has ended: restart the process")
+        if threading.current_thread() is thread:
+            work.close()
+            raise RuntimeError("the engine's own thread cannot wait for itself: use await")
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError as closed:  # a moment ago
+            work.close()
+            raise SessionUnavailable("this server's engine has ended") from closed
+        try:
+            return waiting.result(patience)
+        except TimeoutError:
+            if waiting.done():
+                raise
+            waiting.cancel()
+            raise SessionUnavailable(
+                f"this server's engine did not answer within {patience:g} s"
+            ) from None
+
+    def _enter(self) -> None:
+        if not self._lock.acquire(self.patience):
+            raise SessionUnavailable(
+                f"this server's engine was busy for {self.patience:g} s: is another process of"
+                " this node stopped while it writes?"
+            )
+
+    def stop(self) -> None:
+        """Say goodbye, close, and join the thread; bounded. Does nothing when it does not run."""
+        if not self.engine.running:
+            return
+        if not self.looped:
+            self.call(lambda: drive(self.engine.stop()))
+            return
+        try:
+            self._on_loop(self.engine.stop(), STOP)
+        except SessionUnavailable as late:
+            log.warning("the engine did not stop as it should: %s", late)
+        self._end_thread()
+
+    def _stop_in(self, pid: int) -> None:
+        """At the exit of the process that started it; forked children inherit exit handlers."""
+        if pid == os.getpid():
+            self.stop()
+
+    def _end_thread(self) -> None:
+        loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None and thread.is_alive():
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(STOP)
+        self._loop = self._thread = None  # it may start again
+
+
+class _FairLock:
+    """A lock that whoever waits for it gets before whoever had it last gets it again: a loop that
+    is never idle would leave no gap for anybody else."""
+
+    def __init__(self) -> None:
+        self._next = threading.Lock()
+        self._held = threading.Lock()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Whether it was had within `timeout` seconds; -1: however long it takes."""
+        if not self._next.acquire(timeout=timeout):
+            return False
+        try:
+            return self._held.acquire(timeout=timeout)
+        finally:
+            self._next.release()
+
+    def release(self) -> None:
+        self._held.release()
+
+
+class _Yielding(selectors.DefaultSelector):
+    """Gives the lock away while the loop waits for something to happen."""
+
+    def __init__(self, lock: _FairLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._lock.release()
+        try:
+            return super().select(timeout)
+        finally:
+            self._lock.acquire()
+
+
+async def _called(step: Callable[[], T]) -> T:
+    return step()
+
+
+def _check_threads() -> None:
+    """Raises InvalidSettings where threads are no threads."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise InvalidSettings(
+            [
+                "gevent has replaced the threads of this process, and a node with peers needs a"
+                " real one: use gunicorn's workers `gthread` or `sync` (or, without peers, any)"
+            ]
+        )
+
+
+_hosts: dict[tuple[int, Engine], Host] = {}
+
+
+def host_for(engine: Engine) -> Host:
+    """The host of this engine in this process.
+
+    A forked child gets another one. The parent's is kept and left alone: its loop, collected as
+    garbage in the child, would take the descriptors that both share out of the parent's poll.
+    """
+    key = os.getpid(), engine
+    host = _hosts.get(key)
+    return _hosts.setdefault(key, Host(engine)) if host is None else host
+
+
+def stop_all() -> None:
+    """Stop every engine that threads of this process use."""
+    pid = os.getpid()
+    for (owner, _), host in list(_hosts.items()):
+        if owner == pid:
+            host.stop()

@@ -1,0 +1,391 @@
+"""The WSGI middleware: sessions for Flask, Bottle, Pyramid and any other WSGI application.
+
+Two steps of a request touch what its engine shares with other requests: its arrival, and the commit
+with what follows it. Each is one call of `Host`, whose module says in which thread it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from sessionha.errors import InvalidSettings, SessionUnavailable, StoreFull
+from sessionha.session.carrier import Carried, carry, lay_down
+from sessionha.session.cookies import CookieAttributes, SameSite
+from sessionha.session.headers import ELSEWHERE, RETRY
+from sessionha.session.terms import Terms
+from sessionha.session.visit import Visit, visit_of
+from sessionha.settings import Settings
+from sessionha.web.base import (
+    UNAVAILABLE,
+    Engine,
+    Factory,
+    checked_keys,
+    default_factory,
+    health,
+    terms_for,
+    warn_of_weak_keys,
+)
+from sessionha.web.threads import Host, drive, host_for
+
+log = logging.getLogger("sessionha.web")
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from wsgiref.types import StartResponse, WSGIApplication
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+Headers = list[tuple[str, str]]
+Told = tuple[bool, Headers]
+"""Whether the response varies by cookie, and what is added to its headers."""
+OnError = Literal["discard", "commit"]
+
+WAIT: Final = "sessionha.wait"
+"""Key of the environment: runs a coroutine of sessionha to its end, `session.commit()` for one."""
+
+_REASONS: Final = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
+
+doors: weakref.WeakSet[WSGISessionMiddleware] = weakref.WeakSet()
+"""Those of this process, so that a server's hook can start their engines before a request does."""
+
+
+class WSGISessionMiddleware:
+    """Gives every request `environ["sessionha.session"]`, a `Session`.
+
+    Takes the arguments of `SessionMiddleware`, and as further keywords the settings of sessionha.
+    `environ_key`: where the application looks for its session. `on_error`: what happens to changes
+    when the application raises: "discard" them, or "commit" those to a session that exists.
+    Responses with a 5xx status commit. `engine`: an engine to use instead of the one that the
+    settings describe.
+
+    The engine starts with the first request; a node with peers should be a member of its cluster
+    before that: see `sessionha.start`, and `sessionha.gunicorn`.
+
+    Raises:
+        InvalidSettings: what is wrong with the arguments and settings, every mistake.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        /,  # so that no setting can be taken for it: type checkers want to know
+        secret_key: object,
+        session_cookie: str = "session",
+        max_age: int | None = 14 * 24 * 60 * 60,
+        path: str = "/",
+        same_site: SameSite = "lax",
+        https_only: bool = False,
+        domain: str | None = None,
+        partitioned: bool = False,
+        *,
+        environ_key: str = "sessionha.session",
+        on_error: OnError = "discard",
+        engine: Engine | None = None,
+        **settings: object,
+    ) -> None:
+        if on_error not in ("discard", "commit"):
+            raise InvalidSettings([f"`on_error` {on_error!r} is not one of discard, commit"])
+        self.app = app
+        self.environ_key = environ_key
+        self.commits_errors = on_error == "commit"
+        self.settings = engine.settings if engine else Settings.load(None, **settings)
+        self._keys = checked_keys(secret_key, self.settings)
+        attributes = CookieAttributes(
+            session_cookie, path, same_site, https_only, domain, partitioned
+        )
+        self.terms = terms_for(self.settings, self._keys, attributes, max_age)
+        self._has_health = bool(self.settings.health_path)
+        self._engine = engine
+        self._factory: Factory = default_factory
+        self._host: Host | None = None
+        doors.add(self)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            host = self._host
+            if host is None or not host.running:
+                host = self.start()
+            if self._has_health:
+                path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+                if answer := host.call(partial(health, host.engine, path)):
+                    return _answered(start_response, *answer, [])[1]
+            outer = visit_of(environ.get(self.environ_key))
+            visit, found = host.call(partial(_arrived, host.engine, self.terms, environ, outer))
+            if not found:
+                host.wait(visit.acquire())
+        except SessionUnavailable as error:  # the engine itself does not answer
+            return _refused(start_response, error.retry_after)[1]
+        return _Exchange(self, host, visit, environ, start_response).run()
+
+    def start(self) -> Host:
+        """Start the engine in this process, unless it runs.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+        """
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = self._factory(self.settings, self._keys)
+        if not engine.running:
+            warn_of_weak_keys(self._keys)
+        host = host_for(engine)
+        host.start()
+        self._host = host
+        return host
+
+
+class _Exchange:
+    """One request and its response, whose start is held back until the session is committed.
+
+    It is the iterable that the server gets, unless the response is complete when the application
+    returns.
+    """
+
+    _held: tuple[str, Headers] | None = None
+    """What the application started the response with."""
+    _started = False
+    """Whether the server knows of it, or of 503 in its place."""
+    _refused = False
+    _failed = False
+    _over = False
+    _body: Iterable[bytes] = ()
+
+    def __init__(
+        self,
+        door: WSGISessionMiddleware,
+        host: Host,
+        visit: Visit,
+        environ: dict[str, Any],
+        start_response: StartResponse,
+    ) -> None:
+        self._door = door
+        self._host = host
+        self._visit = visit
+        self._environ = environ
+        self._start_response = start_response
+        self._send: Callable[[bytes], object] = _nowhere
+        self._items: Iterator[bytes] = iter(())
+        self._before: object = environ.get(door.environ_key)
+        session = visit.session
+        if session.failure is None:
+            session.as_dict()  # its store from now on, so that it is soon known to be unchanged
+        environ[door.environ_key] = session
+        environ[WAIT] = host.wait
+        self._carried: Carried = carry(visit)
+
+    def run(self) -> Iterable[bytes]:
+        """Call the application. What it raises is raised here, or answered with 503."""
+        try:
+            body = self._door.app(self._environ, self._hold)
+            complete = self._is_complete(body)
+            if not complete:
+                self._body, self._items = body, iter(body)
+                return self
+        except BaseException as error:
+            if not self._is_answered(error):
+                self._leave()
+                raise
+            return self
+        try:
+            self._end() if self._started else self._start()
+        finally:
+            self._leave()
+        return self if self._refused else body
+
+    def _is_complete(self, body: Iterable[bytes]) -> bool:
+        """Whether the application runs no more: the server may have the body as it is, and send
+        a file in its own way."""
+        if type(body) in (list, tuple):
+            return True
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(body, wrapper)
+
+    def _hold(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """The application's `start_response`."""
+        if self._started and not self._refused:
+            return self._start_response(status, headers, exc_info)  # raises the application's error
+        if self._held is not None and exc_info is None:
+            raise AssertionError("start_response was called a second time without exc_info")
+        self._held = status, headers
+        return self._write
+
+    def _write(self, data: bytes) -> object:
+        if not self._started:
+            self._start()
+            data = next(self._items, data)  # there are items only if the response was refused
+        elif self._refused:
+            raise _ResponseRefused("the response was replaced by 503")
+        return self._send(data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            item = next(self._items)
+        except StopIteration:
+            if self._started:
+                raise
+            self._start()
+            return next(self._items)  # there is none, unless the response was refused
+        except BaseException as error:
+            if not self._is_answered(error):
+                self._failed = True
+                raise
+            return next(self._items)
+        if not self._started:
+            self._start()
+            if self._refused:
+                return next(self._items)
+        return item
+
+    def close(self) -> None:
+        """The server is done with the response, or gave up."""
+        if self._over:
+            return
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+            if not self._failed:
+                if not self._started and self._held is not None:
+                    self._start()
+                self._end()
+        finally:
+            self._leave()
+
+    # --- the session ---
+
+    def _start(self) -> None:
+        """Commit, and tell the server how the response starts.
+
+        Raises:
+            SessionTooLarge, ElementNotEncodable: the application's mistake.
+        """
+        if self._held is None:
+            raise AssertionError("the application did not call start_response before the body")
+        status, headers = self._held
+        try:
+            vary, added = self._commit()
+        except SessionUnavailable as error:
+            self._refuse(error.retry_after)
+        except StoreFull as error:
+            log.warning("%s", error)
+            self._refuse(SessionUnavailable.retry_after)
+        else:
+            self._started = True
+            headers = [*headers, *added]
+            self._send = self._start_response(status, _vary_by_cookie(headers) if vary else headers)
+
+    def _commit(self) -> Told:
+        host, visit = self._host, self._visit
+        if host.looped and (told := host.call(partial(_told_at_once, visit))) is not None:
+            return told
+        return host.wait(_told(visit))
+
+    def _end(self) -> None:
+        """Commit what was changed after the response had started; failures are logged."""
+        host, visit = self._host, self._visit
+        if self._refused:
+            return
+        try:
+            if not host.looped or not host.call(visit.are_idle):
+                host.wait(visit.end())
+        except SessionUnavailable as error:
+            log.warning("a session's change after the start of its response: %s", error)
+
+    def _is_answered(self, error: BaseException) -> bool:
+        """Whether the client has an answer, or gets one now, though the application raised this."""
+        if self._refused:
+            log.debug("the application gave up after its response was refused", exc_info=error)
+            return True
+        if isinstance(error, SessionUnavailable) and not self._started:
+            self._refuse(error.retry_after)
+            return True
+        if self._door.commits_errors and isinstance(error, Exception):
+            self._end()
+        return False
+
+    def _refuse(self, retry_after: int) -> None:
+        """Answer 503, whatever the application answers."""
+        self._started = self._refused = True
+        with contextlib.suppress(SessionUnavailable):
+            self._host.call(self._visit.discard)
+        self._send, body = _refused(self._start_response, retry_after)
+        self._items = iter(body)
+
+    def _leave(self) -> None:
+        self._over = True
+        lay_down(self._carried)
+        if self._before is not None:  # the application shares its environment with a door outside
+            self._environ[self._door.environ_key] = self._before
+        try:
+            self._host.call(self._visit.leave)
+        except SessionUnavailable as error:
+            log.debug("a request could not let go of its session: %s", error)
+
+
+class _ResponseRefused(OSError):
+    """What an application that still writes is told, as after a disconnect."""
+
+
+def _arrived(
+    engine: Engine, terms: Terms, environ: dict[str, Any], outer: Visit | None
+) -> tuple[Visit, bool]:
+    """The visit of a request, and whether its session was found at once."""
+    cookies = environ.get("HTTP_COOKIE")
+    secure = environ.get("wsgi.url_scheme") == "https"
+    visit = Visit(engine, terms, [cookies] if cookies else [], secure=secure, outer=outer)
+    return visit, visit.arrive()
+
+
+async def _told(visit: Visit) -> Told:
+    await visit.respond()
+    return visit.vary, visit.headers()
+
+
+def _told_at_once(visit: Visit) -> Told | None:
+    """The same where nothing has to be waited for; else None."""
+    return drive(_told(visit)) if visit.are_idle() else None
+
+
+Answered = tuple[Callable[[bytes], object], list[bytes]]
+"""The server's `write`, and the body."""
+
+
+def _answered(
+    start_response: StartResponse, status: int, body: bytes, headers: Headers
+) -> Answered:
+    about = [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("content-length", str(len(body))),
+        ("cache-control", "no-store"),
+    ]
+    return start_response(f"{status} {_REASONS[status]}", [*about, *headers]), [body]
+
+
+def _refused(start_response: StartResponse, retry_after: int) -> Answered:
+    headers = [("retry-after", str(retry_after)), (RETRY, ELSEWHERE)]
+    return _answered(start_response, 503, UNAVAILABLE, headers)
+
+
+def _vary_by_cookie(headers: Headers) -> Headers:
+    """The headers with `Cookie` in `Vary`, beside what the application put there."""
+    for index, (name, value) in enumerate(headers):
+        if len(name) == 4 and name.lower() == "vary":
+            fields = {part.strip().lower() for part in value.split(",")}
+            if fields & {"*", "cookie"}:
+                return headers
+            return [*headers[:index], (name, f"{value}, Cookie"), *headers[index + 1 :]]
+    return [*headers, ("vary", "Cookie")]
+
+
+def _nowhere(data: bytes) -> None:
+    """Where nothing is sent, before the server has given its own function."""

@@ -1,0 +1,720 @@
+"""The WSGI door: what servers and applications see of it, and that threads may use it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.cookies import SimpleCookie
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper, setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+
+from sessionha.engine import Engine
+from sessionha.errors import (
+    CommitUnconfirmed,
+    InvalidSettings,
+    SessionTooLarge,
+    SessionUnavailable,
+    StoreFull,
+)
+from sessionha.peer.messages import Batch
+from sessionha.settings import Settings
+from sessionha.web import workers
+from sessionha.web.threads import Host, host_for
+from sessionha.web.wsgi import WAIT, WSGISessionMiddleware
+from tests.session.fakes import FakeEngine
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication
+
+KEY = "Zk3n8-2mQpX_7vRbL0wYcT9sHdJfGaUe"
+PEERS = {
+    "SESSIONHA_NODES": "n1=http://127.0.0.1:7951,n2=http://127.0.0.1:7952",
+    "SESSIONHA_NODE": "n1",
+    "SESSIONHA_SECRET": "insecure-loopback",
+    "SESSIONHA_ADMIN": "off",
+}
+START = "sessionha.session"
+
+
+@dataclass
+class Answer:
+    """A response."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def get(self, name: str) -> str | None:
+        found = [value for key, value in self.headers if key.lower() == name]
+        return ", ".join(found) or None
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def cookies(self) -> list[str]:
+        return [v.partition("=")[0] for k, v in self.headers if k.lower() == "set-cookie"]
+
+
+@dataclass
+class Server:
+    """A server as strict as `wsgiref.validate`, and one client with a jar."""
+
+    app: WSGIApplication
+    jar: dict[str, str] = field(default_factory=dict)
+
+    def get(self, path: str = "/", **environ: Any) -> Answer:
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        written = io.BytesIO()
+
+        def start_response(status: str, headers: Any, exc_info: Any = None, /) -> Any:
+            if exc_info is not None and started:
+                raise exc_info[1]
+            assert not started
+            started.append((status, headers))
+            return written.write
+
+        asked = {"PATH_INFO": path, "SCRIPT_NAME": "", "QUERY_STRING": "", **environ}
+        if self.jar:
+            asked["HTTP_COOKIE"] = "; ".join(f"{k}={v}" for k, v in self.jar.items())
+        setup_testing_defaults(asked)
+        body = validator(self.app)(asked, start_response)
+        try:
+            for item in body:
+                written.write(item)
+        finally:
+            body.close()  # type: ignore[attr-defined]
+        status, headers = started[0]
+        for name, value in headers:
+            if name.lower() == "set-cookie":
+                morsel = next(iter(SimpleCookie(value).values()))
+                if morsel["expires"].endswith("1970 00:00:00 GMT"):
+                    self.jar.pop(morsel.key, None)
+                else:
+                    self.jar[morsel.key] = morsel.value
+        return Answer(int(status[:3]), headers, written.getvalue())
+
+
+def shop(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """An application whose paths each do one thing with the session."""
+    session = environ[START]
+    said: Any = None
+    match environ["PATH_INFO"].strip("/").split("/"):
+        case ["count"]:
+            session["n"] = session.get("n", 0) + 1
+        case ["put", name]:
+            session[name] = True
+        case ["clear"]:
+            session.clear()
+        case ["append"]:
+            session.setdefault("list", []).append(1)
+        case ["fail"]:
+            session["x"] = 1
+            raise RuntimeError("broken")
+        case ["static"]:
+            said = "static"
+    body = json.dumps(dict(session) if said is None else said).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    start_response("200 OK", headers)
+    return [body]
+
+
+def door(
+    app: WSGIApplication = shop, engine: FakeEngine | None = None, **options: Any
+) -> WSGISessionMiddleware:
+    return WSGISessionMiddleware(app, KEY, engine=engine or FakeEngine(), **options)
+
+
+TEXT = [("Content-Type", "text/plain")]
+
+
+def as_list(change: Callable[[], None], start: StartResponse) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    change()
+    return [b"body"]
+
+
+def as_generator(change: Callable[[], None], start: StartResponse) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+    change()
+    yield b"bo"
+    yield b"dy"
+
+
+def as_late_iterator(change: Callable[[], None], start: StartResponse) -> Iterable[bytes]:
+    start("200 OK", TEXT)
+
+    def body() -> Iterator[bytes]:
+        change()
+        yield b"body"
+
+    return body()
+
+
+def as_written(change: Callable[[], None], start: StartResponse) -> Iterable[bytes]:
+    write = start("200 OK", TEXT)
+    change()
+    write(b"body")
+    return []
+
+
+STYLES = [as_list, as_generator, as_late_iterator, as_written]
+styles = pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+
+
+def styled(style: Any, change: Callable[[Any], None]) -> WSGIApplication:
+    """An application that changes its session and answers in one of the ways that WSGI has."""
+
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        answer: Iterable[bytes] = style(lambda: change(environ[START]), start_response)
+        return answer
+
+    return app
+
+
+def broken() -> Iterable[bytes]:
+    raise RuntimeError("broken")
+
+
+def count(session: Any) -> None:
+    session["n"] = session.get("n", 0) + 1
+
+
+# --- cookies and headers ---
+
+
+def test_a_session_lasts_over_requests() -> None:
+    server = Server(door())
+    assert server.get("/count").json == {"n": 1}
+    assert server.get("/append").json == {"n": 1, "list": [1]}
+    assert server.get("/append").json == {"n": 1, "list": [1, 1]}
+    assert server.get().json == {"n": 1, "list": [1, 1]}
+
+
+def test_the_session_cookie_is_sent_only_when_there_is_news() -> None:
+    server = Server(door(engine=FakeEngine(("n1", "n2"))))
+    assert server.get("/count").cookies == ["session", "hsr"]
+    assert server.get("/count").cookies == ["hsr"]
+    assert server.get().cookies == []
+    assert server.get("/clear").cookies == ["session", "hsr"]
+
+
+def test_a_response_that_never_touched_the_session_has_neither_cookie_nor_vary() -> None:
+    server = Server(door(engine=FakeEngine(("n1", "n2"))))
+    for _ in range(2):
+        answer = server.get("/static")
+        assert (answer.cookies, answer.get("vary")) == ([], None)
+        server.get("/count")
+
+
+@pytest.mark.parametrize(
+    ("own", "joined"),
+    [(None, "Cookie"), ("Accept", "Accept, Cookie"), ("*", "*"), ("cookie", "cookie")],
+)
+def test_cookie_is_joined_to_the_applications_vary(own: str | None, joined: str) -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        environ[START].get("a")
+        start_response("200 OK", [*TEXT, *([("Vary", own)] if own else [])])
+        return [b""]
+
+    assert Server(door(app)).get().get("vary") == joined
+
+
+def test_cookies_are_secure_where_the_request_came_over_https() -> None:
+    answer = Server(door()).get("/count", **{"wsgi.url_scheme": "https"})
+    assert "; secure" in (answer.get("set-cookie") or "").lower()
+
+
+# --- commits ---
+
+
+@styles
+def test_changes_are_committed_before_the_server_hears_of_the_response(style: Any) -> None:
+    """R15, in every way in which WSGI lets applications answer."""
+    engine = FakeEngine()
+    heard: list[int] = []
+    app = door(styled(style, count), engine)
+
+    def start_response(*_: Any) -> Any:
+        heard.append(len(engine.state.batches))
+        return lambda data: None
+
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+    body = app(environ, start_response)
+    assert heard == [] or style in (as_list, as_written)
+    list(body)
+    assert heard == [1]
+    assert Server(app).get().cookies == ["session"]
+
+
+def test_a_change_between_two_pieces_of_the_body_is_committed_when_the_server_closes_it() -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
+        session = environ[START]
+        count(session)
+        start_response("200 OK", TEXT)
+        yield b"one "
+        count(session)
+        yield b"two"
+
+    engine = FakeEngine()
+    assert Server(door(app, engine)).get().body == b"one two"
+    assert len(engine.state.batches) == 2
+
+
+def test_a_change_that_cannot_be_committed_any_more_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        yield b"one"
+        count(environ[START])  # the session would begin, and its cookie cannot be sent
+
+    engine = FakeEngine()
+    with caplog.at_level(logging.WARNING):
+        assert Server(door(app, engine)).get().status == 200
+    assert "was not stored" in caplog.text
+    assert engine.counts == ["late_commit_failed"]
+
+
+def test_an_application_can_commit_when_it_wants_and_is_told() -> None:
+    told: list[Any] = []
+
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
+        session = environ[START]
+        count(session)
+        start_response("200 OK", TEXT)
+        yield b"one"
+        count(session)
+        told.append(environ[WAIT](session.commit()).copies)
+
+    engine = FakeEngine(("n1", "n2"))
+    Server(door(app, engine)).get()
+    assert told == [1]
+
+
+def test_a_body_that_is_closed_before_it_was_read_still_starts_the_response() -> None:
+    engine = FakeEngine()
+    started: list[str] = []
+    environ: dict[str, Any] = {}
+    setup_testing_defaults(environ)
+
+    def start_response(status: str, *_: Any) -> Any:
+        started.append(status)
+
+    body: Any = door(styled(as_late_iterator, count), engine)(environ, start_response)
+    environ[START]["a"] = 1
+    body.close()
+    body.close()
+    assert started == ["200 OK"]
+    assert len(engine.state.batches) == 1
+
+
+def test_the_server_gets_complete_bodies_as_they_are() -> None:
+    """It may count the items of a list, and send a file in its own way."""
+    file = FileWrapper(io.BytesIO(b"file"))
+
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        return file if environ["PATH_INFO"] == "/file" else [b"list"]
+
+    for path, expected in (("/file", file), ("/list", [b"list"])):
+        environ: dict[str, Any] = {"PATH_INFO": path, "wsgi.file_wrapper": FileWrapper}
+        setup_testing_defaults(environ)
+        assert door(app)(environ, lambda *_: lambda data: None) == expected
+    assert file.filelike.read() == b"file"
+
+
+def test_an_error_page_replaces_the_response_that_was_not_sent() -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        count(environ[START])
+        start_response("200 OK", TEXT)
+        try:
+            list(broken())
+        except RuntimeError:
+            start_response("500 Broken", TEXT, sys.exc_info())
+        return [b"sorry"]
+
+    answer = Server(door(app)).get()
+    assert (answer.status, answer.body, answer.cookies) == (500, b"sorry", ["session"])
+
+
+def test_an_error_after_the_start_goes_to_the_server() -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        yield b"one"
+        error = RuntimeError("broken")
+        start_response("500 Broken", TEXT, (RuntimeError, error, None))  # type: ignore[arg-type]
+
+    with pytest.raises(RuntimeError, match="broken"):
+        Server(door(app)).get()
+
+
+@pytest.mark.parametrize(("on_error", "commits"), [("discard", 0), ("commit", 1)])
+@pytest.mark.parametrize("late", [False, True])
+def test_changes_of_an_application_that_raises(on_error: str, commits: int, late: bool) -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/count":
+            return shop(environ, start_response)
+
+        def body() -> Iterator[bytes]:
+            environ[START]["x"] = 1
+            yield from broken()
+
+        start_response("200 OK", TEXT)
+        return body() if late else list(body())
+
+    engine = FakeEngine()
+    server = Server(door(app, engine, on_error=on_error))
+    server.get("/count")
+    with pytest.raises(RuntimeError, match="broken"):
+        server.get("/fail")
+    assert len(engine.state.batches) == 1 + commits
+    assert server.get("/count").json["n"] == 2
+
+
+# --- what cannot be had ---
+
+
+@styles
+def test_the_application_gets_what_a_strict_server_gives(style: Any) -> None:
+    server = Server(door(validator(styled(style, count))))
+    assert [server.get().body for _ in range(2)] == [b"body"] * 2
+
+
+@styles
+@pytest.mark.parametrize(
+    "error", [CommitUnconfirmed(("n2",), 0), StoreFull(9, 9)], ids=lambda e: type(e).__name__
+)
+def test_a_commit_that_fails_is_answered_with_503(style: Any, error: Exception) -> None:
+    engine = FakeEngine()
+    server = Server(door(styled(style, count), engine))
+    server.get()
+    engine.state.failure = error  # type: ignore[assignment]
+    answer = server.get()
+    assert (answer.status, answer.get("retry-after"), answer.cookies) == (503, "1", [])
+    assert answer.get("sessionha-retry") == "elsewhere"
+    assert answer.body.startswith(b"The session is not available")
+
+
+@styles
+def test_a_session_that_cannot_be_had_is_answered_with_503_when_it_is_used(style: Any) -> None:
+    engine = FakeEngine()
+    server = Server(door(styled(style, count), engine))
+    server.get()
+    engine.state.away = set(engine.state.groups)
+    engine.state.failure = SessionUnavailable("nobody answers")
+    assert server.get().status == 503
+    server.app = door(styled(style, lambda session: None), engine)
+    assert server.get().status == 200
+
+
+def test_what_is_written_after_a_refusal_is_refused() -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        count(environ[START])
+        write = start_response("200 OK", TEXT)
+        write(b"one")
+        with pytest.raises(OSError, match="replaced by 503"):
+            write(b"two")
+        return [b"three"]
+
+    engine = FakeEngine()
+    engine.state.failure = SessionUnavailable("nobody answers")
+    answer = Server(door(app, engine)).get()
+    assert answer.status == 503
+    assert b"t" + b"wo" not in answer.body
+    assert b"three" not in answer.body
+
+
+def test_a_mistake_of_the_application_goes_to_the_server() -> None:
+    engine = FakeEngine()
+    engine.state.failure = SessionTooLarge("size", 2, 1, "session_bytes")
+    with pytest.raises(SessionTooLarge):
+        Server(door(engine=engine)).get("/count")
+
+
+# --- settings ---
+
+
+def test_wrong_arguments_and_settings_are_refused_at_once() -> None:
+    with pytest.raises(InvalidSettings, match="on_error"):
+        door(on_error="ignore")
+    with pytest.raises(InvalidSettings, match="secret_key"):
+        WSGISessionMiddleware(shop, "", engine=FakeEngine())
+    with pytest.raises(InvalidSettings, match="sesion_bytes"):
+        WSGISessionMiddleware(shop, KEY, sesion_bytes=1)
+
+
+def test_health_paths() -> None:
+    engine = FakeEngine(settings=Settings.load({}, health_path="/-/"))
+    server = Server(door(engine=engine))
+    assert server.get("/-/healthz").status == 200
+    engine.ready = 503
+    answer = server.get("/-/readyz")
+    assert (answer.status, answer.body) == (503, b"not ready\n")
+    assert server.get("/other").status == 200
+
+
+def test_the_session_may_lie_elsewhere_in_the_environment() -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        count(environ["beaker.session"])
+        start_response("200 OK", TEXT)
+        return [str(environ["beaker.session"]["n"]).encode()]
+
+    server = Server(door(app, environ_key="beaker.session"))
+    assert [server.get().body for _ in range(2)] == [b"1", b"2"]
+
+
+def test_a_door_inside_another_one_leaves_the_outer_session_where_it_was() -> None:
+    engine = FakeEngine()
+    inner = door(styled(as_list, count), engine, session_cookie="inner", virtual_server="inner")
+
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        outer = environ[START]
+        body = inner(environ, start_response)
+        assert environ[START] is outer
+        outer["outer"] = True
+        return body
+
+    server = Server(door(app, engine))
+    assert sorted(server.get().cookies) == ["inner", "session"]
+
+
+# --- threads ---
+
+
+@pytest.fixture
+def host() -> Iterator[Callable[[Engine | FakeEngine], Host]]:
+    """Hosts of engines that are stopped at the end."""
+    hosts: list[Host] = []
+
+    def of(engine: Engine | FakeEngine) -> Host:
+        hosts.append(host_for(engine))
+        return hosts[-1]
+
+    yield of
+    for found in hosts:
+        found.stop()
+
+
+def with_peers(**keywords: object) -> FakeEngine:
+    return FakeEngine(("n1", "n2"), settings=Settings.load(PEERS, **keywords))
+
+
+def test_without_peers_many_threads_use_one_engine(tmp_path: Path) -> None:
+    """No change is lost, nothing is left behind, and no event loop was ever made."""
+    settings = Settings.load({}, store=str(tmp_path / "store"), store_size="8MiB")
+    app = WSGISessionMiddleware(shop, KEY, engine=Engine(settings, (KEY.encode(),)))
+    servers = [Server(app) for _ in range(4)]
+    for server in servers:
+        server.get("/count")
+
+    def work(number: int) -> None:
+        mine = Server(app, servers[number % 4].jar.copy())
+        for turn in range(25):
+            assert mine.get(f"/put/{number}-{turn}").status == 200
+            assert f"{number}-{turn}" in mine.get().json
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert [len(server.get().json) for server in servers] == [51] * 4
+    assert not app.terms.under_way
+    found = app.start()
+    assert not found.looped
+    found.stop()
+
+
+def test_with_peers_a_request_reads_in_its_own_thread_and_commits_on_the_engines(
+    host: Callable[[FakeEngine], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_peers()
+    host(engine)
+    server = Server(door(engine=engine))
+    committed: list[str] = []
+
+    def note(batch: Batch) -> None:
+        asyncio.get_running_loop()
+        committed.append(threading.current_thread().name)
+
+    engine.state.before_commit = note
+    server.get("/count")
+    assert committed == ["sessionha engine"]
+
+    def hop(*_: Any) -> None:
+        raise AssertionError("a request that only reads waits for no other thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "run_coroutine_threadsafe", hop)
+        assert server.get().json == {"n": 1}
+    engine.state.away = set(engine.state.groups)
+    assert server.get("/count").json == {"n": 2}
+    assert engine.state.acquired
+
+
+def test_nothing_else_happens_in_the_engine_while_a_thread_uses_it(
+    host: Callable[[FakeEngine], Host],
+) -> None:
+    """And a loop that is never idle keeps nobody out."""
+    engine = with_peers()
+    mine = host(engine)
+    mine.start()
+    inside = threading.Event()
+    seen: list[bool] = []
+
+    async def never_idle() -> None:
+        while not stopped:
+            seen.append(inside.is_set())
+            await asyncio.sleep(0)
+
+    def step() -> None:
+        inside.set()
+        time.sleep(0.001)  # gives the interpreter away: the other thread would run now
+        inside.clear()
+
+    stopped: list[bool] = []
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(mine.wait, never_idle())
+        for _ in range(50):
+            mine.call(step)
+        stopped.append(True)
+        busy.result()
+    assert len(seen) > 50
+    assert not any(seen)
+
+
+def test_requests_that_take_turns_do_so_on_the_engines_loop(
+    host: Callable[[FakeEngine], Host],
+) -> None:
+    engine = FakeEngine(settings=Settings.load({}, concurrency="serialize"))
+    engine.state.local, engine.state.turns = False, []
+    mine = host(engine)
+    server = Server(door(engine=engine))
+    assert [server.get("/count").json["n"] for _ in range(3)] == [1, 2, 3]
+    assert mine.looped
+    assert len(engine.state.turns) == 2
+    assert all(turn.ended for turn in engine.state.turns)
+
+
+def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
+    host: Callable[[FakeEngine], Host],
+) -> None:
+    engine = with_peers()
+    host(engine).patience = 0.1
+    server = Server(door(engine=engine))
+    server.get("/count")
+    gate = threading.Event()
+
+    def stuck(batch: Batch) -> None:
+        gate.wait()  # and the loop with it, which has the lock
+
+    engine.state.before_commit = stuck
+    assert server.get("/count").status == 503
+    assert server.get().status == 503
+    gate.set()
+    engine.state.before_commit = None
+    while server.get().status != 200:
+        time.sleep(0.001)
+
+
+def test_an_engine_whose_loop_has_ended_is_503(host: Callable[[FakeEngine], Host]) -> None:
+    engine = with_peers()
+    mine = host(engine)
+    server = Server(door(engine=engine))
+    server.get("/count")
+    loop, thread = mine._loop, mine._thread
+    assert loop is not None
+    assert thread is not None
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    assert [server.get(path).status for path in ("/", "/count")] == [503, 503]
+    with pytest.raises(SessionUnavailable):
+        mine.wait(asyncio.sleep(0))
+
+
+async def test_an_engine_of_the_servers_event_loop_is_not_taken_over() -> None:
+    engine = with_peers()
+    await engine.start()
+    with pytest.raises(InvalidSettings, match="on the event loop of its server"):
+        door(engine=engine).start()
+
+
+def test_a_start_that_fails_can_be_tried_again(
+    host: Callable[[FakeEngine], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_peers()
+
+    async def fails() -> None:
+        raise InvalidSettings(["`listen` is taken"])
+
+    app = door(engine=engine)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "start", fails)
+        with pytest.raises(InvalidSettings, match="is taken"):
+            app.start()
+    host(engine)
+    assert Server(app).get("/count").status == 200
+
+
+# --- processes ---
+
+
+def test_a_forked_child_starts_an_engine_of_its_own(tmp_path: Path) -> None:
+    """Nothing of the parent's is used, and the session that it wrote is there."""
+    settings = Settings.load({}, store=str(tmp_path / "store"), store_size="8MiB")
+    app = WSGISessionMiddleware(shop, KEY, engine=Engine(settings, (KEY.encode(),)))
+    server = Server(app)
+    server.get("/count")
+    mine = app.start()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            assert server.get("/count").json == {"n": 2}
+            assert app.start() is not mine
+            workers.stop()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert server.get("/count").json == {"n": 3}
+    assert app.start() is mine
+    mine.stop()
+
+
+def test_a_hook_starts_what_the_doors_of_the_process_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeEngine()
+    app = door(engine=engine)
+    monkeypatch.setattr(workers, "doors", {app})
+    assert engine.starts == 0
+    workers.start()
+    workers.start()
+    assert engine.starts == 1
+    workers.stop()
+    assert not engine.running
+
+
+def test_a_hook_without_doors_starts_the_node_of_the_environment(
+    host: Callable[[FakeEngine], Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = with_peers()
+    mine = host(engine)
+    monkeypatch.setattr(workers, "doors", set())
+    monkeypatch.setattr(workers, "default_factory", lambda settings, keys: engine)
+    for name, value in PEERS.items():
+        monkeypatch.setenv(name, value)
+    workers.start()
+    assert mine.running
