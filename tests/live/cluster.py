@@ -265,6 +265,12 @@ class Cluster:
         """SIGCONT."""
         self._signal(name, signal.SIGCONT)
 
+    def notify(self, name: str, number: signal.Signals) -> None:
+        """A signal to the node's first process alone."""
+        group = self.servers[name].group
+        assert group is not None, f"{name} runs"
+        os.kill(group.pid, number)
+
     def _signal(self, name: str, number: signal.Signals) -> None:
         group = self.servers[name].group
         assert group is not None, f"{name} runs"
