@@ -586,3 +586,25 @@ async def test_a_kept_secondary_session_can_be_committed_after_its_request(
     kept[0]["n"] = 3
     with pytest.raises(SessionRevoked):
         await kept[0].commit()
+
+
+async def test_one_that_has_the_users_subject_ends_with_a_log_out_everywhere(
+    alone: Alone, browser: Browser
+) -> None:
+    """Elsewhere too: another browser's cart is one of the user's sessions then, and lists so."""
+
+    def log_in(visit: Visit) -> None:
+        for session in (visit.session, visit.session.secondary("cart")):
+            session["n"] = 1
+            session.subject = "ada"
+
+    async def log_out(visit: Visit) -> None:
+        assert len((await visit.session.siblings()).sessions) == 4
+        await visit.session.revoke_all()
+
+    other = Browser(browser.terms)
+    await browser.visit(alone.place, log_in)
+    await other.visit(alone.place, log_in)
+    await put(other, alone, "wizard", n=1)
+    await browser.visit(alone.place, log_out)
+    assert await contents(other, alone, "", *NAMES) == {"": {}, "cart": {}, "wizard": {"n": 1}}
