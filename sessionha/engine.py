@@ -90,6 +90,8 @@ class _Parts:
     streams: Streams | None = None
     seeker: Seeker | None = None
     upkeep: asyncio.Task[None] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    """With peers: where all of it happens."""
     stopping: bool = False
 
 
@@ -173,6 +175,7 @@ class Engine:
             StoreError, InvalidSettings: what is wrong and the remedy.
         """
         if self.running:
+            self._check_loop()
             return
         if not self.settings.has_peers:
             self._start_alone()
@@ -182,6 +185,18 @@ class Engine:
         async with self._starting:
             if not self.running:
                 await self._start_with_peers()
+
+    def _check_loop(self) -> None:
+        """Raises InvalidSettings when it runs on another event loop than the caller's."""
+        loop = self._parts.loop if self._parts is not None else None
+        if loop is not None and loop is not asyncio.get_running_loop():
+            raise InvalidSettings(
+                [
+                    f"`node` = {self.settings.node!r} runs in this process already, in another"
+                    " thread: put one middleware around the whole application, SessionMiddleware"
+                    " where the server speaks ASGI, WSGISessionMiddleware where it speaks WSGI"
+                ]
+            )
 
     def _start_alone(self) -> None:
         settings = self.settings
@@ -244,6 +259,7 @@ class Engine:
         upkeep = Upkeep(state)
         upkeep.keep_time()  # before anybody can ask for what it drops
         parts = _Parts(os.getpid(), store, topology, state, streams, seeker)
+        parts.loop = asyncio.get_running_loop()
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")
         try:

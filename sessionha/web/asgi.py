@@ -175,7 +175,7 @@ class SessionMiddleware:
             engine = self._engine = self._factory(self.settings, self._keys)
         if not engine.running:
             warn_of_weak_keys(self._keys)
-            await engine.start()
+        await engine.start()  # it also says when it runs for somebody else
         return engine
 
 

@@ -65,6 +65,7 @@ class Host:
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._ending = False
 
     @property
     def running(self) -> bool:
@@ -73,8 +74,8 @@ class Host:
             return False
         return not self.looped or (self._thread is not None and self._thread.is_alive())
 
-    def start(self) -> None:
-        """Start the engine, with its own thread where it needs a loop. Does nothing when it runs.
+    def start(self) -> bool:
+        """Start the engine, with its own thread where it needs a loop. False: it runs already.
 
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
@@ -85,7 +86,7 @@ class Host:
             raise SessionUnavailable("this server's engine has not started yet")
         try:
             if self.running:
-                return
+                return False
             if not self.looped:
                 self.call(lambda: drive(self.engine.start()))
             elif self._thread is not None:
@@ -94,17 +95,11 @@ class Host:
                 self._start_thread(patience)
         finally:
             self._starting.release()
+        return True
 
     def _start_thread(self, patience: float) -> None:
         _check_threads()
-        if self.engine.running:
-            raise InvalidSettings(
-                [
-                    f"`node` = {self.engine.settings.node!r} runs in this process already, on the"
-                    " event loop of its server: put SessionMiddleware around the whole"
-                    " application, and WSGISessionMiddleware around none of its parts"
-                ]
-            )
+        self._ending = False
         self._loop = loop = asyncio.SelectorEventLoop(_Yielding(self._lock))
         self._thread = threading.Thread(
             target=self._run, args=(loop,), name="sessionha engine", daemon=True
@@ -124,6 +119,8 @@ class Host:
         finally:
             self._lock.release()
             loop.close()
+            if not self._ending:
+                log.error("this server's engine has ended: restart the process (%d)", os.getpid())
 
     def call(self, step: Callable[[], T]) -> T:
         """Do what waits for nobody, while nothing else happens in the engine.
@@ -186,10 +183,11 @@ class Host:
         if not self.looped:
             self.call(lambda: drive(self.engine.stop()))
             return
-        try:
-            self._on_loop(self.engine.stop(), STOP)
-        except SessionUnavailable as late:
-            log.warning("the engine did not stop as it should: %s", late)
+        if self._thread is not None and self._thread.is_alive():
+            try:
+                self._on_loop(self.engine.stop(), STOP)
+            except SessionUnavailable as late:
+                log.warning("the engine did not say goodbye: %s", late)
         self._end_thread()
 
     def _stop_in(self, pid: int) -> None:
@@ -199,6 +197,7 @@ class Host:
 
     def _end_thread(self) -> None:
         loop, thread = self._loop, self._thread
+        self._ending = True
         if loop is not None and thread is not None and thread.is_alive():
             loop.call_soon_threadsafe(loop.stop)
             thread.join(STOP)

@@ -109,7 +109,7 @@ class WSGISessionMiddleware:
         try:
             host = self._host
             if host is None or not host.running:
-                host = self.start()
+                host = self.start(late=True)
             if self._has_health:
                 path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
                 if answer := host.call(partial(health, host.engine, path)):
@@ -122,8 +122,8 @@ class WSGISessionMiddleware:
             return _refused(start_response, error.retry_after)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
 
-    def start(self) -> Host:
-        """Start the engine in this process, unless it runs.
+    def start(self, *, late: bool = False) -> Host:
+        """Start the engine in this process, unless it runs. `late`: a request waits for it.
 
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
@@ -134,7 +134,12 @@ class WSGISessionMiddleware:
         if not engine.running:
             warn_of_weak_keys(self._keys)
         host = host_for(engine)
-        host.start()
+        if host.start() and late and self.settings.has_peers:
+            log.warning(
+                "node %s joins its cluster with its first request: let a hook of the server start"
+                " it before (docs/operations.md, WSGI servers)",
+                self.settings.node,
+            )
         self._host = host
         return host
 

@@ -7,9 +7,11 @@ import io
 import json
 import logging
 import os
+import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,8 +32,10 @@ from sessionha.errors import (
     StoreFull,
 )
 from sessionha.peer.messages import Batch
+from sessionha.session.carrier import current_session
 from sessionha.settings import Settings
 from sessionha.web import workers
+from sessionha.web.asgi import Message, Receive, Scope, Send, SessionMiddleware
 from sessionha.web.threads import Host, host_for
 from sessionha.web.wsgi import WAIT, WSGISessionMiddleware
 from tests.session.fakes import FakeEngine
@@ -258,6 +262,8 @@ def test_changes_are_committed_before_the_server_hears_of_the_response(style: An
     body = app(environ, start_response)
     assert heard == [] or style in (as_list, as_written)
     list(body)
+    if hasattr(body, "close"):
+        body.close()
     assert heard == [1]
     assert Server(app).get().cookies == ["session"]
 
@@ -494,6 +500,23 @@ def test_a_door_inside_another_one_leaves_the_outer_session_where_it_was() -> No
     assert sorted(server.get().cookies) == ["inner", "session"]
 
 
+def test_secondary_sessions_and_code_that_looks_for_its_session() -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterator[bytes]:
+        wizard = environ[START].secondary("wizard")
+        count(wizard)
+        start_response("200 OK", TEXT)
+        yield str(wizard["n"]).encode()
+        assert current_session() is environ[START]
+
+    engine = FakeEngine(("n1", "n2"))
+    server = Server(door(app, engine))
+    answer = server.get()
+    assert (answer.body, answer.cookies) == (b"1", ["session-wizard", "hsr"])
+    assert server.get().body == b"2"
+    with pytest.raises(LookupError):
+        current_session()
+
+
 # --- threads ---
 
 
@@ -511,14 +534,48 @@ def host() -> Iterator[Callable[[Engine | FakeEngine], Host]]:
         found.stop()
 
 
+def in_child(works: Callable[[], bool]) -> None:
+    """Whether it does in a process that is forked here and now."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if works() else 1
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def with_peers(**keywords: object) -> FakeEngine:
     return FakeEngine(("n1", "n2"), settings=Settings.load(PEERS, **keywords))
 
 
-def test_without_peers_many_threads_use_one_engine(tmp_path: Path) -> None:
-    """No change is lost, nothing is left behind, and no event loop was ever made."""
+@pytest.fixture
+def member(tmp_path: Path) -> Engine:
+    """A real engine of a node that waits for nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = Settings.load(
+        {**PEERS, "SESSIONHA_NODES": f"n1=http://{address}"},
+        store=str(tmp_path / "store"),
+        state_dir=str(tmp_path / "state"),
+        store_size="8MiB",
+        discovery_time="0.1s",
+    )
+    return Engine(settings, (KEY.encode(),))
+
+
+def alone(tmp_path: Path) -> Engine:
     settings = Settings.load({}, store=str(tmp_path / "store"), store_size="8MiB")
-    app = WSGISessionMiddleware(shop, KEY, engine=Engine(settings, (KEY.encode(),)))
+    return Engine(settings, (KEY.encode(),))
+
+
+@pytest.mark.parametrize("peers", [False, True])
+def test_many_threads_use_one_engine(tmp_path: Path, member: Engine, peers: bool) -> None:
+    """No change is lost and nothing is left behind; without peers no event loop was ever made."""
+    app = WSGISessionMiddleware(shop, KEY, engine=member if peers else alone(tmp_path))
     servers = [Server(app) for _ in range(4)]
     for server in servers:
         server.get("/count")
@@ -534,7 +591,7 @@ def test_without_peers_many_threads_use_one_engine(tmp_path: Path) -> None:
     assert [len(server.get().json) for server in servers] == [51] * 4
     assert not app.terms.under_way
     found = app.start()
-    assert not found.looped
+    assert found.looped is peers
     found.stop()
 
 
@@ -630,7 +687,9 @@ def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
         time.sleep(0.001)
 
 
-def test_an_engine_whose_loop_has_ended_is_503(host: Callable[[FakeEngine], Host]) -> None:
+def test_an_engine_whose_loop_has_ended_is_503(
+    host: Callable[[FakeEngine], Host], caplog: pytest.LogCaptureFixture
+) -> None:
     engine = with_peers()
     mine = host(engine)
     server = Server(door(engine=engine))
@@ -640,16 +699,60 @@ def test_an_engine_whose_loop_has_ended_is_503(host: Callable[[FakeEngine], Host
     assert thread is not None
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    assert "this server's engine has ended: restart the process" in caplog.text
     assert [server.get(path).status for path in ("/", "/count")] == [503, 503]
     with pytest.raises(SessionUnavailable):
         mine.wait(asyncio.sleep(0))
 
 
-async def test_an_engine_of_the_servers_event_loop_is_not_taken_over() -> None:
-    engine = with_peers()
-    await engine.start()
-    with pytest.raises(InvalidSettings, match="on the event loop of its server"):
-        door(engine=engine).start()
+async def test_an_engine_runs_on_one_event_loop_of_a_process(member: Engine) -> None:
+    """Applications that mix both kinds of middleware are told, whichever comes first."""
+
+    async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    async def startup() -> Message:
+        return {"type": "lifespan.startup"}
+
+    async def ignore(message: Message) -> None:
+        pass
+
+    app = WSGISessionMiddleware(shop, KEY, engine=member)
+    await member.start()
+    with pytest.raises(InvalidSettings, match="in another thread"):
+        await asyncio.to_thread(app.start)
+    await member.stop()
+    host = await asyncio.to_thread(app.start)
+    with pytest.raises(InvalidSettings, match="in another thread"):
+        await SessionMiddleware(lifespan, KEY, engine=member)({"type": "lifespan"}, startup, ignore)
+    await asyncio.to_thread(host.stop)
+
+
+def test_a_request_that_has_to_start_its_node_says_so(
+    member: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = WSGISessionMiddleware(shop, KEY, engine=member)
+    server = Server(app)
+    assert [server.get("/count").json for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    assert caplog.text.count("joins its cluster with its first request") == 1
+    app.start().stop()
+
+
+def test_a_child_of_a_node_with_peers_leaves_its_parents_loop_alone(member: Engine) -> None:
+    """As when a handler starts a process of its own that uses the application."""
+    app = WSGISessionMiddleware(shop, KEY, engine=member)
+    app.start()
+    server = Server(app)
+    server.get("/count")
+
+    def works() -> bool:
+        counted: object = server.get("/count").json
+        workers.stop()
+        return counted == {"n": 2}
+
+    in_child(works)
+    assert server.get("/count").json == {"n": 3}
+    app.start().stop()
 
 
 def test_a_start_that_fails_can_be_tried_again(
@@ -674,22 +777,18 @@ def test_a_start_that_fails_can_be_tried_again(
 
 def test_a_forked_child_starts_an_engine_of_its_own(tmp_path: Path) -> None:
     """Nothing of the parent's is used, and the session that it wrote is there."""
-    settings = Settings.load({}, store=str(tmp_path / "store"), store_size="8MiB")
-    app = WSGISessionMiddleware(shop, KEY, engine=Engine(settings, (KEY.encode(),)))
+    app = WSGISessionMiddleware(shop, KEY, engine=alone(tmp_path))
     server = Server(app)
     server.get("/count")
     mine = app.start()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            assert server.get("/count").json == {"n": 2}
-            assert app.start() is not mine
-            workers.stop()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def works() -> bool:
+        counted: object = server.get("/count").json
+        another = app.start() is not mine
+        workers.stop()
+        return counted == {"n": 2} and another
+
+    in_child(works)
     assert server.get("/count").json == {"n": 3}
     assert app.start() is mine
     mine.stop()
