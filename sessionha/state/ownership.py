@@ -60,8 +60,9 @@ LOSER_WAITS = (0.005, 0.05)
 """Seconds, drawn at random, that the loser of two claims waits (R5)."""
 
 OWN_FIRST = 0.2
-"""Seconds a claim waits for this node's own acquisition of the same group. Bounded, because two
-nodes may believe of each other that the other one is primary."""
+"""Seconds a claim waits for this node's own acquisition of the same group, here or in a sibling.
+Bounded, because two nodes may believe of each other that the other one is primary, and because the
+sibling may be dead."""
 
 SETTLE_FIRST = 1_000
 """Milliseconds a primary that is asked to let a group go may take to finish running commits."""
@@ -130,7 +131,7 @@ class Ownership:
         node = self._node
         deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
         hint = floor.epoch.node if floor is not None else ""
-        asked: set[str] = set()
+        asked: set[tuple[str, Epoch]] = set()
         busy = ""
         while True:
             held = self.held(group, floor)
@@ -158,13 +159,14 @@ class Ownership:
         group: GroupID,
         floor: Position | None,
         hint: str,
-        asked: set[str],
+        asked: set[tuple[str, Epoch]],
         deadline: int,
     ) -> str | None:
         """One try. Returns whom to ask next ("": look again), or None: proven to be nowhere.
 
-        `asked` has those that said that they are not primary: two that name each other must not
-        be asked for ever.
+        `asked` has those that said that they are not primary, with this node's promise of then:
+        two that name each other must not be asked for ever. Where the promise is another one, the
+        group has been here and went on, to whoever it names.
         """
         node = self._node
         with node.store.read() as reader:
@@ -182,13 +184,18 @@ class Ownership:
                 await self._replication.settle(group, deadline, widen=False)
                 return ""
             except Fenced:
-                pass  # its epoch is from before a merge, or it was out of the view: promote
+                with node.store.read() as reader:
+                    now = get_group(reader, group)
+                if now is not None and now.promise != record.promise:
+                    return ""  # another engine of this node has let the group go meanwhile
+                # Its epoch is from before a merge, or it was out of the view: promote.
         known = max(record.promise, floor.epoch if floor else NO_EPOCH).node
         target = hint if hint not in ("", node.me) else known
         if target and view.member(target) is None:
             target = self._successor(group, record, view, target)
-        if target not in asked | {node.me, ""} and view.member(target) is not None:
-            asked.add(target)
+        question = target, record.promise
+        if target != node.me and question not in asked and view.member(target) is not None:
+            asked.add(question)
             reply = await self._claim(group, floor, target, record, view)
             if reply is not None:
                 return reply
@@ -209,6 +216,18 @@ class Ownership:
             with self._node.store.read() as reader:
                 record = get_group(reader, group)
             if record is None or record.acked == record.version:
+                return
+
+    async def _let_sibling_take(self, group: GroupID, before: Epoch) -> None:
+        """Another engine of this node was given the group, and may not have written that down yet.
+        A promotion now would fence it in the middle of its commits."""
+        node = self._node
+        deadline = node.clock.now() + int(OWN_FIRST * 1000)
+        while node.clock.now() < deadline:
+            await asyncio.sleep(node.random.uniform(*LOSER_WAITS))
+            with node.store.read() as reader:
+                record = get_group(reader, group)
+            if record is not None and record.promise != before:
                 return
 
     # --- hand-over ------------------------------------------------------------------------------
@@ -234,6 +253,9 @@ class Ownership:
                 return ""
             case NotPrimary() if reply.hint not in ("", asked, node.me):
                 return reply.hint
+            case NotPrimary() if reply.hint == node.me:
+                await self._let_sibling_take(group, record.promise)
+                return ""
             case Refused():
                 self._saw(reply.promise)
                 raise _Lost

@@ -106,6 +106,27 @@ async def test_a_hand_over_waits_for_commits_under_way(scene: Scene) -> None:
     await asyncio.gather(*commits)
 
 
+@simulated(engines=2)
+async def test_engines_that_ask_at_once_do_not_depose_each_other(scene: Scene) -> None:
+    """R5: while every primary lives, a group goes by hand-over. A promotion would fence a sibling
+    of the claimant in the middle of its commit, whose outcome would be unknown for no reason."""
+    await scene.create("n1", a="1")
+    places = [(node, engine) for node in ("n1", "n3") for engine in (0, 1)]
+
+    async def requests(node: str, engine: int) -> None:
+        for number in range(20):
+            await scene.put(node, engine, **{f"{node}{engine}": str(number)})
+            await asyncio.sleep(0.03)  # and nobody has it twice in a row
+
+    await asyncio.gather(*(requests(*place) for place in places))
+    last = {f"{node}{engine}": "19" for node, engine in places}
+    assert await scene.see("n2") == {"a": "1", **last}
+    engines = [engine for host in scene.world.hosts.values() for engine in host.engines]
+    counts = [engine.state.node.counters for engine in engines]
+    assert sum(count.handovers for count in counts) > 10
+    assert sum(count.promotions + count.unconfirmed for count in counts) == 0
+
+
 @simulated()
 async def test_a_group_rests_where_it_went(scene: Scene) -> None:
     """R5: at least 100 ms, so that nodes do not pull it to and fro."""
