@@ -48,18 +48,31 @@ class Layout(NamedTuple):
         that have become equal tuples."""
         return not changeable or is_stored(changeable, self.stored)
 
-    def after(self, puts: Puts, deletes: Sequence[str]) -> Layout | None:
-        """The layout when some of the shared values have changed; None: make it anew."""
+    def after(self, puts: Puts, deletes: Sequence[str], changed: Elements) -> Layout | None:
+        """The layout of `changed`, when it lies close; None: make it anew."""
         if deletes:
             return None
-        values = self.values.copy()
+        values, changeable = self.values.copy(), self.changeable
+        joins = False
         for name, manager, raw in puts:
-            value = read(manager, raw)
-            known = name in values and name not in self.odd and name not in self.changeable
-            if not known or type(value) not in IMMUTABLE:
+            if name in self.odd or name in self.unreadable:
                 return None
-            values[name] = value
-        return self._replace(values=values)
+            value = read(manager, raw)
+            known = name in changeable
+            if type(value) in IMMUTABLE:
+                if known:
+                    return None
+                values[name] = value
+            elif (known or name not in values) and is_plain(manager) and is_stored(value, raw):
+                values[name] = None
+                changeable = changeable if known else (*changeable, name)
+                joins = True
+            else:
+                return None
+        if not joins:
+            return self._replace(values=values)
+        stored = joined([changed[name][1] for name in changeable])
+        return self._replace(values=values, changeable=changeable, stored=stored)
 
 
 def layout_of(elements: Elements) -> Layout:

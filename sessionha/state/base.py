@@ -27,8 +27,8 @@ class Held(NamedTuple):
 class Reading(Protocol):
     """What a session made of elements; kept with them, so that the next request need not."""
 
-    def after(self, puts: Puts, deletes: Sequence[str]) -> Reading | None:
-        """The same for the elements that a change makes of them; None: read them anew."""
+    def after(self, puts: Puts, deletes: Sequence[str], changed: Elements) -> Reading | None:
+        """The same for `changed`, which a change made of the elements; None: read them anew."""
         ...
 
 
@@ -52,7 +52,7 @@ class Elements(dict[str, Stored]):
         for name in deletes:
             changed.pop(name, None)
         if self.reading is not None:
-            changed.reading = self.reading.after(puts, deletes)
+            changed.reading = self.reading.after(puts, deletes, changed)
         return changed
 
     def __repr__(self) -> str:
