@@ -1,6 +1,7 @@
 """Measure sessionha beside what it replaces.
 
-`load` (the default) compares kinds of sessions under wrk; `inprocess` gives microseconds per
+`load` (the default) compares kinds of sessions under wrk, `elements` with a session of 64 KB of
+which each request changes one small element; `inprocess` gives microseconds per
 request without sockets; `profile read|write` shows where they go; `store` and `stream` measure the
 store and the stream between two nodes alone.
 """
@@ -13,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from benchmarks import application, inprocess, load, store, stream
+from benchmarks import application, elements, inprocess, load, store, stream
 from benchmarks.processes import NotStarted
 from benchmarks.served import WrongAnswer
 
-BENCHMARKS = ("load", "inprocess", "profile", "store", "stream")
+BENCHMARKS = ("load", "elements", "inprocess", "profile", "store", "stream")
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -77,6 +78,8 @@ def _run(found: argparse.Namespace) -> int:
     if found.benchmark == "stream":
         return stream.main(found.rounds, quiet=found.json, save=found.save)
     plan = load.Plan(found.variants, found.rounds, found.seconds, found.connections)
+    if found.benchmark == "elements":
+        return elements.main(plan, quiet=found.json, save=found.save)
     return load.main(plan, quiet=found.json, save=found.save)
 
 

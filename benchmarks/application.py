@@ -1,7 +1,8 @@
-"""The application under load: three routes over one kilobyte of state, with each kind of session.
+"""The application under load: three routes over the same state, with each kind of session.
 
 `create` is an application factory for any ASGI server; the environment chooses the variant:
-`BENCHMARK_VARIANT` (one of VARIANTS), `BENCHMARK_KEY` (signs cookies), `BENCHMARK_REDIS` (a URL).
+`BENCHMARK_VARIANT` (one of VARIANTS), `BENCHMARK_KEY` (signs cookies), `BENCHMARK_REDIS` (a URL),
+`BENCHMARK_STATE` (one of STATES).
 The routes, the state and the answers are the same in every variant.
 """
 
@@ -52,9 +53,29 @@ def state() -> dict[str, Any]:
     }
 
 
-def state_bytes() -> int:
-    """The size of the state as compact JSON."""
-    return len(json.dumps(state(), separators=(",", ":")))
+def elements() -> dict[str, Any]:
+    """A session near the default limit of 64 KB: 98 records of 630 bytes, and two numbers."""
+    records = {
+        f"document-{number:02}": {
+            "id": 70_000 + number,
+            "title": f"Sketch of the analytical engine, sheet {number}",
+            "tags": ["draft", "mechanism", f"shelf-{number % 7}"],
+            "reviewed": number % 2 == 0,
+            "text": f"Of wheel {number} and its carriage. " * 17,
+        }
+        for number in range(98)
+    }
+    return {**records, "user": 48151, "counter": 0}
+
+
+SHOP, ELEMENTS = "shop", "elements"
+STATES: dict[str, Callable[[], dict[str, Any]]] = {SHOP: state, ELEMENTS: elements}
+"""What a session holds after the log-in."""
+
+
+def state_bytes(kind: str = SHOP) -> int:
+    """The size of a state as compact JSON."""
+    return len(json.dumps(STATES[kind](), separators=(",", ":")))
 
 
 def create() -> Starlette:
@@ -65,9 +86,13 @@ def create() -> Starlette:
 def build(variant: str) -> Starlette:
     """The application of one variant. KeyError names a missing environment variable."""
     if variant == BARE:
-        shared = state()
+        shared = _state()
         return Starlette(routes=_routes(lambda _: shared))
     return Starlette(routes=_routes(_session), middleware=_MIDDLEWARE[variant]())
+
+
+def _state() -> dict[str, Any]:
+    return STATES[os.environ.get("BENCHMARK_STATE", SHOP)]()
 
 
 def _session(request: Request) -> MutableMapping[str, Any]:
@@ -77,7 +102,7 @@ def _session(request: Request) -> MutableMapping[str, Any]:
 def _routes(open_session: OpenSession) -> list[Route]:
     async def login(request: Request) -> JSONResponse:
         session = open_session(request)
-        session.update(state())
+        session.update(_state())
         return _answer(session)
 
     async def read(request: Request) -> JSONResponse:

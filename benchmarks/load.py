@@ -33,6 +33,8 @@ class Plan:
     seconds: int = 3
     connections: int = 16
     """As many threads of wrk and as many sessions: one each, so that no session has two writers."""
+    state: str = application.SHOP
+    """What the sessions hold: one of `application.STATES`."""
 
 
 class Sample(NamedTuple):
@@ -75,7 +77,7 @@ def measure(plan: Plan) -> Run:
     """
     run = Run(plan)
     with Processes() as processes:
-        served = {variant: serve(variant, processes) for variant in plan.variants}
+        served = {variant: serve(variant, processes, plan.state) for variant in plan.variants}
         for variant, server in served.items():
             for route in ROUTES:
                 _one(variant, server, route, run, processes, warm_up=True)
@@ -113,29 +115,36 @@ def report(run: Run) -> dict[str, Any]:
         "rounds": run.plan.rounds,
         "seconds": run.plan.seconds,
         "connections": run.plan.connections,
-        "state_bytes": application.state_bytes(),
+        "state_bytes": application.state_bytes(run.plan.state),
         "machine": figures.machine(),
         "errors": run.errors,
     }
 
 
 def text(run: Run) -> str:
-    """The table of a run, for people."""
+    """The tables of a run and what became of its goals, for people."""
+    verdicts = [
+        f"\nsessionha {goal['route']}: {goal['found']:.2f} times {goal['over']} "
+        f"(goal {goal['least']}): {'met' if goal['met'] else 'MISSED'}"
+        for goal in _goals(run)
+    ]
+    return "\n".join([tables(run), *verdicts, *remarks(run)])
+
+
+def remarks(run: Run) -> list[str]:
+    """What a reader must know before the figures are compared."""
+    return [figures.disturbed(run.others), *(f"\nINVALID: {error}" for error in run.errors)]
+
+
+def tables(run: Run) -> str:
+    """One table for each route."""
     lines = [
         f"{run.plan.rounds} rounds of {run.plan.seconds} s, {run.plan.connections} connections, "
-        f"{application.state_bytes()} bytes of state; median (least–most)",
+        f"{application.state_bytes(run.plan.state)} bytes of state; median (least–most)",
     ]
     for route in ROUTES:
         rows = [[variant, *_cells(run, variant, route)] for variant in run.plan.variants]
         lines += ["", figures.table([route, *_COLUMNS], rows)]
-    for goal in _goals(run):
-        verdict = "met" if goal["met"] else "MISSED"
-        lines.append(
-            f"\nsessionha {goal['route']}: {goal['found']:.2f} times {goal['over']} "
-            f"(goal {goal['least']}): {verdict}"
-        )
-    lines.append(figures.disturbed(run.others))
-    lines += [f"\nINVALID: {error}" for error in run.errors]
     return "\n".join(lines)
 
 

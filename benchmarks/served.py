@@ -61,9 +61,12 @@ class Client:
         self._connection.close()
 
 
-def serve(variant: str, processes: Processes) -> Server:
-    """Serve one variant on the server's core, with what it needs beside it."""
-    environment = settings(variant, processes)
+def serve(variant: str, processes: Processes, state: str = application.SHOP) -> Server:
+    """Serve one variant on the server's core, with what it needs beside it.
+
+    `state`: what its sessions hold, one of `application.STATES`.
+    """
+    environment = {**settings(variant, processes), "BENCHMARK_STATE": state}
     server = processes.serve(environment, processes.cores.server)
     if variant == application.SESSIONHA:
         await_replication(server.port)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from benchmarks import application, figures, inprocess, load, store, stream
+from benchmarks import application, elements, figures, inprocess, load, store, stream
 from benchmarks.__main__ import arguments, main
 from benchmarks.processes import NotStarted, Processes
 from benchmarks.stream_client import KINDS
@@ -64,6 +65,31 @@ def test_what_wrk_prints_is_read() -> None:
 
 def test_the_state_is_about_a_kilobyte() -> None:
     assert 900 <= application.state_bytes() <= 1100
+
+
+def test_the_elements_fill_a_session_of_the_default_size() -> None:
+    """A hundred of them, and below the limit of 64 KiB."""
+    assert len(application.elements()) == 100
+    assert 60_000 < application.state_bytes(application.ELEMENTS) < 65_536
+
+
+def test_a_write_of_one_element_is_compared_with_the_whole_session(tmp_path: Path) -> None:
+    """Both ways are measured between two nodes, and neither loses a write."""
+    found = elements.Found(elements.costs(tmp_path, 1), None)
+    told = elements.report(found)["elements"]
+    assert 100 < told["bytes_per_write"] < 300
+    assert told["bytes_whole"] > 60_000
+    assert told["cpu_us_per_write"] > 0
+    assert "one element" in elements.text(found)
+
+
+def test_requests_that_change_an_element_are_compared_with_redis() -> None:
+    """The ratio is made round by round."""
+    run = run_of(**{"starsessions-redis": [100.0, 10.0, 10.0], "sessionha": [500.0, 60.0, 70.0]})
+    cost = elements.Costs(elements.Cost(100, 50.0), elements.Cost(60_000, 500.0))
+    told = elements.report(elements.Found([cost], run))["elements"]
+    assert told["ratio"] == 6.0
+    assert told["requests_per_s"] == {"starsessions-redis": 10.0, "sessionha": 70.0}
 
 
 def test_numbers_and_columns_are_readable() -> None:
