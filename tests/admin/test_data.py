@@ -362,6 +362,25 @@ async def test_a_wrong_session_is_as_one_that_does_not_exist(
     assert next(iter(answers))[0] == 404
 
 
+async def test_a_secondary_session_is_a_session_of_its_own(engine: Engine) -> None:
+    visitor = Visitor(engine)
+    await visitor.begins(theme="dark")
+
+    def begin(session: Session) -> Session:
+        wizard = session.secondary("wizard")
+        wizard["step"] = 1
+        return wizard
+
+    wizard = await visitor.does(begin)
+    visitor.session_id = wizard.id
+    await visitor.asks(
+        "POST", wizard.address("step").replace("/value/", "/counter/"), json={"increment": 2}
+    )
+    assert await visitor.does(lambda session: dict(session.secondary("wizard"))) == {"step": 3}
+    assert await visitor.does(dict) == {"theme": "dark"}
+    assert (await visitor.asks("GET", visitor.address)).status_code == 404  # the other one's
+
+
 async def test_sessions_of_another_virtual_server_are_found_under_its_name(engine: Engine) -> None:
     visitor = Visitor(engine)
     await visitor.begins(theme="dark")
