@@ -512,5 +512,6 @@ def engine_for(
         key = (settings.store, _store_name(settings, keys))
     engine = _engines.get(key)
     if engine is None:
-        engine = _engines[key] = Engine(settings, keys, companions)
+        # Two threads may come at once; the engine that loses has done nothing yet.
+        engine = _engines.setdefault(key, Engine(settings, keys, companions))
     return engine

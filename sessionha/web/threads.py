@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import selectors
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, Final, TypeVar
 
 from sessionha.errors import InvalidSettings, SessionUnavailable
@@ -33,6 +35,10 @@ START: Final = 10.0
 
 STOP: Final = 10.0
 """Seconds that a goodbye may take: less than the grace period of any server."""
+
+
+class EngineSilent(SessionUnavailable):
+    """The engine itself does not answer: whoever meets this waits for it no more."""
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
@@ -79,18 +85,18 @@ class Host:
 
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
-            SessionUnavailable: its thread has ended, or another one starts it too slowly.
+            EngineSilent: its thread has ended, or another one starts it too slowly.
         """
         patience = self.engine.settings.discovery_time + START
         if not self._starting.acquire(timeout=patience):
-            raise SessionUnavailable("this server's engine has not started yet")
+            raise EngineSilent("this server's engine has not started yet")
         try:
             if self.running:
                 return False
             if not self.looped:
                 self.call(lambda: drive(self.engine.start()))
             elif self._thread is not None:
-                raise SessionUnavailable("this server's engine has ended: restart the process")
+                raise EngineSilent("this server's engine has ended: restart the process")
             else:
                 self._start_thread(patience)
         finally:
@@ -126,7 +132,7 @@ class Host:
         """Do what waits for nobody, while nothing else happens in the engine.
 
         Raises:
-            SessionUnavailable: the engine has stopped, or something in it does not end.
+            EngineSilent: the engine has stopped, or something in it does not end.
         """
         if self.serial:  # the end of a turn wakes up others, on their loop
             return self._on_loop(_called(step), self.patience)
@@ -140,17 +146,23 @@ class Host:
         """Run a coroutine of the engine, `await session.commit()` for one, to its end.
 
         Raises:
-            SessionUnavailable: it did not end in time.
+            EngineSilent: it did not end in time.
         """
         if self.looped:
             return self._on_loop(work, self.patience)
         return self.call(lambda: drive(work))
 
+    def post(self, step: Callable[[], object]) -> None:
+        """Let something be done when the engine answers again, if it ever does."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(step)
+
     def _on_loop(self, work: Coroutine[Any, Any, T], patience: float) -> T:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None or not thread.is_alive():
             work.close()
-            raise SessionUnavailable("this server's engine has ended: restart the process")
+            raise EngineSilent("this server's engine has ended: restart the process")
         if threading.current_thread() is thread:
             work.close()
             raise RuntimeError("the engine's own thread cannot wait for itself: use await")
@@ -158,20 +170,22 @@ class Host:
             waiting = asyncio.run_coroutine_threadsafe(work, loop)
         except RuntimeError as closed:  # a moment ago
             work.close()
-            raise SessionUnavailable("this server's engine has ended") from closed
+            raise EngineSilent("this server's engine has ended") from closed
         try:
             return waiting.result(patience)
+        except CancelledError as ended:
+            raise EngineSilent("this server's engine ends") from ended
         except TimeoutError:
             if waiting.done():
                 raise
             waiting.cancel()
-            raise SessionUnavailable(
+            raise EngineSilent(
                 f"this server's engine did not answer within {patience:g} s"
             ) from None
 
     def _enter(self) -> None:
-        if not self._lock.acquire(self.patience):
-            raise SessionUnavailable(
+        if not self._lock.acquire(self.patience / 2):  # of each half of it
+            raise EngineSilent(
                 f"this server's engine was busy for {self.patience:g} s: is another process of"
                 " this node stopped while it writes?"
             )
@@ -185,8 +199,8 @@ class Host:
             return
         if self._thread is not None and self._thread.is_alive():
             try:
-                self._on_loop(self.engine.stop(), STOP)
-            except SessionUnavailable as late:
+                self._on_loop(_ended(self.engine), STOP)
+            except EngineSilent as late:
                 log.warning("the engine did not say goodbye: %s", late)
         self._end_thread()
 
@@ -213,7 +227,7 @@ class _FairLock:
         self._held = threading.Lock()
 
     def acquire(self, timeout: float = -1) -> bool:
-        """Whether it was had within `timeout` seconds; -1: however long it takes."""
+        """Whether it was had within twice `timeout` seconds; -1: however long it takes."""
         if not self._next.acquire(timeout=timeout):
             return False
         try:
@@ -242,6 +256,16 @@ class _Yielding(selectors.DefaultSelector):
 
 async def _called(step: Callable[[], T]) -> T:
     return step()
+
+
+async def _ended(engine: Engine) -> None:
+    """Stop, and leave nothing that still runs on the loop."""
+    await engine.stop()
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=SLACK)
 
 
 def _check_threads() -> None:

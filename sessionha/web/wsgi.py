@@ -6,8 +6,8 @@ with what follows it. Each is one call of `Host`, whose module says in which thr
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -30,7 +30,7 @@ from sessionha.web.base import (
     terms_for,
     warn_of_weak_keys,
 )
-from sessionha.web.threads import Host, drive, host_for
+from sessionha.web.threads import EngineSilent, Host, drive, host_for
 
 log = logging.getLogger("sessionha.web")
 
@@ -102,6 +102,7 @@ class WSGISessionMiddleware:
         self._has_health = bool(self.settings.health_path)
         self._engine = engine
         self._factory: Factory = default_factory
+        self._making = threading.Lock()  # first requests come at once
         self._host: Host | None = None
         doors.add(self)
 
@@ -117,8 +118,8 @@ class WSGISessionMiddleware:
             outer = visit_of(environ.get(self.environ_key))
             visit, found = host.call(partial(_arrived, host.engine, self.terms, environ, outer))
             if not found:
-                host.wait(visit.acquire())
-        except SessionUnavailable as error:  # the engine itself does not answer
+                _acquire(host, visit)
+        except EngineSilent as error:
             return _refused(start_response, error.retry_after)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
 
@@ -128,9 +129,10 @@ class WSGISessionMiddleware:
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
         """
-        engine = self._engine
-        if engine is None:
-            engine = self._engine = self._factory(self.settings, self._keys)
+        with self._making:
+            engine = self._engine
+            if engine is None:
+                engine = self._engine = self._factory(self.settings, self._keys)
         if not engine.running:
             warn_of_weak_keys(self._keys)
         host = host_for(engine)
@@ -157,6 +159,8 @@ class _Exchange:
     """Whether the server knows of it, or of 503 in its place."""
     _refused = False
     _failed = False
+    _silent = False
+    """Whether the engine did not answer in time."""
     _over = False
     _body: Iterable[bytes] = ()
 
@@ -280,6 +284,7 @@ class _Exchange:
         try:
             vary, added = self._commit()
         except SessionUnavailable as error:
+            self._silent = isinstance(error, EngineSilent)
             self._refuse(error.retry_after)
         except StoreFull as error:
             log.warning("%s", error)
@@ -303,8 +308,11 @@ class _Exchange:
         try:
             if not host.looped or not host.call(visit.are_idle):
                 host.wait(visit.end())
-        except SessionUnavailable as error:
-            log.warning("a session's change after the start of its response: %s", error)
+        except EngineSilent as error:
+            self._silent = True
+            log.warning(
+                "a session's change after the start of its response was not stored: %s", error
+            )
 
     def _is_answered(self, error: BaseException) -> bool:
         """Whether the client has an answer, or gets one now, though the application raised this."""
@@ -321,8 +329,7 @@ class _Exchange:
     def _refuse(self, retry_after: int) -> None:
         """Answer 503, whatever the application answers."""
         self._started = self._refused = True
-        with contextlib.suppress(SessionUnavailable):
-            self._host.call(self._visit.discard)
+        self._tidy(self._visit.discard)
         self._send, body = _refused(self._start_response, retry_after)
         self._items = iter(body)
 
@@ -331,10 +338,19 @@ class _Exchange:
         lay_down(self._carried)
         if self._before is not None:  # the application shares its environment with a door outside
             self._environ[self._door.environ_key] = self._before
-        try:
-            self._host.call(self._visit.leave)
-        except SessionUnavailable as error:
-            log.debug("a request could not let go of its session: %s", error)
+        self._tidy(self._visit.leave)
+
+    def _tidy(self, step: Callable[[], None]) -> None:
+        """Do what the response does not depend on. Of an engine that did not answer it is asked,
+        and not waited for: the server may be about to kill this worker for its slowness."""
+        if not self._silent:
+            try:
+                self._host.call(step)
+            except EngineSilent:
+                self._silent = True
+            else:
+                return
+        self._host.post(step)
 
 
 class _ResponseRefused(OSError):
@@ -349,6 +365,14 @@ def _arrived(
     secure = environ.get("wsgi.url_scheme") == "https"
     visit = Visit(engine, terms, [cookies] if cookies else [], secure=secure, outer=outer)
     return visit, visit.arrive()
+
+
+def _acquire(host: Host, visit: Visit) -> None:
+    try:
+        host.wait(visit.acquire())
+    except EngineSilent:
+        host.post(visit.leave)  # should it have gone on all the same
+        raise
 
 
 async def _told(visit: Visit) -> Told:

@@ -669,9 +669,11 @@ def test_requests_that_take_turns_do_so_on_the_engines_loop(
 def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
     host: Callable[[FakeEngine], Host],
 ) -> None:
+    """And it gets what was left to do when it answers again."""
     engine = with_peers()
     host(engine).patience = 0.1
-    server = Server(door(engine=engine))
+    app = door(engine=engine)
+    server = Server(app)
     server.get("/count")
     gate = threading.Event()
 
@@ -683,7 +685,7 @@ def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
     assert server.get().status == 503
     gate.set()
     engine.state.before_commit = None
-    while server.get().status != 200:
+    while server.get().status != 200 or app.terms.under_way:
         time.sleep(0.001)
 
 
@@ -792,6 +794,14 @@ def test_a_forked_child_starts_an_engine_of_its_own(tmp_path: Path) -> None:
     assert server.get("/count").json == {"n": 3}
     assert app.start() is mine
     mine.stop()
+
+
+def test_first_requests_that_come_at_once_have_one_engine() -> None:
+    app = WSGISessionMiddleware(shop, KEY, store="memory")
+    with ThreadPoolExecutor(8) as pool:
+        hosts = set(pool.map(lambda _: app.start(), range(8)))
+    assert len(hosts) == 1
+    hosts.pop().stop()
 
 
 def test_a_hook_starts_what_the_doors_of_the_process_use(monkeypatch: pytest.MonkeyPatch) -> None:
