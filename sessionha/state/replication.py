@@ -137,9 +137,14 @@ class Replication:
         except Fenced:
             with self._node.store.read() as reader:
                 found = get_group(reader, push.group)
-            if found is None or not found.held or found.acked != found.version:
+            if found is None or not found.held:
                 raise
-            record = found  # a hand-over settled it before it went away
+            # A hand-over settled it before it went away; or C is two: who adopted it, and this
+            # node, to which it was pushed back.
+            both = len(found.holders) == 2 and found.acked >= push.version
+            if not both and found.acked != found.version:
+                raise
+            record = found
         end = epoch_end(record.line, push.epoch)
         if end is None or -1 < end < push.version:
             raise Fenced(record.promise)  # this node lost the group and got it back without it
