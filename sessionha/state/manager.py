@@ -87,6 +87,10 @@ MOVED = (
 )
 
 
+SETTLING = 0.001
+"""Seconds before a session is read again whose group was changed a moment after it was acquired."""
+
+
 class NotHeld(Exception):
     """This node may not commit to the group now; `primary` may."""
 
@@ -147,6 +151,8 @@ class StateManager:
                     return loaded
             if clock.now() >= deadline:
                 raise SessionUnavailable("the session is in use without pause")
+            if self.node.peers is not None:
+                await asyncio.sleep(SETTLING)
         return None
 
     def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:

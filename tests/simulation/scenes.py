@@ -164,6 +164,19 @@ class Scene:
 
         self.world.held_back = loses
 
+    def overhear_pushes(self, target: str) -> list[Push]:
+        """Let the scenario have what is pushed to a node, which gets it all the same."""
+        heard: list[Push] = []
+
+        def hears(sender: str, receiver: str, message: Message) -> bool:
+            del sender
+            if receiver == target and isinstance(message, Push):
+                heard.append(message)
+            return False
+
+        self.world.held_back = hears
+        return heard
+
     def catch_pushes(self, target: str) -> list[Push]:
         """Keep what is pushed to a node from it, and let the scenario have it."""
         caught: list[Push] = []

@@ -13,8 +13,8 @@ import pytest
 from tests.simulation.mutants import RULES, hunt
 
 DAY = int(os.environ.get("SIMULATION_DAY", time.time() // 86_400))
-SLOW = ("R3-no-fence", "R4-some-members")
-"""These take a minute of a core: only in CI."""
+SLOW = ("R4-some-members",)
+"""It takes a minute of a core: only in CI."""
 
 SHARE = 8 if "CI" in os.environ else 4
 NAMES = [name for name in sorted(RULES) if "CI" in os.environ or name not in SLOW]

@@ -14,7 +14,7 @@ from sessionha.errors import (
 )
 from sessionha.identity import NO_POSITION, NO_VIEW, Position
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Behind, Committed, Pushed, Touch
+from sessionha.peer.messages import Behind, Committed, Pushed, Refused, Touch
 from sessionha.state.node import Options
 from sessionha.state.records import get_session
 from sessionha.store.memory import MemoryReader
@@ -70,6 +70,18 @@ async def test_a_change_lost_with_its_epoch_is_not_confirmed_by_a_later_one(scen
     with pytest.raises(CommitUnconfirmed):
         await stale
     assert await scene.see("n3") == {"a": "2", "c": "3"}
+
+
+@simulated()
+async def test_what_an_earlier_primary_sent_and_comes_late_changes_nothing(scene: Scene) -> None:
+    """Hazard "changes out of order": R3, a node refuses every epoch below the one it promised."""
+    await scene.create("n1", a="1")
+    sent = scene.overhear_pushes("n2")
+    await scene.put("n1", a="2")
+    await scene.put("n2", a="3")
+    assert len(sent) == 1
+    assert isinstance(accept(scene, "n2", "n1", sent[0]), Refused)
+    assert await scene.see("n3") == {"a": "3"}
 
 
 @simulated()
