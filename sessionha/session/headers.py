@@ -8,6 +8,9 @@ RETRY: Final = "sessionha-retry"
 ELSEWHERE: Final = "elsewhere"
 """Value of `RETRY`: not here, not now; another member may answer this request."""
 
+IF_REPEATABLE: Final = "elsewhere-if-repeatable"
+"""The same for a request whose change may last all the same: only where repeating does no harm."""
+
 COPIES: Final = "sessionha-copies"
 """How many other nodes acknowledged the change, when it is fewer than there should be."""
 

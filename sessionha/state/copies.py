@@ -254,9 +254,9 @@ class _Merge:
             value = after
         else:
             value = self._merged(old, manager, operation, after)
+        self._write(row, key, session, name, old, manager, value)
         if old is not None and old.manager == manager:
             self._patch(key, name, old, operation, value)
-        self._write(row, key, session, name, old, manager, value)
 
     def _patch(
         self, key: SessionKey, name: str, old: ElementRecord, operation: bytes, value: bytes
@@ -268,6 +268,12 @@ class _Merge:
             return
         made = self.version, old.manager, old.version, operation, crc32(value)
         self.patches.append(ElementPatch(key, name, *made))
+
+    def _only_whole(self, key: SessionKey, name: str) -> None:
+        """The batch writes the element once more: what it was made in between does not travel."""
+        self.patches = [
+            patch for patch in self.patches if (patch.session, patch.name) != (key, name)
+        ]
 
     def _merged(
         self, old: ElementRecord | None, manager: str, operation: bytes, after: bytes | None
@@ -294,6 +300,8 @@ class _Merge:
         manager: str,
         value: bytes,
     ) -> None:
+        if self.patches:
+            self._only_whole(key, name)
         if old is not None and old.value is not None:
             session.size += len(value) - len(old.value)
         else:
@@ -309,6 +317,8 @@ class _Merge:
         if old is None or old.value is None:
             return
         self.conflicts += self._overtaken(row, old)
+        if self.patches:
+            self._only_whole(key, name)
         session.size -= len(old.value) + len(name)
         session.count -= 1
         self.record.tombstones += 1

@@ -14,6 +14,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import Any, Final, NamedTuple
 from uuid import UUID
+from zlib import crc32
 
 import msgspec
 from msgspec.msgpack import Ext
@@ -32,6 +33,9 @@ IMMUTABLE: Final = frozenset(
     {type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID}
 )
 """Types whose values cannot change behind our back, so that one read needs no comparison."""
+
+_STORED: Final = 128
+"""A limit that nothing reaches which was stored: values have at most 64 levels."""
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _CONTAINERS: Final = frozenset({list, dict})
@@ -64,6 +68,14 @@ def encode(value: Any, element: str, depth: int = DEPTH) -> bytes:
         except (OverflowError, UnicodeEncodeError):
             pass  # a large integer, or a mistake that the careful way names
     return _encoder.encode(_Careful(element).convert(value, element, depth))
+
+
+def checksum(value: Any) -> int:
+    """CRC-32 of the stored form of a value that was stored before, never 0."""
+    kind = type(value)
+    if kind in _SCALARS and (kind is not int or abs(value) < 1 << 63):
+        return crc32(_encoder.encode(value)) or 1
+    return crc32(encode(value, "item", _STORED)) or 1
 
 
 def decode(data: bytes) -> Any | Undecodable:

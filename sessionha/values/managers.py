@@ -164,7 +164,7 @@ def read(manager: str, stored: bytes) -> Any | Undecodable:
     if known.types and not isinstance(plain, Undecodable):
         try:
             return known.unpack(plain)
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except Exception as error:  # noqa: BLE001 -- an application's code: this element only
             return Undecodable(stored, f"{type(error).__name__}: {error}"[:200])
     return plain
 
@@ -200,7 +200,13 @@ def changed(
     steps = decode(operation)
     if isinstance(value, Undecodable) or isinstance(steps, Undecodable):
         raise OperationRefused("an operation", "the element or the operation cannot be decoded")
-    applied = known.apply(value, steps, strict=strict)
+    try:
+        applied = known.apply(value, steps, strict=strict)
+    except OperationRefused:
+        raise
+    except Exception as error:  # an application's code; every copy must have an answer
+        why = f"cannot be done by the data manager `{manager}`: {type(error).__name__}: {error}"
+        raise OperationRefused("an operation", why[:300]) from error
     return encode(applied.value, manager, OPERATION_DEPTH), applied.conflicts
 
 

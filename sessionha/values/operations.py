@@ -18,12 +18,12 @@ conflict is counted. `removed` are the items' fingerprints, or how many. Guards 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
 from sessionha.errors import OperationRefused
-from sessionha.values.codec import encode
+from sessionha.values.codec import checksum, encode
 
 Operation = list[list[Any]]
 
@@ -44,11 +44,6 @@ class Applied(NamedTuple):
     conflicts: int
 
 
-def fingerprint(value: Any) -> int:
-    """A checksum of the value's stored form, never 0."""
-    return crc32(encode(value, "item", _DEPTH)) or 1
-
-
 # --- what differs --------------------------------------------------------------------------------
 
 
@@ -59,6 +54,8 @@ def difference(before: Any, after: Any) -> Operation:
     """
     steps: Operation = []
     _compare(before, after, [], steps)
+    if len(steps) > STEPS:
+        steps.clear()
     return steps or [["set", [], after, _guard(before)]]  # as 1 and True: equal, and not the same
 
 
@@ -110,10 +107,12 @@ def _compare_lists(before: list[Any], after: list[Any], path: list[Any], steps: 
     elif len(old) == len(new):
         for index, (was, becomes) in enumerate(zip(old, new, strict=True), start):
             if not is_same(was, becomes):
-                place = [*path, [index, fingerprint(was)]]
+                place = [*path, [index, checksum(was)]]
                 _compare(was, becomes, place, steps)
+    elif len(old) <= STEPS:
+        steps.append(["splice", path, start, [checksum(item) for item in old], new])
     else:
-        steps.append(["splice", path, start, [fingerprint(item) for item in old], new])
+        steps.append(["set", path, after, _guard(before)])
 
 
 def is_same(one: Any, other: Any) -> bool:
@@ -127,7 +126,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def _guard(value: Any) -> int:
-    return _NOTHING if value is ABSENT else fingerprint(value)
+    return _NOTHING if value is ABSENT else checksum(value)
 
 
 _MADE: Final = {dict: "update", list: "append", set: "add"}
@@ -175,6 +174,8 @@ class _Doing:
         self.name = ""
         self.items: dict[tuple[int, int, int], tuple[list[Any], int]] = {}
         """Where items of lists were found: an earlier step may have changed them since."""
+        self.places: dict[int, tuple[list[Any], _Places]] = {}
+        """Of lists in which an item is not where it was."""
 
     def step(self, value: Any, step: Any) -> Any:
         make = None
@@ -205,6 +206,7 @@ class _Doing:
             made = self.at(value[index], rest, change)
             if made is ABSENT:
                 del value[index]
+                self.places.pop(id(value), None)
             else:
                 value[index] = made
             return value
@@ -231,12 +233,20 @@ class _Doing:
             return self.inside(items, index)
         key = id(items), index, mark
         if key not in self.items:
-            place = _nearest(items, index, mark)
+            place = self.find(items, index, mark)
             if place is None:
                 self.conflicts += 1
                 place = self.inside(items, index)
             self.items[key] = items, place  # the list too, so that its address stays its own
         return self.items[key][1]
+
+    def find(self, items: list[Any], index: int, mark: int) -> int | None:
+        """Where the item with this fingerprint is, nearest to where it was."""
+        if 0 <= index < len(items) and checksum(items[index]) == mark:
+            return index
+        if id(items) not in self.places:
+            self.places[id(items)] = items, _Places(items)
+        return self.places[id(items)][1].nearest(index, mark)
 
     def inside(self, items: list[Any], index: int) -> int:
         """The index, if the list has it."""
@@ -316,17 +326,20 @@ class _Doing:
         self, found: list[Any], place: int, removed: list[int], items: list[Any]
     ) -> list[Any]:
         """Take out exactly the items that are meant, wherever they went."""
-        at: int | None = None
-        for mark in removed:
-            index = _nearest(found, place, mark)
+        if len(removed) > STEPS:
+            raise ValueError(f"at most {STEPS} items can be removed")
+        places = _Places(found)
+        gone = set()
+        for offset, mark in enumerate(removed):
+            index = places.take(place + offset, mark)
             if index is None:
                 self.surprised("an item to be removed has changed")
-                continue
-            del found[index]
-            at = place = index
-        where = min(place, len(found)) if at is None else at
-        found[where:where] = items
-        return found
+            else:
+                gone.add(index)
+        where = min(gone, default=min(place, len(found)))
+        before = [item for at, item in enumerate(found[:where]) if at not in gone]
+        after = [item for at, item in enumerate(found[where:], where) if at not in gone]
+        return [*before, *items, *after]
 
     def increment(self, by: Any) -> _Change:
         if not _is_number(by):
@@ -366,16 +379,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _nearest(items: list[Any], index: int, mark: int) -> int | None:
-    """Where the item with this fingerprint is, nearest to where it was."""
-    places = _around(index, len(items))
-    return next((place for place in places if fingerprint(items[place]) == mark), None)
+class _Places:
+    """Where the items of a list are, by their fingerprints."""
 
+    def __init__(self, items: list[Any]) -> None:
+        self._places: dict[int, list[int]] = {}
+        for place, item in enumerate(items):
+            self._places.setdefault(checksum(item), []).append(place)
 
-def _around(index: int, count: int) -> Iterator[int]:
-    index = min(max(index, 0), count - 1)
-    for distance in range(count):
-        if index - distance >= 0:
-            yield index - distance
-        if distance and index + distance < count:
-            yield index + distance
+    def nearest(self, index: int, mark: int) -> int | None:
+        """The place of the item with this fingerprint that is nearest to the index."""
+        places = self._places.get(mark)
+        if not places:
+            return None
+        at = bisect_left(places, index)
+        return min(places[max(at - 1, 0) : at + 1], key=lambda place: abs(place - index))
+
+    def take(self, index: int, mark: int) -> int | None:
+        """The same, and once only."""
+        place = self.nearest(index, mark)
+        if place is not None:
+            self._places[mark].remove(place)
+        return place

@@ -202,6 +202,20 @@ async def test_a_copy_that_cannot_do_an_operation_gets_the_value(scene: Scene) -
 
 
 @simulated()
+async def test_a_batch_that_changes_an_element_twice_leaves_equal_copies(scene: Scene) -> None:
+    """As doors around each other may, for the same session: its last value travels."""
+    await begin(scene, log=["x" * PATCH_BYTES])
+    one, other = await request(scene, "n1"), await request(scene, "n1")
+    one.session["log"].append("one")
+    other.session["log"].append("other")
+    changes = [r.session.prepare(lambda: ("id", KEY), LIFETIMES).changes[0] for r in (one, other)]
+    await scene.at("n1").commit(Batch(GROUP, tuple(changes), one.read), fresh=False)
+    held = copies(scene, "log")
+    assert held[0] == held[1]
+    assert held[0][1:] == ["one", "other"]
+
+
+@simulated()
 async def test_elements_of_an_unknown_manager_travel_and_spoil_nothing(scene: Scene) -> None:
     """System 2: unknown managers travel opaque, and are quarantined alone."""
     raw = stored({"any": "thing"}, "odd")

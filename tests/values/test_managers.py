@@ -92,6 +92,28 @@ def test_what_its_manager_cannot_read_is_undecodable() -> None:
     assert isinstance(read("money", encode("much", "purse")), Undecodable)
 
 
+class Broken(MoneyManager):
+    """Code of an application, with mistakes."""
+
+    name = "broken"
+
+    def unpack(self, plain: Any) -> Money:
+        return Money(plain.nothing)
+
+    def apply(self, value: Any, operation: Any, *, strict: bool = False) -> Applied:
+        raise AttributeError("nothing")
+
+
+@pytest.mark.usefixtures("money")
+def test_a_mistake_in_a_manager_spoils_its_elements_only() -> None:
+    managers._by_name["broken"] = Broken()
+    found = read("broken", encode(1, "purse"))
+    assert isinstance(found, Undecodable)
+    assert "AttributeError" in found.why
+    with pytest.raises(OperationRefused, match="`broken`: AttributeError"):
+        changed("broken", encode(1, "purse"), encode(1, "purse"))
+
+
 def test_elements_of_an_unknown_manager_are_not_touched() -> None:
     found = read("from-next-year", encode(1, "x"))
     assert isinstance(found, Undecodable)

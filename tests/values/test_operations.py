@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sessionha.errors import OperationRefused
-from sessionha.values.codec import decode, encode
-from sessionha.values.operations import ABSENT, STEPS, apply, difference, fingerprint
+from sessionha.values import operations
+from sessionha.values.codec import checksum, decode, encode
+from sessionha.values.operations import ABSENT, STEPS, apply, difference
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.text(max_size=3), st.floats(), st.binary(max_size=3)
@@ -92,6 +93,34 @@ def test_changes_of_different_keys_are_both_kept(mine: Any, theirs: Any, both: A
 )
 def test_lists_are_merged_by_items(mine: Any, theirs: Any, both: Any) -> None:
     assert merged([1, 2], mine, theirs) == (both, 0)
+
+
+@pytest.mark.parametrize("theirs", [[], [*range(9_000, 12_000)], [*reversed(range(3_000))]])
+def test_merging_long_lists_looks_at_every_item_a_few_times(
+    theirs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It happens in a write transaction: nobody may keep the node's store for seconds."""
+    base = [*range(3_000)]
+    shorter = difference(base, base[:5])
+    changed = difference(base, [item + 1 for item in base])
+    looks = 0
+
+    def counted(value: Any) -> int:
+        nonlocal looks
+        looks += 1
+        return checksum(value)
+
+    monkeypatch.setattr(operations, "checksum", counted)
+    apply([*theirs], shorter)
+    apply([*theirs], changed)
+    assert looks <= 4 * len(base)
+
+
+def test_of_a_change_in_very_many_places_the_later_one_stays() -> None:
+    base, mine = [*range(2 * STEPS)], [item + 1 for item in range(2 * STEPS)]
+    assert len(difference(base, mine)) == 1
+    assert merged(base, mine, [*base, 7])[0] == mine
+    assert merged(base, [], [*base, 7])[0] == []
 
 
 def test_a_change_inside_an_item_finds_it_where_it_went() -> None:
@@ -177,7 +206,7 @@ def test_what_somebody_wrote_is_done(value: Any, step: list[Any], result: Any) -
         ([1], [["append", [], 1]]),
         ({}, [["remove", ["a"]]]),
         ({"a": 1}, [["append", ["a"], [1]]]),
-        ({"a": 1}, [["set", ["a"], 2, fingerprint(5)]]),
+        ({"a": 1}, [["set", ["a"], 2, checksum(5)]]),
         (set(), [["add", [], [[]]]]),
         ({}, [["set", [[1]], 1]]),
         ({}, [["update", [], [1]]]),
