@@ -51,6 +51,8 @@ class SessionUnavailable(SessionError):
     retry_after = 1
     elsewhere = True
     """Whether a router may ask another server instead."""
+    unknown = False
+    """Whether the change may last all the same."""
 
 
 class SessionBusy(SessionUnavailable):
@@ -73,6 +75,8 @@ class StaleSession(SessionUnavailable):
 
 class CommitUnconfirmed(SessionUnavailable):
     """Written here, not confirmed by every backup: the outcome is unknown."""
+
+    unknown = True
 
     def __init__(self, missing: tuple[str, ...], copies: int, *, wanted: int = 0) -> None:
         """`wanted`: nobody is missing, but there are fewer copies than this (`min_copies`)."""

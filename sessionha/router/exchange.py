@@ -17,7 +17,7 @@ from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstream, Upstreams
-from sessionha.session.headers import ELSEWHERE, RETRY
+from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 
 logger = logging.getLogger("sessionha.router")
 
@@ -173,7 +173,7 @@ class HttpExchange:
         return Outcome.ANSWERED
 
     def _passed_on(self, response: aiohttp.ClientResponse) -> bool:
-        if response.headers.get(RETRY) != ELSEWHERE:
+        if response.headers.get(RETRY) not in (ELSEWHERE, IF_REPEATABLE):
             return False
         now = asyncio.get_running_loop().time()
         self._give_up = self._give_up or now + self._options.elsewhere_timeout

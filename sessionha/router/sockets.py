@@ -16,7 +16,7 @@ from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections, NotU
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstream, Upstreams
-from sessionha.session.headers import ELSEWHERE, RETRY
+from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 
 logger = logging.getLogger("sessionha.router")
 
@@ -167,7 +167,7 @@ class SocketExchange:
         headers = returned(refusal.headers)
         if refusal.status == 503:
             lowered = {name.lower(): value for name, value in refusal.headers}
-            if lowered.get(RETRY.encode()) == ELSEWHERE.encode():
+            if lowered.get(RETRY.encode(), b"").decode("latin-1") in (ELSEWHERE, IF_REPEATABLE):
                 return False
         await self._refuse(refusal.status, headers, refusal.body)
         return True

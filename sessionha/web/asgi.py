@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
 from sessionha.session.carrier import carry, lay_down
 from sessionha.session.cookies import CookieAttributes, SameSite
-from sessionha.session.headers import ELSEWHERE, RETRY
 from sessionha.session.session import Session, UnavailableSession
 from sessionha.session.visit import Visit, visit_of
 from sessionha.settings import Settings
@@ -21,6 +20,7 @@ from sessionha.web.base import (
     checked_keys,
     default_factory,
     health,
+    refusal_headers,
     terms_for,
     warn_of_weak_keys,
 )
@@ -227,12 +227,7 @@ class _Exchange:
         """Answer 503 with Retry-After, or what a websocket has in its place."""
         self.refused = True
         self.visit.discard()
-        retry = [
-            (b"retry-after", str(why.retry_after).encode()),
-            (b"cache-control", b"no-store"),
-        ]
-        if why.elsewhere:
-            retry.append((RETRY.encode(), ELSEWHERE.encode()))
+        retry = [(name.encode(), value.encode()) for name, value in refusal_headers(why)]
         if self._scope["type"] == "http":
             await _answer(self._send, 503, UNAVAILABLE, retry)
         elif "websocket.http.response" in self._scope.get("extensions", {}):

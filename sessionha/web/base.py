@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sessionha.errors import InvalidSettings
+from sessionha.errors import InvalidSettings, SessionUnavailable
 from sessionha.session.cookies import (
     CookieAttributes,
     SessionCookies,
     application_keys,
     check_key,
 )
+from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 from sessionha.session.terms import Home, Terms
 from sessionha.settings import Settings
 
@@ -43,6 +44,14 @@ class Engine(Home, Protocol):
 
     def readiness(self) -> int:
         """What `/readyz` answers: 200, 404 while it drains, 503 when it cannot serve."""
+
+
+def refusal_headers(why: SessionUnavailable) -> list[tuple[str, str]]:
+    """What a 503 tells besides its status: when to come back, and whether somewhere else."""
+    headers = [("retry-after", str(why.retry_after)), ("cache-control", "no-store")]
+    if why.elsewhere:
+        headers.append((RETRY, IF_REPEATABLE if why.unknown else ELSEWHERE))
+    return headers
 
 
 Factory = Callable[[Settings, tuple[bytes, ...]], Engine]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sessionha.errors import InvalidSettings, SessionUnavailable, StoreFull
 from sessionha.session.carrier import Carried, carry, lay_down
 from sessionha.session.cookies import CookieAttributes, SameSite
-from sessionha.session.headers import ELSEWHERE, RETRY
 from sessionha.session.terms import Terms
 from sessionha.session.visit import Visit, visit_of
 from sessionha.settings import Settings
@@ -27,6 +26,7 @@ from sessionha.web.base import (
     checked_keys,
     default_factory,
     health,
+    refusal_headers,
     terms_for,
     warn_of_weak_keys,
 )
@@ -114,13 +114,13 @@ class WSGISessionMiddleware:
             if self._has_health:
                 path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
                 if answer := host.call(partial(health, host.engine, path)):
-                    return _answered(start_response, *answer, [])[1]
+                    return _answered(start_response, *answer, NO_STORE)[1]
             outer = visit_of(environ.get(self.environ_key))
             visit, found = host.call(partial(_arrived, host.engine, self.terms, environ, outer))
             if not found:
                 _acquire(host, visit)
         except EngineSilent as error:
-            return _refused(start_response, error.retry_after)[1]
+            return _refused(start_response, error)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
 
     def start(self, *, late: bool = False) -> Host:
@@ -285,10 +285,10 @@ class _Exchange:
             vary, added = self._commit()
         except SessionUnavailable as error:
             self._silent = isinstance(error, EngineSilent)
-            self._refuse(error.retry_after)
+            self._refuse(error)
         except StoreFull as error:
             log.warning("%s", error)
-            self._refuse(SessionUnavailable.retry_after)
+            self._refuse(SessionUnavailable())
         else:
             self._started = True
             headers = [*headers, *added]
@@ -320,17 +320,17 @@ class _Exchange:
             log.debug("the application gave up after its response was refused", exc_info=error)
             return True
         if isinstance(error, SessionUnavailable) and not self._started:
-            self._refuse(error.retry_after)
+            self._refuse(error)
             return True
         if self._door.commits_errors and isinstance(error, Exception):
             self._end()
         return False
 
-    def _refuse(self, retry_after: int) -> None:
+    def _refuse(self, why: SessionUnavailable) -> None:
         """Answer 503, whatever the application answers."""
         self._started = self._refused = True
         self._tidy(self._visit.discard)
-        self._send, body = _refused(self._start_response, retry_after)
+        self._send, body = _refused(self._start_response, why)
         self._items = iter(body)
 
     def _leave(self) -> None:
@@ -385,6 +385,8 @@ def _told_at_once(visit: Visit) -> Told | None:
     return drive(_told(visit)) if visit.are_idle() else None
 
 
+NO_STORE: Final = [("cache-control", "no-store")]
+
 Answered = tuple[Callable[[bytes], object], list[bytes]]
 """The server's `write`, and the body."""
 
@@ -395,14 +397,12 @@ def _answered(
     about = [
         ("content-type", "text/plain; charset=utf-8"),
         ("content-length", str(len(body))),
-        ("cache-control", "no-store"),
     ]
     return start_response(f"{status} {_REASONS[status]}", [*about, *headers]), [body]
 
 
-def _refused(start_response: StartResponse, retry_after: int) -> Answered:
-    headers = [("retry-after", str(retry_after)), (RETRY, ELSEWHERE)]
-    return _answered(start_response, 503, UNAVAILABLE, headers)
+def _refused(start_response: StartResponse, why: SessionUnavailable) -> Answered:
+    return _answered(start_response, 503, UNAVAILABLE, refusal_headers(why))
 
 
 def _vary_by_cookie(headers: Headers) -> Headers:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sessionha.router.upstreams import Upstreams
-from sessionha.session.headers import ELSEWHERE, RETRY
+from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 from sessionha.view import EngineAddress
 from tests.router.conftest import (
     RawServer,
@@ -290,17 +290,20 @@ async def test_a_silent_server_that_stays_in_the_view_is_answered_with_504(world
 # --- 503 -----------------------------------------------------------------------------------------
 
 
-def passing_on(status: int = 503) -> Any:
+def passing_on(status: int = 503, retry: str = ELSEWHERE) -> Any:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        header = (RETRY.encode(), ELSEWHERE.encode())
+        header = (RETRY.encode(), retry.encode())
         await reply(send, b"not here", status, [header, (b"retry-after", b"1")])
 
     return application
 
 
-async def test_a_node_that_passes_a_request_on_is_followed_by_the_next(world: World) -> None:
+@pytest.mark.parametrize("retry", [ELSEWHERE, IF_REPEATABLE])
+async def test_a_node_that_passes_a_request_on_is_followed_by_the_next(
+    world: World, retry: str
+) -> None:
     n1, n2, _ = await three(world)
-    n1.respond = passing_on()
+    n1.respond = passing_on(retry=retry)
     assert await world.request("GET", "/", route_cookie("n1", "n2")) == (200, "n2")
     assert (len(n1.seen), len(n2.seen)) == (1, 1)
 

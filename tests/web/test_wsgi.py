@@ -27,6 +27,7 @@ from sessionha.engine import Engine
 from sessionha.errors import (
     CommitUnconfirmed,
     InvalidSettings,
+    SessionBusy,
     SessionTooLarge,
     SessionUnavailable,
     StoreFull,
@@ -404,16 +405,24 @@ def test_the_application_gets_what_a_strict_server_gives(style: Any) -> None:
 
 @styles
 @pytest.mark.parametrize(
-    "error", [CommitUnconfirmed(("n2",), 0), StoreFull(9, 9)], ids=lambda e: type(e).__name__
+    ("error", "retry"),
+    [
+        (CommitUnconfirmed(("n2",), 0), "elsewhere-if-repeatable"),
+        (StoreFull(9, 9), "elsewhere"),
+        (SessionBusy.crowded(9), None),
+    ],
+    ids=lambda value: type(value).__name__,
 )
-def test_a_commit_that_fails_is_answered_with_503(style: Any, error: Exception) -> None:
+def test_a_commit_that_fails_is_answered_with_503(
+    style: Any, error: Exception, retry: str | None
+) -> None:
     engine = FakeEngine()
     server = Server(door(styled(style, count), engine))
     server.get()
     engine.state.failure = error  # type: ignore[assignment]
     answer = server.get()
     assert (answer.status, answer.get("retry-after"), answer.cookies) == (503, "1", [])
-    assert answer.get("sessionha-retry") == "elsewhere"
+    assert answer.get("sessionha-retry") == retry
     assert answer.body.startswith(b"The session is not available")
 
 
