@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from sessionha.agreement import OF_A_CLUSTER, Nodes, meet_siblings, shown
 from sessionha.discovery.base import Found, Proof
 from sessionha.discovery.seeker import Own, Seeker
 from sessionha.discovery.source import open_source
@@ -223,6 +224,7 @@ class Engine:
             )
         clock = _clock(store)
         me = _member(described, settings, store.incarnation, self._keys)
+        meet_siblings(store, settings)
         topology = TopologyManager(
             store,
             me,
@@ -238,7 +240,7 @@ class Engine:
             trust_refused=True if settings.trust_refused == "always" else None,
             admission="static-only" if settings.discovery is None else "dynamic",
         )
-        remarks = _Remarks(settings.node, me.keys)
+        remarks = _Remarks(me)
         topology.subscribe(remarks)
         streams = Streams(
             settings.node,
@@ -435,11 +437,12 @@ class _Seeking:
 class _Remarks:
     """Says once what operators should know of the other nodes."""
 
-    def __init__(self, node: str, keys: tuple[bytes, ...]) -> None:
+    def __init__(self, me: Member) -> None:
         self.alone = False
         """Whether it was said that this node is alone."""
-        self._node = node
-        self._keys = frozenset(keys)
+        self._node = me.node
+        self._keys = frozenset(me.keys)
+        self._nodes = Nodes(me.node, me.settings)
         self._strangers: set[str] = set()
 
     def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
@@ -449,6 +452,7 @@ class _Remarks:
             self.alone = False
             others = ", ".join(node for node in view.nodes if node != self._node)
             log.warning("node %s is alone no more: %s joined", self._node, others)
+        self._nodes.look(view)
         for member in view.members:
             if not member.keys or not self._keys.isdisjoint(member.keys):
                 self._strangers.discard(member.node)
@@ -474,6 +478,7 @@ def _member(
         url=settings.url or member.url,
         zone=settings.zone or member.zone,
         keys=tuple(sorted(prints)),
+        settings=shown(settings, OF_A_CLUSTER),
     )
 
 

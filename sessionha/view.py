@@ -44,6 +44,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     keys: tuple[bytes, ...] = ()
     """Fingerprints of its application's keys: nodes without a common one lose each other's
     sessions."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Name and shown value of each setting that every node must have alike."""
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):

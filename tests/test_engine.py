@@ -6,12 +6,14 @@ import asyncio
 import functools
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from sessionha.agreement import ROW
 from sessionha.engine import Engine
 from sessionha.errors import CommitUnconfirmed
 from sessionha.identity import GroupID, SessionKey
@@ -65,7 +67,9 @@ async def pair() -> AsyncIterator[Make]:
     made: list[Engine] = []
 
     async def start(
-        keys: Sequence[tuple[bytes, ...]] = (APP_KEYS, APP_KEYS), **settings: object
+        keys: Sequence[tuple[bytes, ...]] = (APP_KEYS, APP_KEYS),
+        differing: Mapping[str, dict[str, object]] = MappingProxyType({}),
+        **settings: object,
     ) -> Pair:
         ports = free_ports(2)
         nodes = ",".join(f"n{i}=http://127.0.0.1:{port}" for i, port in enumerate(ports, 1))
@@ -75,7 +79,8 @@ async def pair() -> AsyncIterator[Make]:
                 "listen": f"127.0.0.1:{port}", "secret": "insecure-loopback",
                 "store": "memory", "store_size": "8MB", "admin": "off", "discovery_time": 0.2,
             }  # fmt: skip
-            made.append(Engine(Settings.load({}, **(given | settings)), keys[number - 1]))
+            given |= settings | differing.get(f"n{number}", {})
+            made.append(Engine(Settings.load({}, **given), keys[number - 1]))
         one, two = made[-2:]
         await asyncio.gather(one.start(), two.start())
         await until(lambda: all(_sees_both(engine) for engine in (one, two)))
@@ -178,6 +183,28 @@ async def test_nodes_that_cannot_read_each_others_cookies_say_so(
     names = {line.split()[0] for line in said}
     assert names == ({"n1", "n2"} if told else set())
     assert len(said) == len(names)
+
+
+async def test_nodes_with_different_settings_say_so(
+    pair: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each names the other, its setting and both values; the engine's own log, once."""
+    await pair(differing={"n1": {"concurrency": "serialize"}, "n2": {"session_bytes": "1KiB"}})
+    said = [message for message in caplog.messages if "give every node the same" in message]
+    assert sorted(said) == [
+        "n1 has `concurrency` = serialize, n2 has merge: give every node the same",
+        "n1 has `session_bytes` = 64 KiB, n2 has 1 KiB: give every node the same",
+        "n2 has `concurrency` = merge, n1 has serialize: give every node the same",
+        "n2 has `session_bytes` = 1 KiB, n1 has 64 KiB: give every node the same",
+    ]
+
+
+async def test_an_engine_that_starts_meets_the_others_of_its_node(pair: Make) -> None:
+    """What it leaves for them is what `tests/test_agreement.py` compares."""
+    one, _ = await pair()
+    with one.state.node.store.read() as reader:
+        (row,) = reader.scan(ROW)
+    assert row[0] == ROW + one.engine.encode()
 
 
 async def test_who_started_alone_says_when_it_is_alone_no_more(

@@ -83,6 +83,7 @@ def _member(member: Member) -> dict[str, Any]:
         "role": member.role,
         "zone": member.zone,
         "weight": member.weight,
+        "settings": dict(member.settings),
     }
 
 

@@ -92,6 +92,8 @@ JOIN_KEPT = 1_000
 """Milliseconds for which a request to join waits to be admitted; the joiner repeats it."""
 REFUSALS = 64
 """Refused joiners that are remembered, to tell each once."""
+ANOTHER_ID = "give each node its own `node` (SESSIONHA_NODE)"
+"""What to do about two nodes of one ID."""
 LEAVE_PATIENCE = 1_000
 """Milliseconds that a leaving node waits for the view without it."""
 
@@ -195,7 +197,8 @@ class Automaton:
             sought = _names(missing) if self._admission == "static-only" or missing else "others"
             return f"a view: found {_names(found)}, looking for {sought}"
         if self.state is State.JOINING:
-            return self._rejection or "a member to admit this node"
+            why = f" ({self._rejection})" if self._rejection else ""
+            return f"a member to admit this node{why}"
         if self.state is State.RECONNECTING and self.kept is not None:
             others = [node for node in self.kept.nodes if node != self.me.node]
             return f"{_names(others)} to say whether view {self.kept.id.number} still holds"
@@ -259,7 +262,7 @@ class Automaton:
                 self._learn(now, reply.view)
                 self._accepted(reply.view)
             case Join(), Failed() if self.state is State.JOINING:
-                self._rejected(f"{node} refuses this node: {reply.reason}")
+                self._rejected(node, reply.reason)
             case _:
                 pass
         return self._act(now)
@@ -649,7 +652,8 @@ class Automaton:
             self._drop(sender, join)
             return
         if node == self.me.node:
-            self._refuse_claim(node, join.me.incarnation, "it is the ID of the node that it asked")
+            reason = f"the node ID {node} is that of the node it asked; {ANOTHER_ID}"
+            self._refuse_claim(node, join.me.incarnation, reason)
             return
         if self._admission == "static-only" and self._description.node(node) is None:
             reason = f"{node} is not in this node's description"
@@ -670,7 +674,7 @@ class Automaton:
             return
         if holds(self.view, node, known.incarnation):
             del self._joins[node]
-            reason = f"the node ID {node} belongs to a living member; choose another `node`"
+            reason = f"the node ID {node} belongs to a living member; {ANOTHER_ID}"
             self._refuse_claim(node, held[0].me.incarnation, reason)
 
     def _refuse_claim(self, node: str, incarnation: str, reason: str) -> None:
@@ -684,10 +688,11 @@ class Automaton:
         """Why this joiner was refused before; empty when it was not."""
         return self._refused.get((join.me.node, join.me.incarnation), "")
 
-    def _rejected(self, reason: str) -> None:
-        if reason != self._rejection:
-            self._rejection = reason
-            self._log(logging.ERROR, reason)
+    def _rejected(self, node: str, reason: str) -> None:
+        rejection = f"{node} refuses this node: {reason}"
+        if rejection != self._rejection:
+            self._rejection = rejection
+            self._log(logging.ERROR, rejection)
 
     def _reported_dead(self, now: int, sender: Sender, report: Report) -> None:
         others = self._others()

@@ -354,9 +354,29 @@ def test_a_second_claimant_of_a_living_id_is_refused() -> None:
     impostor = world.start_impostor("n2")
     world.run(5_000)
     assert not impostor.is_member
-    assert "belongs to a living member" in impostor.automaton.waiting_for(world.now)
+    waiting = impostor.automaton.waiting_for(world.now)
+    assert waiting.startswith("a member to admit this node (n")
+    assert "refuses this node: the node ID n2 belongs to a living member" in waiting
+    assert "SESSIONHA_NODE" in waiting
     assert world.nodes["n1"].view == view
     assert world.agreed()
+
+
+def test_who_asks_a_node_of_its_own_id_is_refused_with_the_id_and_the_setting() -> None:
+    from msgspec.structs import replace
+
+    from sessionha.peer.base import Sender
+    from sessionha.peer.messages import Join
+    from sessionha.view import NO_MEMBERS
+
+    world = cluster(5, 2)
+    automaton = world.nodes["n1"].automaton
+    join = Join(me=replace(automaton.me, incarnation="other"), view=NO_MEMBERS, served=False)
+    automaton.received(world.now, Sender("n1", "other"), join)
+    assert automaton.refusal(join) == (
+        "the node ID n1 is that of the node it asked; give each node its own `node`"
+        " (SESSIONHA_NODE)"
+    )
 
 
 def test_a_node_outside_the_description_is_refused_and_a_differing_hash_is_told() -> None:

@@ -1,0 +1,120 @@
+"""Settings that the nodes of a cluster, or the engines of one node, must have in common."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Final
+
+import msgspec
+
+from sessionha.settings import Settings
+from sessionha.store.base import Store
+from sessionha.view import View
+
+log = logging.getLogger("sessionha.engine")
+
+OF_A_CLUSTER: Final = (
+    "consistency",
+    "reads",
+    "concurrency",
+    "backups",
+    "min_copies",
+    "session_bytes",
+    "elements",
+    "depth",
+    "route_cookie",
+)
+"""A session must not change its guarantees or its limits with the node that serves it. Times may
+differ: `idle_timeout` and `lifetime` travel with the session, the others are each node's own."""
+
+OF_A_NODE: Final = (
+    "cluster",
+    "node",
+    "nodes",
+    "listen",
+    "advertise",
+    "url",
+    "zone",
+    "admin",
+    *OF_A_CLUSTER,
+)
+"""Any engine of a node may lead it and speak for it. What belongs to one process is not here."""
+
+ROW: Final = b"\x00settings/"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[int, int, dict[str, str]]).decode
+
+
+def shown(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The settings of these names as people read them, without a password."""
+    values = {each.name: each.value for each in settings.explain()}
+    return tuple((name, values[name]) for name in names)
+
+
+class Nodes:
+    """Warns of each setting in which another node differs: once, and again when it changed."""
+
+    def __init__(self, node: str, own: tuple[tuple[str, str], ...]) -> None:
+        self._node = node
+        self._own = own
+        self._said: dict[tuple[str, str], str] = {}
+
+    def look(self, view: View) -> None:
+        """Compare the members of a view with this node."""
+        for member in view.members:
+            if member.node == self._node:
+                continue  # its siblings' settings: `meet_siblings`
+            theirs = dict(member.settings)
+            for name, mine in self._own:
+                # a node of a version without the setting says nothing of it
+                self._compare(member.node, name, theirs.get(name, mine), mine)
+
+    def _compare(self, node: str, name: str, value: str, mine: str) -> None:
+        if value == mine:
+            self._said.pop((node, name), None)
+        elif self._said.get((node, name)) != value:
+            self._said[node, name] = value
+            log.warning(
+                "%s has `%s` = %s, %s has %s: give every node the same",
+                node,
+                name,
+                value,
+                self._node,
+                mine,
+            )
+
+
+def meet_siblings(store: Store, settings: Settings) -> None:
+    """Leave this engine's settings in the node's store, and warn when another living engine has
+    others: most often a second node that was started with the ID of the first.
+
+    Raises:
+        StoreFull: nothing was changed.
+    """
+    own = dict(shown(settings, OF_A_NODE))
+    living = store.living_slots() - {store.slot}
+    with store.write(urgent=True) as writer:
+        writer.put(ROW + str(store.slot).encode(), _encode((store.run, os.getpid(), own)))
+        rows = [writer.get(ROW + str(slot).encode()) for slot in sorted(living)]
+    for run, pid, theirs in (_decode(row) for row in rows if row is not None):
+        # of an earlier run: its engine is dead, and the slot's new one has yet to leave its own
+        if run == store.run and (found := _differences(theirs, own)):
+            log.warning(
+                "another process of node %s (PID %d) runs with other settings (%s): give each node"
+                " its own SESSIONHA_NODE%s, or each worker of a node the same settings",
+                theirs.get("node", settings.node),
+                pid,
+                found,
+                " and SESSIONHA_STORE" if settings.store else "",
+            )
+            return
+
+
+def _differences(theirs: dict[str, str], own: dict[str, str]) -> str:
+    return "; ".join(
+        f"`{name}`: {theirs[name] or 'not set'} there, {mine or 'not set'} here"
+        for name, mine in own.items()
+        if theirs.get(name, mine) != mine
+    )
