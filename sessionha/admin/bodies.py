@@ -22,7 +22,11 @@ NOTHING: Final = object()
 EXTRA_BYTES: Final = 16 * 1024
 """What a body may have beyond the values: names, steps, and what JSON adds to them."""
 
-_PLAIN: Final = (type(None), bool, int, str)
+INTEGER_BITS: Final = 2_000
+"""Of an integer in JSON: about 600 digits; Python writes no number of more than 4,300, and can be
+told to stop at 640."""
+
+_PLAIN: Final = (type(None), bool, str)
 
 
 class TooMuch(RequestRefused):
@@ -89,16 +93,24 @@ def answer(request: Request, value: Any, headers: dict[str, str]) -> Response:
     Raises:
         NotAcceptable: JSON cannot express it.
     """
-    accepted = request.headers.get("accept", "*/*").lower()
-    if MSGPACK in accepted:
+    if _takes_msgpack(request):
         return Response(encode(value, "answer", OPERATION_DEPTH), 200, headers, MSGPACK)
-    if not is_json(value):
-        raise NotAcceptable(
-            f"JSON cannot express every value here: send `Accept: {MSGPACK}`, or ask for other"
-            " elements"
-        )
+    check(request, value)
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Response(text.encode(), 200, headers, JSON)
+
+
+def check(request: Request, value: Any) -> None:
+    """Raise NotAcceptable when the format that the request accepts cannot express the value."""
+    if not _takes_msgpack(request) and not is_json(value):
+        raise NotAcceptable(
+            f"JSON cannot express every value here: send `Accept: {MSGPACK}`, or ask for other"
+            " elements; nothing was changed"
+        )
+
+
+def _takes_msgpack(request: Request) -> bool:
+    return MSGPACK in request.headers.get("accept", "*/*").lower()
 
 
 def is_json(value: Any) -> bool:
@@ -106,6 +118,8 @@ def is_json(value: Any) -> bool:
     kind = type(value)
     if kind in _PLAIN:
         return True
+    if kind is int:
+        return int(value).bit_length() <= INTEGER_BITS
     if kind is float:
         return math.isfinite(value)
     if kind is list:

@@ -29,7 +29,7 @@ from sessionha.errors import (
     StoreFull,
     WrongManager,
 )
-from sessionha.identity import Epoch, Position, group_of, session_key
+from sessionha.identity import Position, group_of, position_of, session_key
 from sessionha.peer.messages import Batch
 from sessionha.session.headers import COPIES, POSITION, SESSION, VIRTUAL_SERVER
 from sessionha.session.session import Known
@@ -184,9 +184,12 @@ def _floor(request: Request) -> Position | None:
         return None
     try:
         view, attempt, version, node = text.split(".", 3)
-        return Position(Epoch(int(view), int(attempt), node), int(version))
+        found = position_of(int(view), int(attempt), int(version), node)
     except ValueError:
-        raise RequestRefused("Sessionha-Position is not what an answer had in it") from None
+        found = None
+    if found is None:
+        raise RequestRefused("Sessionha-Position is not what an answer had in it")
+    return found
 
 
 # --- the verbs -----------------------------------------------------------------------------------
@@ -318,6 +321,8 @@ _OF_ELEMENTS: Final[dict[str, _Verb]] = {
 
 
 async def _written(asked: _Asked, more: Mapping[str, Any] | None = None) -> Response:
+    if more is not None:
+        bodies.check(asked.request, more)  # before it is done
     receipt = await asked.visited.commit(asked.changes)
     headers = _headers(receipt.position) | {COPIES: str(receipt.copies)}
     answer = {"position": headers[POSITION], "copies": receipt.copies, **(more or {})}

@@ -171,7 +171,7 @@ def _error(answer: Answer) -> Exception:
     name, words, about = told.get("error"), str(told.get("message")), told.get("about")
     about = about if isinstance(about, dict) else {}
     if name == "NoElement":
-        return KeyError(about.get("element"))
+        return KeyError(f"the session has no element {about.get('element')!r}: {words}")
     kind = getattr(errors, name, None) if isinstance(name, str) else None
     if isinstance(kind, type) and issubclass(kind, SessionError | RequestRefused):
         return _made(kind, words, about)

@@ -18,13 +18,13 @@ from sessionha.errors import InvalidSettings
 from sessionha.identity import (
     GROUP_BYTES,
     SESSION_ID_CHARS,
-    Epoch,
     GroupID,
     Position,
     SessionIDs,
     decode64,
     encode64,
     is_name,
+    position_of,
 )
 
 SameSite = Literal["lax", "strict", "none"]
@@ -170,9 +170,9 @@ class RouteCookies:
             return None
         if len(opaque.group) != GROUP_BYTES:
             return None
-        position = Position(
-            Epoch(view=opaque.view, attempt=opaque.attempt, node=opaque.node), opaque.version
-        )
+        position = position_of(opaque.view, opaque.attempt, opaque.version, opaque.node)
+        if position is None:
+            return None
         return Route(tuple(match[1].split("~")), opaque.group, position, opaque.cluster)
 
 

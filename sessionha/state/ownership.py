@@ -53,6 +53,10 @@ log = logging.getLogger("sessionha.state")
 ATTEMPTS = b"\x00attempt"
 """Store row: the highest attempt this node has used or seen."""
 
+FOLLOWED = 2**47
+"""From here on the attempt in a position that a client presents is not followed: the number of
+attempts is the node's, for every group and for ever, and must never come near `BEYOND`."""
+
 HOLD = 100
 """Milliseconds a group stays where it went before it is handed over again (R5)."""
 
@@ -424,9 +428,13 @@ class Ownership:
             view = node.view_in(writer)
             record = get_group(writer, group) or GroupRecord()
             counter = int.from_bytes(writer.get(ATTEMPTS) or b"")
-            seen = max(counter, record.promise.attempt, floor.epoch.attempt if floor else 0)
+            told = floor.epoch if floor else NO_EPOCH
+            followed = told.attempt if told.attempt < FOLLOWED else 0
+            seen = max(counter, record.promise.attempt, followed)
             writer.put(ATTEMPTS, (seen + 1).to_bytes(8))
-            number = max(view.id.number, record.promise.view, floor.epoch.view if floor else 0)
+            number = max(view.id.number, record.promise.view, told.view)
+            if (number, seen) < told[:2]:
+                number += 1  # above it all the same, in this group and nowhere else
             epoch = Epoch(number, seen + 1, node.me)
             if promise:
                 self._promise(writer, group, record, epoch)

@@ -33,6 +33,9 @@ ABSENT: Final = object()
 STEPS: Final = 4096
 """Steps of one operation: as many changes are better sent as a whole value."""
 
+PATH: Final = 64
+"""Keys of a path: no value of a session is nested deeper (setting `depth`)."""
+
 _NOTHING: Final = 0  # the guard of what did not exist
 _DEPTH: Final = 64  # of values that were encoded before, or are about to be
 
@@ -188,6 +191,8 @@ class _Doing:
             _, path, *arguments = step
             if not isinstance(path, list):
                 raise OperationRefused(self.name, "needs a path: a list of keys and indexes")
+            if len(path) > PATH:
+                raise OperationRefused(self.name, f"needs a path of at most {PATH} keys")
             return self.at(value, path, make(self, *arguments))
         except _Gone:
             return value

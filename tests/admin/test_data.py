@@ -15,7 +15,7 @@ import pytest
 from sessionha.admin.tokens import Role, tokens
 from sessionha.engine import Engine
 from sessionha.errors import SessionUnavailable
-from sessionha.identity import Position
+from sessionha.identity import Epoch, Position
 from sessionha.keys import new_secret
 from sessionha.session.session import Session
 from sessionha.settings import Settings
@@ -254,9 +254,42 @@ async def test_a_position_that_was_told_is_a_floor(
     good = visitor.headers(sessionha_position=told)
     assert (await visitor.asks("GET", theme, headers=good)).status_code == 200
     assert floors == [visitor.loaded().held.position]
-    for wrong in ("1.x", "1.2.three.n1", ""):
+    for wrong in ("1.x", "1.2.three.n1", "", "1.-1.1.n1", f"{2**53}.1.1.n1", f"1.1.{2**64}.n1"):
         headers = visitor.headers(sessionha_position=wrong)
         assert (await visitor.asks("GET", theme, headers=headers)).status_code == 400
+
+
+async def test_a_position_that_nobody_told_breaks_nothing(engine: Engine, visitor: Visitor) -> None:
+    """Contract R16: a position from outside is a hint. The node goes on, and so do its numbers."""
+    theme = visitor.address.at("value", "theme")
+    for attempt in (2**47 - 1, 2**47, 2**53 - 1):
+        headers = visitor.headers(sessionha_position=f"1.{attempt}.1.x")
+        assert (await visitor.asks("GET", theme, headers=headers)).status_code == 200
+        assert visitor.loaded().held.position.epoch > Epoch(1, attempt, "x")
+        other = Visitor(engine)
+        await other.begins(theme="light")
+        answer = await other.asks("GET", other.address.at("value", "theme"))
+        told = other.headers(sessionha_position=answer.headers["sessionha-position"])
+        again = await other.asks("GET", other.address.at("value", "theme"), headers=told)
+        assert again.status_code == 200
+        assert other.loaded().held.position.epoch.attempt < 2**48
+
+
+async def test_a_number_that_json_cannot_tell_is_not_added_up(visitor: Visitor) -> None:
+    """What is answered after a change is looked at before it."""
+    await visitor.does(assign("map", {"n": 10**4300, "x": 1e308}))
+    before = visitor.stored()
+    for key, by in (("n", 1), ("x", 1e308)):
+        answer = await visitor.asks(
+            "POST", visitor.address.at("map", "map", key), json={"increment": by}
+        )
+        assert answer.status_code == 406
+        assert "application/msgpack" in answer.json()["message"]
+        assert visitor.stored() == before
+    exactly = visitor.headers(accept="application/msgpack")
+    place = visitor.address.at("map", "map", "n")
+    answer = await visitor.asks("POST", place, headers=exactly, json={"increment": 1})
+    assert decoded(answer)["value"] == 10**4300 + 1
 
 
 async def test_a_session_that_is_destroyed_is_gone(visitor: Visitor) -> None:
@@ -446,6 +479,9 @@ async def test_a_wrong_manager_is_a_conflict(
         ("PATCH", "map", ("cart", "lines"), {"set": 1}, 422, "list of steps"),
         ("PATCH", "map", ("cart",), [["remove", ["absent"]]], 422, "nothing is there"),
         ("PATCH", "map", ("cart",), [["set", ["code"], "B", 1]], 422, "something else"),
+        ("PATCH", "map", ("cart",), [["set", ["x"] * 1000, 1]], 422, "at most 64 keys"),
+        ("PUT", "map", ("cart", *["x"] * 1000), 1, 422, "at most 64 keys"),
+        ("POST", "map", ("cart", *["x"] * 1000), {"increment": 1}, 422, "at most 64 keys"),
         ("PATCH", "value", ("theme",), [["set", [], 1]], 422, "has none"),
         ("POST", "counter", ("visits",), 1, 400, "increment"),
         ("POST", "counter", ("visits",), {"increment": "1"}, 422, "a number"),

@@ -56,6 +56,8 @@ async def test_a_session_is_a_mapping(node: Node) -> None:
             session["absent"]
         with pytest.raises(KeyError, match="absent"):
             del session["absent"]
+        with pytest.raises(KeyError, match=r"the session has no element 'absent'.*nothing was"):
+            session.patch("absent", ["append", [], ["x"]])
 
     await node.blocking(use)
     found = await node.visitor.does(dict)

@@ -10,7 +10,7 @@ import itsdangerous
 import pytest
 
 from sessionha.errors import InvalidSettings
-from sessionha.identity import Epoch, Position, encode64, new_group
+from sessionha.identity import BEYOND, Epoch, Position, encode64, new_group
 from sessionha.session.cookies import (
     REMEMBERED,
     ROUTE_PATTERN,
@@ -64,7 +64,7 @@ def test_itsdangerous_verifies_it_with_the_secret_and_the_salt() -> None:
 
 
 def test_the_largest_route_fits_and_further_servers_are_cut() -> None:
-    position = Position(Epoch(2**63, 2**63, "N" * 64), 2**63)
+    position = Position(Epoch(BEYOND - 1, BEYOND - 1, "N" * 64), BEYOND - 1)
     servers = tuple(f"n{i}-{'x' * 13}" for i in range(9))
     cookies = RouteCookies([NEW])
     text = cookies.write(Route(servers, b"g" * 12, position, cluster_tag("c")))
