@@ -26,7 +26,11 @@ SessionHAError
 
 from __future__ import annotations
 
+from typing import Final
+
 from sessionha.identity import Epoch
+
+PLAIN_VALUES: Final = "store plain values (str, int, list, dict, datetime, Decimal, UUID, …)"
 
 
 class SessionHAError(Exception):
@@ -114,7 +118,7 @@ class ElementNotEncodable(SessionError, TypeError):
     def __init__(self, element: str, type_name: str, why: str = "") -> None:
         self.element = element
         self.type_name = type_name
-        reason = why or "store plain values (str, int, list, dict, datetime, Decimal, UUID, …)"
+        reason = why or PLAIN_VALUES
         super().__init__(
             f"session[{element!r}] cannot be stored, because of its {type_name}; {reason}"
         )

@@ -62,8 +62,11 @@ def _guarded(
             return await endpoint(request)
         if role is not None:
             return PlainTextResponse(f"this needs the role {needed}\n", 403, NO_STORE)
+        given = request.headers.get("authorization", "").partition(" ")[2].strip()
+        why = "the token is not valid for this cluster's secret" if given else "this needs a token"
         return PlainTextResponse(
-            f"this needs a bearer token: sessionha token --role {needed}\n",
+            f"{why}: `sessionha token --role {needed}`, with the secret of this cluster, prints"
+            " the bearer token\n",
             401,
             {**NO_STORE, "www-authenticate": 'Bearer realm="sessionha"'},
         )

@@ -42,7 +42,11 @@ def token(settings: Settings, role: Role) -> str:
     found = tokens(settings, role)
     if not found:
         raise InvalidSettings(
-            ["`secret` is not set, and tokens come from it: give the nodes' SESSIONHA_SECRET"]
+            [
+                "`secret` is not set, and tokens come from it: give the nodes' SESSIONHA_SECRET."
+                " An application that runs alone has an administration only if SESSIONHA_SECRET"
+                " and SESSIONHA_ADMIN are set for it, and the same here"
+            ]
         )
     return found[0]
 
@@ -109,7 +113,8 @@ def ask(
         reason = getattr(error, "reason", None) or error
         raise NoAnswer(
             f"{url} does not answer ({reason}): does a node with the extra `admin`"
-            " run, and is this the address of its `admin`?"
+            " run, and is this the address of its `admin`? (One that runs alone has none unless"
+            " SESSIONHA_ADMIN and SESSIONHA_SECRET are set for it.)"
         ) from None
     except ValueError:
         raise NoAnswer(f"{url} is not the administration of a node") from None

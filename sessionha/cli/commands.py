@@ -69,7 +69,8 @@ def root(
 
 @app.command()
 def secret() -> None:
-    """Print a fresh cluster secret, for SESSIONHA_SECRET on every node."""
+    """Print fresh random text: a cluster secret, for SESSIONHA_SECRET on every node, or an
+    application key, for the `secret_key` of SessionMiddleware. Use a different one for each."""
     print(new_secret())
 
 
@@ -105,9 +106,12 @@ def token(
 
 @app.command()
 def status(
-    url: Annotated[
+    address: Annotated[
         str | None,
         typer.Argument(metavar="[URL]", help="The node's administration, such as 10.0.0.1:7947."),
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="The same, as `sessions` takes it.")
     ] = None,
     file: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -117,10 +121,12 @@ def status(
         from rich.console import Console
 
         from sessionha.cli.status import show
+    if address is not None and url is not None:
+        raise typer.BadParameter("give the address once: as URL or as --url URL")
     settings = Settings.observe(config=file)
     try:
-        address, bearer = asking.address_of(settings, url), asking.token(settings, "read")
-        found = asking.ask(address, "/v1/status", bearer, has="members")
+        base, bearer = asking.address_of(settings, url or address), asking.token(settings, "read")
+        found = asking.ask(base, "/v1/status", bearer, has="members")
     except asking.NoAnswer as problem:
         print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
@@ -167,6 +173,9 @@ def sessions(
         theirs.show_end(found, Console())
     else:
         theirs.show(found, Console())
+    if revoke is not None and not found["ended"]:
+        print(theirs.NO_SUCH_SESSION, file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

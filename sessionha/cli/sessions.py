@@ -16,6 +16,11 @@ from sessionha.cli import asking
 TIMEOUT: Final = 30.0
 """Seconds: every node of the cluster is asked, and sessions are ended on them."""
 
+NO_SUCH_SESSION: Final = (
+    "no session was ended: among the subject's sessions that could be asked none has this ID;"
+    " `sessionha sessions SUBJECT` lists them"
+)
+
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 

@@ -184,7 +184,7 @@ class Client:
         self._virtual_server = virtual_server
 
     def session(self, session_id: str) -> RemoteSession:
-        """The session with this ID, which handlers have as `request.scope["sessionha"].id`; no
+        """The session with this ID, which handlers have as `current_session().id`; no
         node is asked yet. Raises ValueError: it does not look like one."""
         return RemoteSession(self._transport, Words(self._token, session_id, self._virtual_server))
 

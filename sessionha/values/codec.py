@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 from msgspec.msgpack import Ext
 
-from sessionha.errors import ElementNotEncodable
+from sessionha.errors import PLAIN_VALUES, ElementNotEncodable
 
 DEPTH: Final = 16
 """How deep containers may be nested; deeper data is a mistake, often a value inside itself."""
@@ -36,6 +36,9 @@ IMMUTABLE: Final = frozenset(
 
 _STORED: Final = 128
 """A limit that nothing reaches which was stored: values have at most 64 levels."""
+
+managed: Final[set[type]] = set()
+"""Types that have data managers of applications: known here for the words of refusals alone."""
 
 _SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
 _CONTAINERS: Final = frozenset({list, dict})
@@ -161,7 +164,12 @@ class _Careful:
         for kind, write in _WRITERS:
             if isinstance(value, kind):
                 return write(self, value, place, depth)
-        raise ElementNotEncodable(place, type(value).__qualname__)
+        raise ElementNotEncodable(place, type(value).__qualname__, self._remedy(value, place))
+
+    def _remedy(self, value: object, place: str) -> str:
+        if not managed.isdisjoint(type(value).__mro__):
+            return "its data manager applies to whole elements only: give it a key of its own"
+        return "" if place != self._element else f"{PLAIN_VALUES}, or register a data manager"
 
     def text(self, value: str, place: str, _: int) -> str:
         try:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sessionha.errors import InvalidSettings, OperationRefused
 from sessionha.identity import is_name
 from sessionha.values import operations
-from sessionha.values.codec import IMMUTABLE, Undecodable, decode, encode
+from sessionha.values.codec import IMMUTABLE, Undecodable, decode, encode, managed
 from sessionha.values.operations import ABSENT, Applied
 
 OPERATION_DEPTH: Final = 128
@@ -138,6 +138,7 @@ def register(manager: DataManager) -> None:
         raise InvalidSettings(problems)
     _by_name[manager.name] = manager
     _by_type.update(dict.fromkeys(manager.types, manager))
+    managed.update(manager.types)
 
 
 def named(name: str) -> DataManager | None:

@@ -9,19 +9,18 @@ from typing import Any, Final, Literal
 
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
 from sessionha.session.carrier import carry, lay_down
-from sessionha.session.cookies import CookieAttributes, SameSite
+from sessionha.session.cookies import SameSite
 from sessionha.session.session import Session, UnavailableSession
 from sessionha.session.visit import Visit, visit_of
-from sessionha.settings import Settings
 from sessionha.web.base import (
     UNAVAILABLE,
     Engine,
     Factory,
-    checked_keys,
+    agree,
     default_factory,
     health,
     refusal_headers,
-    terms_for,
+    refusals,
     warn_of_weak_keys,
 )
 
@@ -75,15 +74,14 @@ class SessionMiddleware:
         self._engine = engine
         self._factory: Factory = default_factory
         self._invalid: InvalidSettings | None = None
+        cookie = {
+            "session_cookie": session_cookie, "path": path, "same_site": same_site,
+            "https_only": https_only, "domain": domain, "partitioned": partitioned,
+        }  # fmt: skip
         try:
-            if on_error not in ("discard", "commit"):
-                raise InvalidSettings([f"`on_error` {on_error!r} is not one of discard, commit"])
-            self.settings = engine.settings if engine else Settings.load(None, **settings)
-            self._keys = checked_keys(secret_key, self.settings)
-            attributes = CookieAttributes(
-                session_cookie, path, same_site, https_only, domain, partitioned
+            self.settings, self._keys, self._terms = agree(
+                engine, settings, secret_key, cookie, max_age, on_error
             )
-            self._terms = terms_for(self.settings, self._keys, attributes, max_age)
             self._has_health = bool(self.settings.health_path)
         except InvalidSettings as error:
             self._invalid, self._engine = error, None
@@ -135,6 +133,7 @@ class SessionMiddleware:
             log.debug("the application gave up after its response was refused", exc_info=error)
             return True
         if isinstance(error, SessionUnavailable) and not exchange.started:
+            refusals.say(error)
             await exchange.refuse(error)
             return True
         if self._on_error == "commit":
@@ -201,10 +200,11 @@ class _Exchange:
             try:
                 await self.visit.respond()
             except SessionUnavailable as error:
+                refusals.say(error)
                 await self.refuse(error)
                 return
             except StoreFull as error:
-                log.warning("%s", error)
+                refusals.say(error)
                 await self.refuse(SessionUnavailable())
                 return
             self.started = True

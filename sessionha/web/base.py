@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from typing import Final, Protocol
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
-from sessionha.errors import InvalidSettings, SessionUnavailable
+from sessionha.errors import InvalidSettings, SessionError, SessionUnavailable
 from sessionha.session.cookies import (
     CookieAttributes,
     SessionCookies,
@@ -22,6 +24,10 @@ log = logging.getLogger("sessionha.web")
 
 UNAVAILABLE: Final = b"The session is not available at the moment. Please try again.\n"
 """What clients are told with a 503: nothing about nodes."""
+
+SAY_EVERY: Final = 10.0
+"""Seconds between two warnings of refused requests for one kind of error: with a full store every
+request is one."""
 
 
 class Engine(Home, Protocol):
@@ -68,8 +74,84 @@ def default_factory(settings: Settings, keys: tuple[bytes, ...]) -> Engine:
     return engine
 
 
-def checked_keys(secret_key: object, settings: Settings) -> tuple[bytes, ...]:
-    """The application's keys.
+class Agreed(NamedTuple):
+    """What a door was made with, checked."""
+
+    settings: Settings
+    keys: tuple[bytes, ...]
+    terms: Terms
+
+
+def agree(
+    engine: Engine | None,
+    settings: Mapping[str, Any],
+    secret_key: object,
+    cookie: Mapping[str, Any],
+    max_age: Any,
+    on_error: object,
+) -> Agreed:
+    """What a door's arguments and settings mean. `cookie`: the arguments of its attributes, by the
+    names that frameworks give them.
+
+    Raises:
+        InvalidSettings: every mistake in the arguments and the settings.
+    """
+    problems = [*_mistakes(cookie, max_age, on_error)]
+    well_typed = not problems
+    found: Settings | None = None
+    keys: tuple[bytes, ...] = ()
+    attributes: CookieAttributes | None = None
+    try:
+        found = engine.settings if engine else Settings.load(None, **settings)
+    except InvalidSettings as error:
+        problems += error.problems
+    try:
+        keys = checked_keys(secret_key, found)
+    except InvalidSettings as error:
+        problems += error.problems
+    try:
+        if well_typed:
+            attributes = CookieAttributes(
+                cookie["session_cookie"],
+                cookie["path"],
+                cookie["same_site"],
+                cookie["https_only"],
+                cookie["domain"],
+                cookie["partitioned"],
+            )
+    except InvalidSettings as error:
+        problems += error.problems
+    if problems or found is None or attributes is None:
+        raise InvalidSettings(problems)
+    return Agreed(found, keys, terms_for(found, keys, attributes, max_age))
+
+
+def _mistakes(cookie: Mapping[str, Any], max_age: Any, on_error: object) -> Iterable[str]:
+    """What is wrong with arguments by themselves; what they mean together is checked later."""
+    if on_error not in ("discard", "commit"):
+        yield f"`on_error` {on_error!r} is not one of discard, commit"
+    if max_age is not None and (not isinstance(max_age, int) or isinstance(max_age, bool)):
+        yield (
+            f"`max_age` {max_age!r} is not a whole number of seconds: write 14 days as 1209600, or"
+            " None for cookies that end with the browser"
+        )
+    if not isinstance(cookie["session_cookie"], str):
+        kind = type(cookie["session_cookie"]).__name__  # its value may be a misplaced key
+        yield f"`session_cookie` is {kind}, not text: the name of a cookie, such as session"
+    path, domain = cookie["path"], cookie["domain"]
+    if not isinstance(path, str) or not path.startswith("/"):
+        yield f"`path` {path!r} is not text that begins with `/`"
+    if domain is not None and not isinstance(domain, str):
+        yield f"`domain` {domain!r} is neither text nor None"
+    if cookie["same_site"] not in ("lax", "strict", "none"):
+        yield f"`same_site` {cookie['same_site']!r} is not one of lax, strict, none"
+    for name in ("https_only", "partitioned"):
+        if not isinstance(cookie[name], bool):
+            yield f"`{name}` {cookie[name]!r} is neither True nor False"
+
+
+def checked_keys(secret_key: object, settings: Settings | None) -> tuple[bytes, ...]:
+    """The application's keys. Whether weak ones will do is not said without settings.
 
     Raises:
         InvalidSettings: there is none, or a weak one while there are peers.
@@ -78,7 +160,7 @@ def checked_keys(secret_key: object, settings: Settings) -> tuple[bytes, ...]:
     if not keys or not all(keys):
         raise InvalidSettings(["`secret_key` is empty: `sessionha secret` prints a good one"])
     problems = [problem for key in keys if (problem := check_key(key))]
-    if problems and settings.has_peers:
+    if problems and settings is not None and settings.has_peers:
         raise InvalidSettings(problems)
     return keys
 
@@ -88,6 +170,34 @@ def warn_of_weak_keys(keys: tuple[bytes, ...]) -> None:
     for problem in filter(None, map(check_key, keys)):
         log.warning("%s; accepted because there are no peers", problem)
         return
+
+
+class Refusals:
+    """Says in the log why requests are answered with 503: of each kind of error the first, and
+    then one in `SAY_EVERY` seconds, with the number of those that were not told."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said: dict[type[SessionError], float] = {}
+        self._held: dict[type[SessionError], int] = {}
+        self._lock = threading.Lock()  # a WSGI server's threads refuse at once
+
+    def say(self, error: SessionError) -> None:
+        """Warn of a request that this error ended, unless its kind was told of just now."""
+        kind, now = type(error), self._clock()
+        with self._lock:
+            since = now - self._said.get(kind, -math.inf)
+            if since < SAY_EVERY:
+                self._held[kind] = self._held.get(kind, 0) + 1
+                return
+            self._said[kind] = now
+            more = self._held.pop(kind, 0)
+        suffix = f" (and {more} more in {since:.0f} s)" if more else ""
+        log.warning("a request was answered with 503: %s%s", str(error) or kind.__name__, suffix)
+
+
+refusals: Final = Refusals()
+"""Those of this process, whatever doors it has."""
 
 
 def terms_for(

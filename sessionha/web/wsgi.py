@@ -13,21 +13,20 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sessionha.errors import InvalidSettings, SessionUnavailable, StoreFull
+from sessionha.errors import SessionUnavailable, StoreFull
 from sessionha.session.carrier import Carried, carry, lay_down
-from sessionha.session.cookies import CookieAttributes, SameSite
+from sessionha.session.cookies import SameSite
 from sessionha.session.terms import Terms
 from sessionha.session.visit import Visit, visit_of
-from sessionha.settings import Settings
 from sessionha.web.base import (
     UNAVAILABLE,
     Engine,
     Factory,
-    checked_keys,
+    agree,
     default_factory,
     health,
     refusal_headers,
-    terms_for,
+    refusals,
     warn_of_weak_keys,
 )
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
@@ -88,17 +87,16 @@ class WSGISessionMiddleware:
         engine: Engine | None = None,
         **settings: object,
     ) -> None:
-        if on_error not in ("discard", "commit"):
-            raise InvalidSettings([f"`on_error` {on_error!r} is not one of discard, commit"])
+        cookie = {
+            "session_cookie": session_cookie, "path": path, "same_site": same_site,
+            "https_only": https_only, "domain": domain, "partitioned": partitioned,
+        }  # fmt: skip
+        self.settings, self._keys, self.terms = agree(
+            engine, settings, secret_key, cookie, max_age, on_error
+        )
         self.app = app
         self.environ_key = environ_key
         self.commits_errors = on_error == "commit"
-        self.settings = engine.settings if engine else Settings.load(None, **settings)
-        self._keys = checked_keys(secret_key, self.settings)
-        attributes = CookieAttributes(
-            session_cookie, path, same_site, https_only, domain, partitioned
-        )
-        self.terms = terms_for(self.settings, self._keys, attributes, max_age)
         self._has_health = bool(self.settings.health_path)
         self._engine = engine
         self._factory: Factory = default_factory
@@ -120,6 +118,7 @@ class WSGISessionMiddleware:
             if not found:
                 _acquire(host, visit)
         except EngineSilent as error:
+            refusals.say(error)
             return _refused(start_response, error)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
 
@@ -284,10 +283,11 @@ class _Exchange:
         try:
             vary, added = self._commit()
         except SessionUnavailable as error:
+            refusals.say(error)
             self._silent = isinstance(error, EngineSilent)
             self._refuse(error)
         except StoreFull as error:
-            log.warning("%s", error)
+            refusals.say(error)
             self._refuse(SessionUnavailable())
         else:
             self._started = True
@@ -320,6 +320,7 @@ class _Exchange:
             log.debug("the application gave up after its response was refused", exc_info=error)
             return True
         if isinstance(error, SessionUnavailable) and not self._started:
+            refusals.say(error)
             self._refuse(error)
             return True
         if self._door.commits_errors and isinstance(error, Exception):

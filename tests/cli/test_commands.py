@@ -30,6 +30,11 @@ def test_a_printed_secret_is_good_for_a_cluster(capsys: Output) -> None:
     Settings.load({}, listen="10.0.0.1:7946", secret=capsys.readouterr().out.strip())
 
 
+def test_the_help_of_secret_says_that_it_makes_application_keys_too(capsys: Output) -> None:
+    assert main(["secret", "--help"]) == 0
+    assert "secret_key" in capsys.readouterr().out
+
+
 def test_config_prints_every_setting_with_its_value_and_origin(
     capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

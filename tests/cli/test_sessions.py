@@ -55,6 +55,22 @@ def test_it_ends_one_or_all(words: list[str], asked: str, node: Node, capsys: Ou
     assert "n3 could not be told" in shown
 
 
+def test_an_id_that_no_session_has_exits_1(node: Node, capsys: Output) -> None:
+    node.body = json.dumps({"ended": 0, "unreachable": []}).encode()
+    assert main(["sessions", "ada", "--url", node.address, "--revoke", "bogus"]) == 1
+    shown = capsys.readouterr()
+    assert "none has this ID" in shown.err
+    assert main(["sessions", "ada", "--url", node.address, "--revoke-all"]) == 0
+
+
+def test_without_a_secret_it_says_how_a_single_application_gets_one(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SESSIONHA_SECRET", raising=False)
+    assert main(["sessions", "ada"]) == 2
+    assert "runs alone" in capsys.readouterr().err
+
+
 def test_json_is_the_answer_as_it_came(node: Node, capsys: Output) -> None:
     node.body = json.dumps(FOUND).encode()
     assert main(["sessions", "ada", "--url", node.address, "--json"]) == 0

@@ -123,6 +123,13 @@ def test_status_asks_with_the_token_to_read(node: Node) -> None:
     assert node.asked == [("/v1/status", f"Bearer {tokens(SETTINGS, 'read')[0]}")]
 
 
+def test_status_takes_the_address_as_sessions_does(node: Node, capsys: Output) -> None:
+    assert main(["status", "--url", node.address]) == 0
+    assert len(node.asked) == 1
+    assert main(["status", node.address, "--url", node.address]) == 2
+    assert "once" in capsys.readouterr().err
+
+
 def test_status_shows_the_node_and_every_other(
     node: Node, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,21 @@ def test_a_user_sees_their_devices_and_ends_them(client: TestClient) -> None:
         assert client.get("/").json() == {"visits": 1}
 
 
+def test_who_is_not_logged_in_has_no_devices(client: TestClient) -> None:
+    with client:
+        assert client.get("/devices").status_code == 401
+        assert client.post("/log-out-everywhere").status_code == 401
+
+
+def test_a_commit_that_fails_need_not_cost_the_response(client: TestClient) -> None:
+    with client:
+        long = "x" * 40_000  # of 64 KiB
+        assert client.post("/note", params={"text": long}).json() == {"kept": True}
+        client.post("/logout")
+        client.post("/login", params={"user": long})
+        assert client.post("/note", params={"text": long}).json() == {"kept": False}
+
+
 def test_a_websocket_commits_when_it_wants(client: TestClient) -> None:
     with client:
         client.get("/")

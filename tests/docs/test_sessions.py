@@ -22,6 +22,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the page's programs define."""
     monkeypatch.setattr(managers, "_by_name", dict(managers._by_name))
     monkeypatch.setattr(managers, "_by_type", dict(managers._by_type))
+    monkeypatch.setattr(managers, "managed", set())  # it is for the words of errors alone
     found: dict[str, Any] = {"__name__": __name__}
     exec(compile("\n".join(blocks(PAGE, "python")), str(PAGE), "exec"), found)
     return found

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sessionha.errors import InvalidSettings, OperationRefused
-from sessionha.values import ABSENT, Applied, DataManager, managers, register
+from sessionha.errors import ElementNotEncodable, InvalidSettings, OperationRefused
+from sessionha.values import ABSENT, Applied, DataManager, codec, managers, register
 from sessionha.values.codec import Undecodable, encode
 from sessionha.values.managers import changed, manager_for, operation_between, read
 
@@ -48,6 +48,8 @@ class MoneyManager(DataManager):
 def money(monkeypatch: pytest.MonkeyPatch) -> DataManager:
     monkeypatch.setattr(managers, "_by_name", dict(managers._by_name))
     monkeypatch.setattr(managers, "_by_type", dict(managers._by_type))
+    monkeypatch.setattr(codec, "managed", {*codec.managed})
+    monkeypatch.setattr(managers, "managed", codec.managed)
     made = MoneyManager()
     register(made)
     return made
@@ -85,6 +87,16 @@ def test_values_of_a_registered_type_are_stored_and_read(money: DataManager) -> 
     assert operation is not None
     assert changed("money", encode(10, "purse"), operation) == (encode(8, "purse"), 0)
     assert changed("money", encode(1, "purse"), operation) == (encode(0, "purse"), 1)
+
+
+@pytest.mark.usefixtures("money")
+def test_a_type_inside_an_element_is_refused_with_the_remedy_that_helps() -> None:
+    with pytest.raises(ElementNotEncodable, match=r"'cart\[0\]'.*Money; its data manager applies"):
+        encode([Money(5)], "cart")
+    with pytest.raises(ElementNotEncodable, match="or register a data manager"):
+        encode(object(), "cart")
+    with pytest.raises(ElementNotEncodable, match=r"UUID, …\)$"):
+        encode([object()], "cart")
 
 
 @pytest.mark.usefixtures("money")

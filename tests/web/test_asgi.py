@@ -26,6 +26,7 @@ from sessionha.peer.messages import Batch
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.session import Session
 from sessionha.settings import Settings
+from sessionha.web import asgi
 from sessionha.web.asgi import (
     Message,
     Receive,
@@ -34,6 +35,8 @@ from sessionha.web.asgi import (
     SessionMiddleware,
     session_from,
 )
+from sessionha.web.base import Refusals
+from sessionha.web.wsgi import WSGISessionMiddleware
 from tests.session.fakes import FakeEngine
 from tests.web.browser import KEY, Browser, middleware, receive, reply, shop
 
@@ -320,6 +323,52 @@ async def test_a_commit_that_fails_is_503_before_the_first_byte(failure: Session
     assert b"n2" not in answer.body
     engine.state.failure = None
     assert (await browser.get()).json == {}
+
+
+async def test_503_leaves_a_trace_in_the_log_and_does_not_fill_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most one line for each kind of error in ten seconds, with the number of the others."""
+    now = 100.0
+    monkeypatch.setattr(asgi, "refusals", Refusals(lambda: now))
+    engine = FakeEngine()
+    browser = Browser(middleware(engine=engine))
+
+    async def fail(error: SessionError) -> list[str]:
+        engine.state.failure = error
+        caplog.clear()
+        assert (await browser.get("/count")).status == 503
+        return [f"{each.levelname} {each.getMessage()}" for each in caplog.records]
+
+    said = "WARNING a request was answered with 503: "
+    assert await fail(SessionUnavailable("no holder")) == [f"{said}no holder"]
+    for _ in range(3):
+        assert await fail(SessionUnavailable("no holder")) == []
+    assert await fail(StoreFull(1, 1)) == [said + str(StoreFull(1, 1))]
+    now += 10
+    assert await fail(SessionUnavailable("again")) == [f"{said}again (and 3 more in 10 s)"]
+    now += 10
+    assert await fail(SessionUnavailable()) == [f"{said}SessionUnavailable"]
+
+
+@pytest.mark.parametrize("discards", [True, False])
+async def test_a_failed_commit_costs_the_response_unless_its_changes_are_dropped(
+    discards: bool,
+) -> None:
+    engine = FakeEngine()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        session = session_from(scope)
+        session["a"] = 1
+        with pytest.raises(CommitUnconfirmed):
+            await session.commit()
+        if discards:
+            session.discard()
+        await reply(send, "kept on")
+
+    engine.state.failure = CommitUnconfirmed(("n2",), 0)
+    answer = await Browser(middleware(app, engine)).get()
+    assert answer.status == (200 if discards else 503)
 
 
 async def unavailable(app: Any) -> Browser:
@@ -675,6 +724,37 @@ async def test_mistakes_stop_the_server_at_its_start(options: dict[str, Any], na
 async def test_mistakes_are_raised_by_requests_where_there_is_no_lifespan() -> None:
     with pytest.raises(InvalidSettings, match="idle_timeout"):
         await Browser(SessionMiddleware(shop, KEY, idle_timout=5)).get()
+
+
+WRONG: dict[str, Any] = {
+    "max_age": "14d", "path": "shop", "same_site": "Lax", "https_only": 1, "domain": 7,
+    "session_cookie": b"s", "partitioned": "no", "on_error": "keep",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("door", [SessionMiddleware, WSGISessionMiddleware])
+async def test_all_mistakes_in_arguments_and_settings_are_told_together(door: Any) -> None:
+    async def begin() -> None:
+        await Browser(door(shop, "", backups="many", **WRONG)).get()
+
+    with pytest.raises(InvalidSettings, match="write 14 days as 1209600") as told:
+        await begin()
+    for name in (*WRONG, "secret_key", "backups"):
+        assert f"`{name}`" in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["max_age", "path", "same_site", "https_only"])
+async def test_no_mistake_of_one_argument_waits_for_a_request(name: str) -> None:
+    app = SessionMiddleware(shop, KEY, **{name: WRONG[name]})
+    await refused_start(app, f"`{name}`")
+
+
+def test_what_starlette_takes_is_taken() -> None:
+    for max_age in (-1, 0, None):
+        door = WSGISessionMiddleware(
+            lambda *_: [], KEY, max_age=max_age, domain="", engine=FakeEngine()
+        )
+        assert door.terms.max_age == max_age
 
 
 async def refused_start(app: SessionMiddleware, named: str) -> list[Message]:

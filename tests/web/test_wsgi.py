@@ -35,8 +35,9 @@ from sessionha.errors import (
 from sessionha.peer.messages import Batch
 from sessionha.session.carrier import current_session
 from sessionha.settings import Settings
-from sessionha.web import workers
+from sessionha.web import workers, wsgi
 from sessionha.web.asgi import Message, Receive, Scope, Send, SessionMiddleware
+from sessionha.web.base import Refusals
 from sessionha.web.threads import Host, host_for
 from sessionha.web.wsgi import WAIT, WSGISessionMiddleware
 from tests.session.fakes import FakeEngine
@@ -414,8 +415,13 @@ def test_the_application_gets_what_a_strict_server_gives(style: Any) -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_a_commit_that_fails_is_answered_with_503(
-    style: Any, error: Exception, retry: str | None
+    style: Any,
+    error: Exception,
+    retry: str | None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(wsgi, "refusals", Refusals())
     engine = FakeEngine()
     server = Server(door(styled(style, count), engine))
     server.get()
@@ -424,6 +430,7 @@ def test_a_commit_that_fails_is_answered_with_503(
     assert (answer.status, answer.get("retry-after"), answer.cookies) == (503, "1", [])
     assert answer.get("sessionha-retry") == retry
     assert answer.body.startswith(b"The session is not available")
+    assert caplog.messages == [f"a request was answered with 503: {error}"]
 
 
 @styles
