@@ -47,6 +47,10 @@ TENDED = 16
 SIDE_BY_SIDE = 8
 """Groups repaired at the same time: requests come first."""
 
+LATE = 600_000
+"""Milliseconds for which a swept group's promise is kept: a change that comes late (its receiver
+stood still) finds that it is older, and does not begin the group again."""
+
 MEMBER_AT = b"\x00member-at"
 """Store row: when this node was last seen to be a member."""
 
@@ -294,7 +298,9 @@ class Upkeep:
             owners.index(writer, group, key, session.owner, None)
             writer.delete(session_row_key(group, key))
             room -= 1
-        if not left and (record.held or now >= record.keep_until):
+        if not left and record.held and self._node.peers is not None:
+            copies.give_up(writer, group, record, now + LATE)
+        elif not left and (record.held or now >= record.keep_until):
             writer.delete(group_key(group))
         return ROWS_AT_ONCE - room
 

@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from sessionha.identity import NO_POSITION, Epoch
+from sessionha.peer.base import Sender
 from sessionha.peer.messages import Batch, Create, Promise, SessionChange
 from sessionha.state import copies
 from sessionha.state.copies import EXPIRY_SKEW
 from sessionha.state.node import Options
 from sessionha.state.records import GroupRecord, get_group, get_session, groups, rows
 from sessionha.state.replication import PROMISE_TTL
-from sessionha.state.upkeep import ROWS_AT_ONCE, Upkeep, grace
+from sessionha.state.upkeep import LATE, ROWS_AT_ONCE, Upkeep, grace
 from sessionha.store.memory import MemoryReader
 from tests.simulation.scenes import GROUP, KEY, LIFETIMES, Scene, simulated
 
@@ -98,8 +99,26 @@ async def test_an_expired_session_goes_when_touches_cannot_be_missing_any_more(
     await asyncio.sleep(GRACE)
     for node in ("n1", "n2"):
         assert await upkeep(scene, node).sweep() == 2, "the session and its element"
-        assert scene.world.hosts[node].record(GROUP) is None, "nothing is left of its group"
+        assert row_count(scene, node) == 0
         assert scene.at(node).node.counters.swept == 2
+    await asyncio.sleep(LATE / 1000)
+    for node in ("n1", "n2"):
+        await upkeep(scene, node).sweep()
+        assert scene.world.hosts[node].record(GROUP) is None, "nothing is left of its group"
+
+
+@simulated(nodes=2)
+async def test_a_change_that_comes_after_the_sweep_begins_no_session_again(scene: Scene) -> None:
+    """G10, R11: the times that travel are remaining ones, so what was under way for long would
+    bring an ended session back, with a life of its own."""
+    pushes = scene.overhear_pushes("n2")
+    await scene.create("n1", a="1")
+    await asyncio.sleep(IDLE + GRACE + 0.1)
+    await upkeep(scene, "n2").sweep()
+    known = Sender("n1", scene.world.hosts["n1"].incarnation)
+    scene.at("n2").replication.accept(known, pushes[0])
+    assert row_count(scene, "n2") == 0
+    assert scene.copies().keys() == {"n1"}
 
 
 @simulated(nodes=2)
@@ -175,7 +194,9 @@ async def test_a_sweep_deletes_few_rows_in_one_transaction(scene: Scene) -> None
         assert row_count(scene, "n1") == left - swept
         sweeps += 1
     assert sweeps == -(-before // ROWS_AT_ONCE)
-    assert scene.world.hosts["n1"].record(GROUP) is None
+    record = scene.world.hosts["n1"].record(GROUP)
+    assert record is not None
+    assert not record.held
 
 
 # --- restoring copies ----------------------------------------------------------------------------
