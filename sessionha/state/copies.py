@@ -206,12 +206,8 @@ class _Merge:
             return
         _drop_elements(self.writer, self.group, key)
         owners.index(self.writer, self.group, key, session.owner, None)
-        session.owner = None
         session.version = self.version
-        session.destroyed = True
-        session.touched = self.now
-        session.deadline = session.lifetime or self.now + TOMBSTONE_TTL
-        session.size = session.count = 0
+        _end(session, self.now)
         self._save(key, session)
 
     def _clear(self, key: SessionKey, session: SessionRecord) -> None:
@@ -374,6 +370,15 @@ def _trim(writer: Writer, group: GroupID, record: GroupRecord, passed: int) -> N
             record.tombstones += 1
 
 
+def _end(session: SessionRecord, now: int) -> None:
+    """Make a tombstone of it (R11)."""
+    session.owner = None
+    session.destroyed = True
+    session.touched = now
+    session.deadline = session.lifetime or now + TOMBSTONE_TTL
+    session.size = session.count = 0
+
+
 def _drop_elements(writer: Writer, group: GroupID, session: SessionKey) -> None:
     for name, _ in list(elements(writer, group, session)):
         writer.delete(element_key(group, session, name))
@@ -395,16 +400,22 @@ def content(
     reader: Reader, group: GroupID, record: GroupRecord, position: Position, now: int
 ) -> Push:
     """What a copy at `position` lacks: the difference where it lies on this line, else everything
-    (R8)."""
+    (R8). A session that was logged out travels as a tombstone: who gets it may not know of the
+    log-out any more."""
     full = not _on_line(record, position)
     since = -1 if full else position.version
     sessions: list[SessionRow] = []
     changed: list[ElementRow] = []
+    denied: set[SessionKey] = set()
     for row in rows(reader, group):
         if row.element is None:
+            session = read_session(row.value)
+            if session.owner is not None and owners.is_denied(reader, session.owner):
+                denied.add(row.session)
+                _end(session, now)
             # All of them: deadlines are outside the version, and a copy may have missed touches.
-            sessions.append(session_row(row.session, read_session(row.value), now))
-        else:
+            sessions.append(session_row(row.session, session, now))
+        elif row.session not in denied:
             element = read_element(row.value)
             if element.version > since:  # tombstones too: a later difference needs them
                 changed.append(

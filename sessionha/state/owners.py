@@ -15,6 +15,7 @@ import msgspec
 
 from sessionha.identity import GROUP_BYTES, GroupID, SessionKey
 from sessionha.peer.messages import Owner, Revocation
+from sessionha.state.records import get_session
 from sessionha.store.base import Reader, Writer
 
 INDEX: Final = b"\x02"
@@ -25,9 +26,10 @@ LOG_OUTS: Final = b"\x03"
 
 HASH_BYTES: Final = 32
 
-REMEMBERED: Final = 30 * 86_400_000
-"""Milliseconds that a log-out is kept: as long as a tombstone (R11), for it does a tombstone's work
-where no holder could be reached."""
+REMEMBERED: Final = 31 * 86_400_000
+"""Milliseconds that a log-out is kept at least, for it does a tombstone's work where no holder
+could be reached: a day longer than the absence after which a node drops its copies
+(`TOMBSTONE_TTL`), so that one that returns just before still learns it."""
 
 SKEW: Final = 2_000
 """ε, milliseconds: a session that began this much later than a log-out began after it, also where
@@ -139,28 +141,35 @@ def decree(
     name: bytes,
     now: int,
     *,
-    kept: tuple[bytes, ...] = (),
+    kept: tuple[Owner, ...] = (),
     only: tuple[bytes, ...] = (),
 ) -> Revocation:
     """Write a log-out under the random `name`: of those with the handles `only`, or else of every
-    session of the subject but those `kept`, which are alive."""
-    known = revocations(writer, subject)
+    session of the subject but those `kept`.
+
+    It takes the place of earlier ones, but of none that means a session which it would spare.
+    """
+    known = sorted(revocations(writer, subject), key=lambda each: each.number)
     number = max((each.number for each in known), default=0) + 1
-    useless = known
+    useless = [each for each in known if not each.only and not _means_one(each, kept)]
     if only:
-        useless = tuple(each for each in known if each.only)
+        useless = [each for each in known if each.only]
         before = (handle for each in useless for handle in each.only if handle not in only)
         only = (*before, *only)[-HANDLES:]
     made = Revocation(
         id=name,
         number=number,
         at=now,
-        kept=kept,
+        kept=tuple(owner.handle for owner in kept),
         only=only,
         over=tuple(each.id for each in useless),
     )
-    learn(writer, subject, (made,), now)
+    learn(writer, subject, (made,))
     return made
+
+
+def _means_one(revocation: Revocation, sessions: Iterable[Owner]) -> bool:
+    return any(means(revocation, owner) for owner in sessions)
 
 
 def is_latest(reader: Reader, subject: bytes, made: Revocation) -> bool:
@@ -169,7 +178,7 @@ def is_latest(reader: Reader, subject: bytes, made: Revocation) -> bool:
     return all(each.number < made.number for each in others)
 
 
-def learn(writer: Writer, subject: bytes, told: Iterable[Revocation], now: int) -> bool:
+def learn(writer: Writer, subject: bytes, told: Iterable[Revocation]) -> bool:
     """Add log-outs with instants of this node's clock; whether any was news."""
     before = revocations(writer, subject)
     known = {each.id: each for each in before}
@@ -178,18 +187,27 @@ def learn(writer: Writer, subject: bytes, told: Iterable[Revocation], now: int) 
         if old is None or each.at < old.at:  # told twice: messages take time, the earlier is right
             known[each.id] = each
     useless = {name for each in known.values() for name in each.over}
-    after = tuple(
-        each
-        for name, each in sorted(known.items())
-        if name not in useless and each.at + REMEMBERED > now
-    )
+    after = tuple(each for name, each in sorted(known.items()) if name not in useless)
     if after == before:
         return False
+    writer.put(LOG_OUTS + subject, _encode(after))
+    return True
+
+
+def forget(writer: Writer, subject: bytes, now: int) -> None:
+    """Forget the log-outs that are old enough, but none that means a session of which a copy is
+    here: that would be back."""
+    held = [get_session(writer, group, key) for group, key in sessions_of(writer, subject)]
+    theirs = [session.owner for session in held if session is not None and session.owner]
+    after = tuple(
+        each
+        for each in revocations(writer, subject)
+        if each.at + REMEMBERED > now or _means_one(each, theirs)
+    )
     if after:
         writer.put(LOG_OUTS + subject, _encode(after))
     else:
         writer.delete(LOG_OUTS + subject)
-    return True
 
 
 def turned(revocation: Revocation, now: int) -> Revocation:

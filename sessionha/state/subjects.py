@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
@@ -64,6 +64,8 @@ SIDE_BY_SIDE: Final = 8
 """Sessions that get their tombstones at the same time: requests come first."""
 
 _T = TypeVar("_T")
+
+LOGGED_OUT: Final = "this session was logged out meanwhile; nothing was changed"
 
 ROUNDS: Final = 3
 """Times that a log-out is made; more are needed only while others log the same subject out."""
@@ -232,24 +234,59 @@ class Subjects:
         node = self._node
         await node.membership_regained()
         found, unasked, more = await self._find(subject)
-        living = {each.theirs.owner.handle for each in found}
-        if not (unasked or more) and not living.issuperset(kept):
-            raise SessionRevoked("this session was logged out meanwhile; nothing was changed")
+        keeping = self._alive(subject, found, kept, sure=not (unasked or more))
         unasked |= {*node.membership.elsewhere()}
-        made, told = await self._decree(subject, name, kept, only)
+        made, told = await self._decree(subject, name, keeping, only)
         node.counters.revocations += 1
         now = node.clock.now()
         ended = [
             each.theirs for each in found if owners.means(made, owners.aged(each.theirs.owner, now))
         ]
-        for start in range(0, len(ended), SIDE_BY_SIDE):
-            await self._bury(ended[start : start + SIDE_BY_SIDE])
+        await self.bury([(each.group, each.key) for each in ended])
         node.counters.revoked += len(ended)
         missing = {*self._elsewhere(unasked), *node.membership.view().nodes} - told - {node.me}
         return LoggedOut(len(ended), tuple(sorted(missing)))
 
+    def _alive(
+        self, subject: bytes, found: Iterable[_Session], kept: tuple[bytes, ...], *, sure: bool
+    ) -> tuple[Owner, ...]:
+        """The owners of the sessions that are to be kept. `sure`: every member listed all it has.
+
+        Raises:
+            SessionRevoked: one of them is over.
+            SessionUnavailable: one of them is not here, and who may have it does not tell.
+        """
+        node = self._node
+        now = node.clock.now()
+        living = {each.theirs.owner.handle: owners.aged(each.theirs.owner, now) for each in found}
+        if living.keys() >= set(kept):
+            return tuple(living[handle] for handle in kept)
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            known = owners.revocations(reader, subject)
+            over = {handle for each in known for handle in each.only}
+            for group, key in owners.sessions_of(reader, subject):  # more than are listed
+                record, session = get_group(reader, group), get_session(reader, group, key)
+                if record is None or session is None or session.ended(now):
+                    continue
+                owner = session.owner
+                if owner is None or owner.handle not in kept:
+                    continue
+                if owners.are_meant(known, owner):
+                    over.add(owner.handle)
+                elif node.is_in_sync(record, view):
+                    living[owner.handle] = owner
+        missing = set(kept) - living.keys()
+        if missing and (sure or missing & over):
+            raise SessionRevoked(LOGGED_OUT)
+        if missing:
+            raise SessionUnavailable(
+                "not every server told whether this session is alive; nothing was changed"
+            )
+        return tuple(living[handle] for handle in kept)
+
     async def _decree(
-        self, subject: bytes, name: bytes, kept: tuple[bytes, ...], only: tuple[bytes, ...]
+        self, subject: bytes, name: bytes, kept: tuple[Owner, ...], only: tuple[bytes, ...]
     ) -> tuple[Revocation, set[str]]:
         """Write the log-out and tell it, and who has it then. When somebody knew a later one, it is
         made anew above that: sessions that began knowing that one would be spared else."""
@@ -260,6 +297,9 @@ class Subjects:
             number += 1
             with node.store.write(urgent=True) as writer:
                 now = node.clock.now()
+                known = owners.revocations(writer, subject)
+                if number == 1 and any(owners.are_meant(known, owner) for owner in kept):
+                    raise SessionRevoked(LOGGED_OUT)  # before anybody was told of this one
                 each = name + bytes([number])
                 made = owners.decree(writer, subject, each, now, kept=kept, only=only)
             told = await self._spread(subject, made, deadline)
@@ -300,14 +340,16 @@ class Subjects:
             await node.membership.wait_change(view.id, pause)
             pause = min(2 * pause, most)
 
-    async def _bury(self, sessions: list[Theirs]) -> None:
-        """Tombstones, which also tell copies that the log-out itself never reaches."""
-        await self._each(
-            [
-                self._destroy(Batch(each.group, (SessionChange(each.key, destroy=True),)))
-                for each in sessions
-            ]
-        )
+    async def bury(self, sessions: Sequence[tuple[GroupID, SessionKey]]) -> None:
+        """Tombstones, which also tell copies that the log-out itself never reaches. What cannot be
+        written now is left to the upkeep of the primary."""
+        for start in range(0, len(sessions), SIDE_BY_SIDE):
+            await self._each(
+                [
+                    self._destroy(Batch(group, (SessionChange(key, destroy=True),)))
+                    for group, key in sessions[start : start + SIDE_BY_SIDE]
+                ]
+            )
 
     async def _destroy(self, batch: Batch) -> None:
         try:
@@ -388,7 +430,7 @@ class Subjects:
         now = self._node.clock.now()
         with self._node.store.write(urgent=True) as writer:
             for subject, told in rows:
-                owners.learn(writer, subject, (owners.turned(each, now) for each in told), now)
+                owners.learn(writer, subject, (owners.turned(each, now) for each in told))
 
     def _look(self, reader: Reader, view: View) -> bool:
         """Whether the node has the log-outs of all members of this view."""
@@ -447,14 +489,14 @@ class Subjects:
     # --- upkeep ---------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Forget log-outs that are older than any session they could mean."""
+        """Forget log-outs that are old, and mean nothing that is here."""
         node = self._node
         now = node.clock.now()
         with node.store.read() as reader:
             subjects = owners.over(reader, now)
         for subject in subjects:
             with node.store.write(shrinking=True) as writer:
-                owners.learn(writer, subject, (), now)
+                owners.forget(writer, subject, now)
 
     # --- members --------------------------------------------------------------------------------
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from itertools import islice
 
 from sessionha.errors import Fenced, SessionHAError
-from sessionha.identity import NO_VIEW, GroupID, ViewID
+from sessionha.identity import NO_VIEW, GroupID, SessionKey, ViewID
 from sessionha.state import copies, owners
 from sessionha.state.manager import StateManager
 from sessionha.state.records import (
@@ -74,6 +75,9 @@ class Upkeep:
         self._swept = 0
         self._sweeping: GroupID | None = None
         self._next_sweep = 0
+        self._denied: list[tuple[GroupID, SessionKey]] = []
+        """Sessions that were logged out and have no tombstone: their primary, here, writes it."""
+        self._tending = False
 
     async def run(self) -> None:
         """Look after the node until cancelled."""
@@ -232,6 +236,7 @@ class Upkeep:
         while True:
             after, some = self.sweep_some(after)
             swept += some
+            await self._bury_denied()
             if after is None:
                 break
             await asyncio.sleep(0)
@@ -243,9 +248,14 @@ class Upkeep:
     def tend(self) -> None:
         """Sweep a little: for a node without peers, where commits and nothing else wake up."""
         now = self._node.clock.now()
-        if now < self._next_sweep or not self._node.store.try_lead():
+        if self._tending or now < self._next_sweep or not self._node.store.try_lead():
             return
         self._sweeping, _ = self.sweep_some(self._sweeping, TENDED)
+        if self._denied:
+            self._tending = True  # what is buried is committed, and a commit calls this
+            with suppress(StopIteration):
+                self._bury_denied().send(None)  # without peers it never suspends
+            self._tending = False
         if self._sweeping is None:
             self._next_sweep = now + SWEEP_EVERY
             self._node.clock.mark()
@@ -257,9 +267,12 @@ class Upkeep:
         node = self._node
         now = node.clock.now()
         with node.store.read() as reader:
+            view = node.view_in(reader)
             batch = list(islice(groups(reader, after), most))
             ended = [
-                group for group, record in batch if self._has_ended(reader, group, record, now)
+                group
+                for group, record in batch
+                if self._has_ended(reader, group, record, now, leads=node.leads(record, view))
             ]
         swept = 0
         for group in ended:
@@ -268,15 +281,27 @@ class Upkeep:
         node.counters.swept += swept
         return (batch[-1][0] if batch else None), swept
 
-    @staticmethod
-    def _has_ended(reader: Reader, group: GroupID, record: GroupRecord, now: int) -> bool:
+    def _has_ended(
+        self, reader: Reader, group: GroupID, record: GroupRecord, now: int, *, leads: bool
+    ) -> bool:
+        """Whether something of the group may be deleted; notes what is to be buried in it."""
         if not record.held:
             return now >= record.keep_until
-        return any(
-            _is_over(read_session(row.value), now)
-            for row in rows(reader, group)
-            if row.element is None
-        )
+        ended = False
+        for row in rows(reader, group):
+            if row.element is not None:
+                continue
+            session = read_session(row.value)
+            if _is_over(session, now):
+                ended = True
+            elif leads and session.owner is not None and owners.is_denied(reader, session.owner):
+                self._denied.append((group, row.session))
+        return ended
+
+    async def _bury_denied(self) -> None:
+        """Only the primary does (R10); and the log-out is remembered until it is done."""
+        denied, self._denied = self._denied, []
+        await self._state.subjects.bury(denied)
 
     def _sweep_group(self, writer: Writer, group: GroupID, now: int) -> int:
         record = get_group(writer, group)

@@ -225,6 +225,35 @@ def test_a_late_push_brings_a_log_out_s_session_back_to_nobody(copy: Copy) -> No
         backup.put(a="2")
 
 
+def test_who_gets_a_copy_of_a_logged_out_session_gets_a_tombstone(copy: Copy) -> None:
+    """Contract G6: also who has forgotten the log-out, while an old copy was somewhere."""
+    with copy.store.write() as writer:
+        owners.decree(writer, SUBJECT, b"r1", copy.now)
+    for known in (Copy(5_000_000), Copy(9_000_000)):
+        known.accept(copy.content())
+        with known.store.read() as reader:
+            session = get_session(reader, GROUP, KEY)
+            assert session is not None
+            assert session.destroyed
+            assert indexed(reader) == set()
+        assert known.values(KEY) == {}
+
+
+def test_a_log_out_is_remembered_while_what_it_means_is_here(copy: Copy) -> None:
+    """Contract G6: and for longer than a node may be away without dropping its copies."""
+    assert REMEMBERED > copies.TOMBSTONE_TTL
+    with copy.store.write() as writer:
+        owners.decree(writer, SUBJECT, b"r1", copy.now)
+        owners.forget(writer, SUBJECT, copy.now + 2 * REMEMBERED)
+        assert owners.revocations(writer, SUBJECT)
+    copy.merge(SessionChange(KEY, destroy=True))
+    with copy.store.write() as writer:
+        owners.forget(writer, SUBJECT, copy.now + REMEMBERED - 1)
+        assert owners.revocations(writer, SUBJECT)
+        owners.forget(writer, SUBJECT, copy.now + REMEMBERED)
+        assert not owners.revocations(writer, SUBJECT)
+
+
 def test_log_outs_of_a_subject_take_little_room() -> None:
     """I17: a user who presses the button all day leaves one or two rows' worth."""
     store = MemoryStore().open()
@@ -235,11 +264,26 @@ def test_log_outs_of_a_subject_take_little_room() -> None:
         assert len(single.only) == HANDLES
         assert single.only[-1] == b"h%d" % (HANDLES + 49)
         last = owners.decree(writer, SUBJECT, b"all", 6)
-        assert owners.revocations(writer, SUBJECT) == (last,)
+        assert {*owners.revocations(writer, SUBJECT)} == {single, last}
         kept = owner(handle=b"k", since=7, seen=last.number)
-        others = owners.decree(writer, SUBJECT, b"others", 8, kept=(kept.handle,))
-        assert owners.revocations(writer, SUBJECT) == (others,)
+        others = owners.decree(writer, SUBJECT, b"others", 8, kept=(kept,))
+        assert {*owners.revocations(writer, SUBJECT)} == {single, others}
         assert not means(others, kept)
+
+
+def test_a_log_out_spares_nobody_whom_an_earlier_one_means() -> None:
+    """Contract G6: also who is named to be kept; and whoever made it knew less of the subject."""
+    store = MemoryStore().open()
+    named, old = owner(handle=b"named", since=1, seen=9), owner(handle=b"old", since=1)
+    with store.write() as writer:
+        owners.decree(writer, SUBJECT, b"one", 5, only=(named.handle,))
+        owners.decree(writer, SUBJECT, b"all", 5)
+        for number in range(3):
+            owners.decree(writer, SUBJECT, b"%d" % number, 6, kept=(named, old))
+        known = owners.revocations(writer, SUBJECT)
+    assert owners.are_meant(known, named)
+    assert owners.are_meant(known, old)
+    assert len(known) == 3
 
 
 def test_nodes_that_tell_each_other_log_outs_in_any_order_agree() -> None:
@@ -250,9 +294,9 @@ def test_nodes_that_tell_each_other_log_outs_in_any_order_agree() -> None:
             made.append(owners.decree(writer, SUBJECT, b"%d" % index, 1000))
     for store, told in zip(stores, reversed(made), strict=True):
         with store.write() as writer:
-            assert owners.learn(writer, SUBJECT, (told,), 2000)
+            assert owners.learn(writer, SUBJECT, (told,))
             later = msgspec.structs.replace(told, at=told.at + 30)
-            assert not owners.learn(writer, SUBJECT, (later,), 2000), "nothing new"
+            assert not owners.learn(writer, SUBJECT, (later,)), "nothing new"
     known = []
     for store in stores:
         with store.read() as reader:
@@ -281,5 +325,5 @@ def test_log_outs_travel_in_pages_and_end_with_the_tombstones() -> None:
     assert pages > 1
     with store.write() as writer:
         for subject in over:
-            owners.learn(writer, subject, (), 1000 + REMEMBERED)
+            owners.forget(writer, subject, 1000 + REMEMBERED)
         assert [*writer.scan(owners.LOG_OUTS)] == []

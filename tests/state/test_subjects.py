@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from sessionha.errors import SessionRevoked
+from sessionha.errors import SessionRevoked, SessionUnavailable
 from sessionha.identity import Epoch, Position, encode64
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
@@ -23,7 +23,7 @@ from sessionha.peer.messages import (
     Theirs,
     Whose,
 )
-from sessionha.state import owners
+from sessionha.state import owners, subjects
 from sessionha.state.base import Siblings, Unsettled
 from sessionha.state.subjects import newest
 from sessionha.store.memory import MemoryReader
@@ -278,6 +278,95 @@ async def test_who_is_logged_out_cannot_log_the_others_out(scene: Scene) -> None
     with pytest.raises(SessionRevoked):
         await scene.at("n1").revoke(USER, b"x" * 8, kept=(mine.handle,))
     assert await is_in(scene, "n3", other)
+
+
+@simulated()
+async def test_a_session_that_was_logged_out_cannot_keep_itself(scene: Scene) -> None:
+    """Contract G6: whoever is silent, or lists less than it has; the node goes by what it knows."""
+    stolen, second, third = [await log_in(scene, "n1", number) for number in (1, 2, 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subjects, "MOST", 0)
+        await scene.at("n2").revoke(USER, NAME, only=(stolen.handle,))
+        scene.lose(Found, "n2", "n1", times=1)
+        for node in ("n1", "n2", "n3"):
+            with pytest.raises(SessionRevoked):
+                await scene.at(node).revoke(USER, b"x" * 8, kept=(stolen.handle,))
+        await scene.at("n1").revoke(USER, b"y" * 8, kept=(second.handle,))
+        with pytest.raises(SessionRevoked):
+            await scene.at("n1").revoke(USER, b"z" * 8, kept=(third.handle,))
+    for node in ("n1", "n2", "n3"):
+        assert await is_in(scene, node, second)
+        assert not await is_in(scene, node, stolen)
+        assert not await is_in(scene, node, third)
+
+
+@simulated()
+async def test_who_cannot_be_proven_alive_logs_nobody_out(scene: Scene) -> None:
+    """In doubt nothing is changed, and the request may be tried again."""
+    mine, other = await log_in(scene, "n1", 1), await log_in(scene, "n1", 2)
+    (third,) = [name for name in ("n2", "n3") if not scene.world.hosts[name].record(mine.group)]
+    scene.lose(Found, "n1", third)
+    with pytest.raises(SessionUnavailable):
+        await scene.at(third).revoke(USER, NAME, kept=(b"nobody knows",))
+    scene.world.held_back = None
+    assert await is_in(scene, third, mine)
+    assert await is_in(scene, third, other)
+
+
+# --- for longer than log-outs are remembered -----------------------------------------------------
+
+
+def remembered(scene: Scene) -> int:
+    """How many nodes know of a log-out."""
+    count = 0
+    for host in scene.world.hosts.values():
+        with MemoryReader(host.memory) as reader:
+            count += any(reader.scan(owners.LOG_OUTS))
+    return count
+
+
+async def sweep(scene: Scene) -> None:
+    """What the leaders of all nodes do now and then, in any order."""
+    for _ in range(2):
+        for host in reversed(scene.world.living):
+            await host.engines[0].upkeep.repair()
+            await host.engines[0].upkeep.sweep()
+
+
+@simulated()
+async def test_a_session_that_no_log_out_found_gets_its_tombstone_later(scene: Scene) -> None:
+    """Contract G6, R10: its primary writes it, before the log-out is forgotten."""
+    which = await log_in(scene, "n1", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owners, "REMEMBERED", 20_000)
+        patch.setattr(subjects, "MOST", 0)
+        assert (await scene.at("n2").revoke(USER, NAME)).ended == 0
+        assert remembered(scene) == 3
+        await asyncio.sleep(30)
+        await sweep(scene)
+        assert remembered(scene) == 0
+        for node in ("n1", "n2", "n3"):
+            assert not await is_in(scene, node, which)
+
+
+@simulated()
+async def test_holders_that_were_all_away_end_what_was_logged_out_meanwhile(scene: Scene) -> None:
+    """Contract G6: the log-out is forgotten after they are back, and the session stays ended."""
+    which = await log_in(scene, "n1", 1)
+    (backup,) = [name for name in ("n2", "n3") if scene.world.hosts[name].record(which.group)]
+    (third,) = {"n2", "n3"} - {backup}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owners, "REMEMBERED", 60_000)
+        await scene.crash("n1", backup)
+        await scene.at(third).revoke(USER, NAME)
+        await scene.restart(backup, "n1")
+        for node in (backup, "n1"):
+            scene.at(node).subjects.keep_up()
+        await asyncio.sleep(120)
+        await sweep(scene)
+        assert remembered(scene) == 0
+        for node in (third, backup, "n1"):
+            assert not await is_in(scene, node, which)
 
 
 # --- nodes that were away ------------------------------------------------------------------------
