@@ -35,6 +35,10 @@ SKEW: Final = 2_000
 """ε, milliseconds: a session that began this much later than a log-out began after it, also where
 nobody knew of the log-out. Ages travel, so an instant is wrong by the time of a few messages."""
 
+DAY: Final = 86_400_000
+"""Milliseconds: a session that began so long before a log-out cannot have begun knowing it,
+whatever the numbers say, which begin anew when every log-out of a subject is forgotten."""
+
 HANDLES: Final = 1_000
 """Single sessions of a subject whose log-out is remembered; the oldest give way."""
 
@@ -118,7 +122,9 @@ def means(revocation: Revocation, owner: Owner) -> bool:
     """
     if revocation.only:
         return owner.handle in revocation.only
-    if owner.handle in revocation.kept or owner.seen >= revocation.number:
+    if owner.handle in revocation.kept:
+        return False
+    if owner.seen >= revocation.number and owner.since > revocation.at - DAY:
         return False
     return owner.since < revocation.at + SKEW
 
@@ -129,9 +135,11 @@ def aged(owner: Owner, now: int) -> Owner:
 
 
 def taken(reader: Reader, asked: Owner, now: int) -> Owner:
-    """The owner that a session gets now."""
+    """The owner that a session gets now. It has not seen log-outs that are about to be forgotten:
+    their numbers are given again, and it is surely later than they are."""
     known = revocations(reader, hash_of(asked.subject))
-    seen = max((each.number for each in known), default=0)
+    fresh = (each.number for each in known if each.at + REMEMBERED - 2 * DAY > now)
+    seen = max(fresh, default=0)
     return Owner(asked.subject, asked.virtual_server, asked.handle, now, seen)
 
 

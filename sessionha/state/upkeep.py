@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from itertools import islice
 
 from sessionha.errors import Fenced, SessionHAError
@@ -253,9 +252,12 @@ class Upkeep:
         self._sweeping, _ = self.sweep_some(self._sweeping, TENDED)
         if self._denied:
             self._tending = True  # what is buried is committed, and a commit calls this
-            with suppress(StopIteration):
+            try:
                 self._bury_denied().send(None)  # without peers it never suspends
-            self._tending = False
+            except StopIteration:
+                pass
+            finally:
+                self._tending = False
         if self._sweeping is None:
             self._next_sweep = now + SWEEP_EVERY
             self._node.clock.mark()

@@ -239,6 +239,19 @@ def test_who_gets_a_copy_of_a_logged_out_session_gets_a_tombstone(copy: Copy) ->
         assert known.values(KEY) == {}
 
 
+@pytest.mark.parametrize("age", [0, 1, 28, 29, 30, 31])
+def test_a_log_out_means_who_began_knowing_one_that_is_forgotten(age: int) -> None:
+    """Contract G6: its number may be given again; who began `age` days after it is meant."""
+    store = MemoryStore().open()
+    with store.write() as writer:
+        owners.decree(writer, SUBJECT, b"first", 0)
+        after = owners.taken(writer, owner(), age * owners.DAY + 1)
+        assert not owners.is_denied(writer, after)
+        owners.forget(writer, SUBJECT, REMEMBERED)
+        owners.decree(writer, SUBJECT, b"second", REMEMBERED + 5)
+        assert owners.is_denied(writer, after)
+
+
 def test_a_log_out_is_remembered_while_what_it_means_is_here(copy: Copy) -> None:
     """Contract G6: and for longer than a node may be away without dropping its copies."""
     assert REMEMBERED > copies.TOMBSTONE_TTL
