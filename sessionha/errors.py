@@ -91,6 +91,14 @@ class CommitUnconfirmed(SessionUnavailable):
             why = f"it has {copies} copies, which is below `min_copies` = {wanted}"
         super().__init__(f"the change is written but {why}; it may last")
 
+    @classmethod
+    def partly(cls, copies: int, rest: SessionError) -> CommitUnconfirmed:
+        """What the request committed first lasts, with so many copies; the rest was refused."""
+        error = cls((), copies)
+        error.args = (f"a first part of the change lasts, and the rest does not: {rest}",)
+        error.elsewhere = False  # that part would be done again, or its cookies never arrive
+        return error
+
 
 class SessionRevoked(SessionError):
     """The session was destroyed or revoked while this request ran; its changes were dropped."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
-from sessionha.errors import SessionBusy, SessionError, SessionUnavailable
+from sessionha.errors import SessionBusy, SessionError, SessionRevoked, SessionUnavailable
 from sessionha.identity import GroupID, Position, SessionKey, new_group, session_key
 from sessionha.peer.messages import Batch, Create
 from sessionha.session.cookies import REMEMBERED, Ticket
@@ -38,8 +38,30 @@ REPORTED: Final = 256
 LOOKS: Final = 8
 """How often several sessions are read again at once because a commit came between."""
 
-NOBODYS: Final = Session()
-"""What a visit has when it is over; it is never used."""
+
+class _NobodysSession(Session):
+    """A session that cannot be used and keeps nothing: all visits share it."""
+
+    _made = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self._made:
+            self._use()
+        super().__setattr__(name, value)
+
+    def _use(self) -> NoReturn:
+        raise LookupError("the request is over: keep the session itself while it runs")
+
+    def discard(self) -> None:
+        """There is nothing."""
+
+
+NOBODYS: Final[Session] = _NobodysSession()
+"""What a visit has before it has found its sessions, and when it is over."""
 
 _stored_under = lru_cache(REMEMBERED)(session_key)
 
@@ -56,8 +78,8 @@ class Part:
     gone = False
     extended = False
     committed = False
-    closed = False
-    """Nothing more is committed."""
+    closed: SessionError | None = None
+    """Why nothing more is committed."""
     stillborn: str | None = None
     source: Callable[[], object] | None = None
     """Tells what stands where the framework keeps its dict, should the application have put
@@ -172,10 +194,12 @@ class Part:
 
     async def commit(self, session: Session) -> Receipt | None:
         """See `Session.commit`."""
-        if not self.visit.left:
-            return await self.company.commit()
-        self.session = session  # the request is over; whoever kept its session may still commit
-        return await self.company.commit((self,))
+        receipt = None
+        if self.closed is None:
+            receipt = await self.company.commit(Member(self, session))
+        if self.closed is not None:  # perhaps while it waited
+            raise self.closed
+        return receipt
 
     def companion(self, name: str, idle_timeout: float | None, lifetime: float | None) -> Session:
         """See `Session.secondary`."""
@@ -211,31 +235,30 @@ class Part:
             return False
         return session.is_untouched()
 
-    def prepare(self) -> Prepared | None:
+    def prepare(self, session: Session) -> Prepared | None:
         """What is to be committed now; None: nothing, and that is recorded where it is news."""
-        if self.closed:
+        if self.closed is not None:
             return None
-        self._look()
-        session = self.session
+        self._look(session)
         if session.failure is not None or not (session.accessed or session.touched):
             return None
         create = self.create or self.terms.create
         prepared = session.prepare(self._mint, create)
         if session.unreadable:
-            self._report_unreadable()
+            self._report_unreadable(session)
         if create.idle_timeout <= 0 and session.new:
             self.stillborn = prepared.after.session_id if prepared.after else None
             return None
         if not prepared.changes:
-            self._touch()
+            self._touch(session)
             return None
         return prepared
 
-    def settle(self, prepared: Prepared, receipt: Receipt) -> None:
+    def settle(self, session: Session, prepared: Prepared, receipt: Receipt) -> None:
         """What was prepared is committed."""
-        self.session.settle(prepared, receipt)
+        session.settle(prepared, receipt)
         self.committed = True
-        if self.due or self.session.touched:
+        if self.due or session.touched:
             self.extended = True  # a commit is a recorded use
 
     def end_turn(self) -> None:
@@ -262,24 +285,25 @@ class Part:
             self.source = None
         self.session = NOBODYS
 
-    def drop(self) -> None:
-        """Drop what is not committed; nothing more is committed."""
-        self.closed = True
-        self.session.discard()
+    def drop(self, session: Session, why: SessionError) -> None:
+        """Drop what is not committed; nothing more is committed, and who asks for it is told."""
+        if self.closed is None:
+            self.closed = why
+        session.discard()
         self.end_turn()
 
-    def _look(self) -> None:
+    def _look(self, session: Session) -> None:
         values = self.source() if self.source else None
-        if values is None or self.session.is_face(values):
+        if values is None or session.is_face(values):
             return
         if isinstance(values, UnavailableSession | DictSession) or not isinstance(values, Mapping):
             return  # that of another middleware, inside this one, or nothing to be stored
-        if self.session.failure is not None:
-            raise self.session.failure  # there is no session to be replaced
-        self.session.adopt(values)
+        if session.failure is not None:
+            raise session.failure  # there is no session to be replaced
+        session.adopt(values)
 
     def _mint(self) -> tuple[str, SessionKey]:
-        if self.visit.started:
+        if self.visit.started or self.visit.left:
             raise SessionError(
                 "a session cannot begin or be renewed after the response has started: its cookie"
                 " could not be sent any more; put data in, or renew it, before"
@@ -291,9 +315,8 @@ class Part:
         session_id = self.terms.cookies.ids.new(company.group)
         return session_id, session_key(session_id, self.terms.virtual_server)
 
-    def _touch(self) -> None:
-        session, group = self.session, self.company.group
-        known = session.known
+    def _touch(self, session: Session) -> None:
+        group, known = self.company.group, session.known
         if not self.loaded or known is None or group is None:
             return
         if session.touched or (self.due and not self.extended and session.accessed):
@@ -306,7 +329,7 @@ class Part:
         if not (self.committed or self.gone or self.extended or self.stillborn):
             return None
         session, visit = self.session, self.visit
-        if session.failure is not None and not self.committed:
+        if not self.committed and (session.failure is not None or self.closed is not None):
             return None
         terms, attributes = self.terms, self.terms.attributes
         if self.stillborn is not None:
@@ -328,8 +351,8 @@ class Part:
         same = self.ticket is not None and self.ticket.session_id == known.session_id
         return same and not self.extended
 
-    def _report_unreadable(self) -> None:
-        for name in self.session.unreadable:
+    def _report_unreadable(self, session: Session) -> None:
+        for name in session.unreadable:
             reported = self.terms.reported
             if name not in reported and len(reported) < REPORTED:
                 reported.add(name)
@@ -339,6 +362,30 @@ class Part:
                     " written by a newer version?",
                     name,
                 )
+
+
+class Member(NamedTuple):
+    """A session whose changes are to be committed. Its part forgets it when the request is over,
+    which may be while the commit waits or is under way."""
+
+    part: Part
+    session: Session
+
+
+class Ready(NamedTuple):
+    """What one session brings into a batch."""
+
+    part: Part
+    session: Session
+    prepared: Prepared
+
+    @property
+    def needs(self) -> SessionKey | None:
+        """Under what the session must be stored for it; None: it need not be."""
+        for change in self.prepared.changes:
+            if change.create is None and not change.destroy:
+                return change.replaces or change.key
+        return None
 
 
 class Company:
@@ -444,9 +491,12 @@ class Company:
                 found = [loaded, *(part.load() for part in rest)]
             except Unsettled:
                 found = []
-            # What was found at the position that is vouched for is vouched for as well.
+            # What was found at the position that is vouched for is vouched for as well. What was
+            # not found has no position: it was gone then if the group is still where it was.
             positions = {one.held.position for one in found if one is not None}
-            if positions == {loaded.held.position}:
+            if positions == {loaded.held.position} and (
+                None not in found or positions == self._position()
+            ):
                 self._meet(waiting, found)
                 return
             if not (looks := looks - 1):
@@ -514,55 +564,107 @@ class Company:
 
     # --- committing ---
 
-    async def commit(self, parts: Sequence[Part] | None = None) -> Receipt | None:
+    async def commit(self, asks: Member | None = None) -> Receipt | None:
         """Commit what the sessions hold now, all in one batch. None: there was nothing to do.
 
+        Sessions that were destroyed meanwhile are left out, and their changes dropped: what the
+        others hold is stored all the same.
+
+        `asks`: whose commit it is; when its request is over, it alone is committed.
+
         Raises:
+            SessionRevoked: it was destroyed, and may begin anew; or all that had changes were.
             SessionError: what `Session.commit` lists.
         """
-        while self.committing:
-            await self._turn()
+        members = self._members(asks)
+        if self.committing:
+            members = await self._turn(members, asks)
         ready = []
-        for part in self.parts if parts is None else parts:
-            if (prepared := part.prepare()) is not None:
-                ready.append((part, prepared))  # noqa: PERF401 -- faster for one
+        for part, session in members:
+            if (prepared := part.prepare(session)) is not None:
+                ready.append(Ready(part, session, prepared))
         if not ready:
             return None
-        group = self.group
-        assert group is not None, "what changed has a group"
+        revoked = None
         # Never waited for without peers: then no commit suspends, on any kind of event loop.
         self.committing = True
         try:
-            changes = ready[0][1].changes
-            for _, prepared in ready[1:]:
-                changes += prepared.changes
-            batch = Batch(group, changes, self.read)
-            floor = self.held.position if self.held is not None else None
-            state = self.home.state
-            alone = not state.local and any(part.turn is not None for part in self.parts)
-            receipt = await state.commit(batch, fresh=self.fresh, floor=floor, alone=alone)
+            receipt = await self._store(ready)
+        except SessionRevoked as error:
+            ready, receipt, revoked = await self._store_living(ready, error, asks)
         finally:
             self.committing = False
             if self._committed is not None:
                 self._committed.set()
                 self._committed = None
-        for part, prepared in ready:
-            part.settle(prepared, receipt)
+        for part, session, prepared in ready:
+            part.settle(session, prepared, receipt)
         self.fresh = False
         self.receipt = receipt
         self.held = Held(receipt.position, receipt.holders)
         read = self.read
         if read is None or receipt.position == (read.epoch, read.version + 1):
             self.read = receipt.position  # nobody wrote in between
+        if revoked is not None:
+            raise revoked
         return receipt
 
-    async def _turn(self) -> None:
-        """Wait until the commit that is under way has ended."""
-        if self._committed is None:
-            self._committed = asyncio.Event()
-        await self._committed.wait()
+    def _members(self, asks: Member | None) -> list[Member]:
+        if asks is not None and asks.part not in self.parts:
+            return [asks]  # the request is over; whoever kept its session may still commit
+        return [Member(part, part.session) for part in self.parts]
 
-    def discard(self) -> None:
-        """Drop what is not committed, of every session: all or nothing."""
-        for part in self.parts:
-            part.drop()
+    async def _turn(self, members: list[Member], asks: Member | None) -> list[Member]:
+        """Wait until the commit that is under way has ended; who is to be committed then. Those
+        whose request ended meanwhile are among them: their commit was asked for before."""
+        while self.committing:
+            if self._committed is None:
+                self._committed = asyncio.Event()
+            await self._committed.wait()
+        present = self._members(asks)
+        parts = [member.part for member in present]
+        return present + [member for member in members if member.part not in parts]
+
+    def _store(self, ready: Sequence[Ready]) -> Awaitable[Receipt]:
+        group = self.group
+        assert group is not None, "what changed has a group"
+        changes = ready[0].prepared.changes
+        for other in ready[1:]:
+            changes += other.prepared.changes
+        batch = Batch(group, changes, self.read)
+        floor = self.held.position if self.held is not None else None
+        state = self.home.state
+        alone = not state.local and any(part.turn is not None for part in self.parts)
+        return state.commit(batch, fresh=self.fresh, floor=floor, alone=alone)
+
+    async def _store_living(
+        self, ready: Sequence[Ready], error: SessionRevoked, asks: Member | None
+    ) -> tuple[list[Ready], Receipt, SessionRevoked | None]:
+        """Leave out the sessions that were destroyed: to the others it is as if that had come
+        right after. What was stored, the receipt, and what is to be told to who asks."""
+        told = None
+        while True:
+            gone = await self._gone(ready)
+            for part, session, _ in gone:
+                if asks is not None and part is asks.part:
+                    told = error
+                    continue
+                self.home.count("session_revoked")
+                part.drop(session, SessionRevoked(str(error)))
+            ready = [one for one in ready if one not in gone]
+            if not ready:
+                raise error
+            try:
+                return ready, await self._store(ready), told
+            except SessionRevoked as another:
+                error = another
+
+    async def _gone(self, ready: Sequence[Ready]) -> Sequence[Ready]:
+        """Which of them brought about that the batch was refused."""
+        needing = [one for one in ready if one.needs is not None]
+        if len(needing) <= 1:
+            return needing or ready
+        group, state = self.group, self.home.state
+        assert group is not None, "what was refused has a group"
+        found = [await state.find(group, one.needs, None) for one in needing if one.needs]
+        return [one for one, at in zip(needing, found, strict=True) if at is None] or ready

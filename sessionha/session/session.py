@@ -369,7 +369,8 @@ class Session(MutableMapping[str, Any]):
         """Commit now, and not only when the response starts or has ended: this session, and with
         it what the request has changed in the client's others.
 
-        For streams, background tasks and websockets. None: there was nothing to commit.
+        For streams, background tasks and websockets. None: there was nothing to commit. Of the
+        others, those that were destroyed meanwhile are left out.
 
         Raises:
             SessionRevoked, SessionUnavailable, CommitUnconfirmed, SessionTooLarge, StoreFull,

@@ -13,10 +13,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
-from sessionha.errors import SessionError, SessionRevoked
+from sessionha.errors import (
+    CommitUnconfirmed,
+    SessionError,
+    SessionRevoked,
+    SessionUnavailable,
+    StoreFull,
+)
 from sessionha.identity import GroupID, Position, server_name
 from sessionha.peer.messages import Create
 from sessionha.session.company import Company, Part
@@ -54,6 +61,8 @@ class Visit(Part):
     """Whether the request is over."""
     foreign = False
     """Whether the client was last served by another cluster, or another life of this one."""
+    refusal: SessionError | None = None
+    """Why the response must be refused: a commit at another door, in which its changes were."""
     _outer: Visit | None = None
     _shared = False
     """Whether the outer visit has the group too, and tells the client the route."""
@@ -250,8 +259,8 @@ class Visit(Part):
     async def respond(self) -> None:
         """Commit before the first byte of the response; then ask for `headers`.
 
-        Changes that are in one batch with one to a session that was destroyed meanwhile are
-        dropped: the log-out wins, and the response goes on.
+        Changes of a session that was destroyed meanwhile are dropped: the log-out wins, and the
+        response goes on with those of the others.
 
         Raises:
             SessionUnavailable, CommitUnconfirmed: answer 503 with Retry-After instead.
@@ -259,6 +268,9 @@ class Visit(Part):
         """
         if self.started or self.left:
             return
+        if self.refusal is not None:
+            self.started = True
+            raise self.refusal
         if self.is_idle() if not self._secondary else self.are_idle():
             self.started = True
             if self.turn is not None or self._secondary:
@@ -267,18 +279,37 @@ class Visit(Part):
         companies = self._companies()
         try:
             for company in companies:
-                try:
+                with suppress(SessionRevoked):
                     await company.commit()
-                except SessionRevoked:
-                    self._home.count("session_revoked")
-                    company.discard()
-        except SessionError:
-            for company in companies:
-                company.discard()
+        except (SessionUnavailable, StoreFull) as error:
+            why = self._refused(error, companies)
+            if why is error:
+                raise
+            raise why from error
+        except SessionError as error:
+            self.discard(error)  # what is at other doors is not to blame
             raise
         finally:
             self.started = True
             self._end_turns()
+
+    def _refused(
+        self, error: SessionUnavailable | StoreFull, companies: Sequence[Company]
+    ) -> SessionError:
+        """Drop what is not committed, here and at the doors around this one whose changes were in
+        the batch. Why the responses are refused."""
+        lasting = [company.receipt for company in companies if company.receipt is not None]
+        why: SessionError = error
+        if lasting and not isinstance(error, CommitUnconfirmed):
+            why = CommitUnconfirmed.partly(lasting[-1].copies, error)
+        for company in companies:
+            for part in company.parts:
+                visit = part.visit
+                if visit is not self and not visit.started and not part.is_idle():
+                    visit.refusal = why
+                    part.drop(part.session, why)
+        self.discard(why)
+        return why
 
     async def end(self) -> None:
         """Commit what was changed after the response started; a failure is logged and counted.
@@ -319,10 +350,19 @@ class Visit(Part):
         for part in self.parts():
             part.end_turn()
 
-    def discard(self) -> None:
-        """Drop what is not committed; nothing more is committed by this visit."""
+    def discard(self, why: SessionError | None = None) -> None:
+        """Drop what is not committed; nothing more is committed by this visit.
+
+        `why`: what `Session.commit` raises from now on.
+        """
+        why = why or SessionUnavailable("the response was refused, and what its request changed")
         for part in self.parts():
-            part.drop()
+            part.drop(part.session, why)
+
+    def remains(self) -> list[tuple[str, str]]:
+        """The headers to add to a refusal: those of what was committed before, such as the cookie
+        of a session that was renewed."""
+        return self.headers() if any(part.committed for part in self.parts()) else []
 
     def are_idle(self) -> bool:
         """See `is_idle`; of all."""

@@ -106,21 +106,22 @@ class SessionMiddleware:
         outer = None if outside is None else visit_of(outside)
         values = None if outer is None else scope.get("session")
         visit = Visit(engine, self._terms, cookies, secure=secure, outer=outer)
-        if not visit.arrive():
-            await visit.acquire()
-        session = scope["sessionha"] = visit.session
-        failed = session.failure is not None
-        scope["session"] = UnavailableSession(session) if failed else session.as_dict()
-        visit.source = partial(scope.get, "session")
-        exchange = _Exchange(scope, send, visit)
         carried = carry(visit)
         try:
-            await self.app(scope, receive, exchange.send)
-        except Exception as error:
-            if not await self._is_answered(error, exchange):
-                raise
-        else:
-            await visit.end()
+            if not visit.arrive():
+                await visit.acquire()
+            session = scope["sessionha"] = visit.session
+            failed = session.failure is not None
+            scope["session"] = UnavailableSession(session) if failed else session.as_dict()
+            visit.source = partial(scope.get, "session")
+            exchange = _Exchange(scope, send, visit)
+            try:
+                await self.app(scope, receive, exchange.send)
+            except Exception as error:
+                if not await self._is_answered(error, exchange):
+                    raise
+            else:
+                await visit.end()
         finally:
             lay_down(carried)
             visit.leave()
@@ -227,7 +228,8 @@ class _Exchange:
         """Answer 503 with Retry-After, or what a websocket has in its place."""
         self.refused = True
         self.visit.discard()
-        retry = [(name.encode(), value.encode()) for name, value in refusal_headers(why)]
+        told = [*refusal_headers(why), *self.visit.remains()]
+        retry = [(name.encode(), value.encode()) for name, value in told]
         if self._scope["type"] == "http":
             await _answer(self._send, 503, UNAVAILABLE, retry)
         elif "websocket.http.response" in self._scope.get("extensions", {}):

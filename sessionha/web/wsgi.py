@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -179,17 +179,17 @@ class _Exchange:
         self._send: Callable[[bytes], object] = _nowhere
         self._items: Iterator[bytes] = iter(())
         self._before: object = environ.get(door.environ_key)
-        session = visit.session
-        if session.failure is None:
-            session.as_dict()  # its store from now on, so that it is soon known to be unchanged
-        environ[door.environ_key] = session
-        environ[WAIT] = host.wait
         self._carried: Carried = carry(visit)
 
     def run(self) -> Iterable[bytes]:
         """Call the application. What it raises is raised here, or answered with 503."""
+        environ, session = self._environ, self._visit.session
         try:
-            body = self._door.app(self._environ, self._hold)
+            if session.failure is None:
+                session.as_dict()  # its store from now on, so that it is soon known to be unchanged
+            environ[self._door.environ_key] = session
+            environ[WAIT] = self._host.wait
+            body = self._door.app(environ, self._hold)
             complete = self._is_complete(body)
             if not complete:
                 self._body, self._items = body, iter(body)
@@ -330,8 +330,9 @@ class _Exchange:
     def _refuse(self, why: SessionUnavailable) -> None:
         """Answer 503, whatever the application answers."""
         self._started = self._refused = True
-        self._tidy(self._visit.discard)
-        self._send, body = _refused(self._start_response, why)
+        told: Headers = []
+        self._tidy(partial(_discard, self._visit, told))
+        self._send, body = _refused(self._start_response, why, told)
         self._items = iter(body)
 
     def _leave(self) -> None:
@@ -365,7 +366,11 @@ def _arrived(
     cookies = environ.get("HTTP_COOKIE")
     secure = environ.get("wsgi.url_scheme") == "https"
     visit = Visit(engine, terms, [cookies] if cookies else [], secure=secure, outer=outer)
-    return visit, visit.arrive()
+    try:
+        return visit, visit.arrive()
+    except BaseException:
+        visit.leave()
+        raise
 
 
 def _acquire(host: Host, visit: Visit) -> None:
@@ -374,6 +379,12 @@ def _acquire(host: Host, visit: Visit) -> None:
     except EngineSilent:
         host.post(visit.leave)  # should it have gone on all the same
         raise
+
+
+def _discard(visit: Visit, told: Headers) -> None:
+    """Drop what is not committed, and tell what is."""
+    visit.discard()
+    told += visit.remains()
 
 
 async def _told(visit: Visit) -> Told:
@@ -402,8 +413,10 @@ def _answered(
     return start_response(f"{status} {_REASONS[status]}", [*about, *headers]), [body]
 
 
-def _refused(start_response: StartResponse, why: SessionUnavailable) -> Answered:
-    return _answered(start_response, 503, UNAVAILABLE, refusal_headers(why))
+def _refused(
+    start_response: StartResponse, why: SessionUnavailable, told: Sequence[tuple[str, str]] = ()
+) -> Answered:
+    return _answered(start_response, 503, UNAVAILABLE, [*refusal_headers(why), *told])
 
 
 def _vary_by_cookie(headers: Headers) -> Headers:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-from sessionha.errors import InvalidSettings, SessionBusy, SessionRevoked, SessionUnavailable
+from sessionha.errors import (
+    CommitUnconfirmed,
+    InvalidSettings,
+    SessionBusy,
+    SessionRevoked,
+    SessionUnavailable,
+)
+from sessionha.peer.messages import Batch
 from sessionha.session.company import Company
 from sessionha.session.cookies import SECONDARIES, CookieAttributes, SessionCookies
 from sessionha.session.session import Session
 from sessionha.session.terms import Terms
 from sessionha.session.visit import Visit
+from sessionha.state.base import Loaded
 from sessionha.state.manager import GROUP_ROWS, GROUP_SESSIONS
 from sessionha.state.records import read_session, rows
 from sessionha.store.memory import MemoryReader
@@ -184,8 +193,8 @@ async def test_a_commit_of_one_of_them_takes_the_others_along(
     await browser.visit(alone.place, use)
 
 
-async def test_a_session_that_was_ended_meanwhile_drops_what_goes_with_it() -> None:
-    """G5, G6: all or nothing."""
+async def test_a_change_of_a_living_session_is_stored_beside_one_that_was_ended() -> None:
+    """G6, and an answer of 200 lasts: it is as if the other had been ended right after."""
     engine, browser = FakeEngine(), Browser(terms())
     at = Alone(engine.clock, engine)  # type: ignore[arg-type]
     await put(browser, at, "", "cart", n=1)
@@ -199,7 +208,51 @@ async def test_a_session_that_was_ended_meanwhile_drops_what_goes_with_it() -> N
 
     await browser.visit(at.place, use)
     assert engine.counts == ["session_revoked"]
-    assert (await contents(browser, at, "cart"))["cart"] == {"n": 1}
+    assert await contents(browser, at, "", "cart") == {"": {}, "cart": {"n": 2}}
+
+
+@pytest.mark.parametrize("asks", ["", "cart"])
+async def test_a_commit_tells_who_asks_that_its_session_was_ended(alone: Alone, asks: str) -> None:
+    """The main session goes on; the secondary one was ended meanwhile."""
+    browser = Browser(terms())
+    await put(browser, alone, "", "cart", n=1)
+    other = Browser(browser.terms, dict(browser.jar))
+
+    async def use(visit: Visit) -> None:
+        visit.session["n"] = 2
+        cart = visit.session.secondary("cart")
+        cart["n"] = 2
+        await other.visit(alone.place, lambda visit: visit.session.secondary("cart").destroy())
+        if asks:
+            with pytest.raises(SessionRevoked):
+                await cart.commit()
+        else:
+            assert await visit.session.commit() is not None
+            cart["n"] = 3
+            with pytest.raises(SessionRevoked):
+                await cart.commit()
+
+    await browser.visit(alone.place, use)
+    assert alone.place.events["session_revoked"] == 1
+    assert await contents(browser, alone, "", "cart") == {"": {"n": 2}, "cart": {}}
+
+
+async def test_who_is_told_that_the_session_was_ended_may_begin_anew(
+    alone: Alone, browser: Browser
+) -> None:
+    await put(browser, alone, "", n=1)
+    other = Browser(browser.terms, dict(browser.jar))
+
+    async def use(visit: Visit) -> None:
+        visit.session["n"] = 2
+        await other.visit(alone.place, lambda visit: visit.session.destroy())
+        with pytest.raises(SessionRevoked):
+            await visit.session.commit()
+        visit.session.destroy()
+        visit.session["n"] = 3
+
+    await browser.visit(alone.place, use)
+    assert (await contents(browser, alone, ""))[""] == {"n": 3}
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["at once", "acquired"])
@@ -237,6 +290,34 @@ def test_nobody_sees_one_session_after_and_another_before_a_commit(local: bool) 
             work.send(None)  # type: ignore[attr-defined]
 
     in_world(scenario, nodes=1, backups=0, engines=2)
+
+
+async def test_confirmed_reads_of_several_sessions_show_one_moment(
+    alone: Alone, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G5: while the first is being confirmed, a commit changes it and ends the second."""
+    state = alone.place.state
+    await put(browser, alone, "", "cart", n=1)
+    other = Browser(browser.terms, dict(browser.jar))
+    orders = [True]
+    find = state.find
+
+    def order(visit: Visit) -> None:
+        visit.session["n"] = "ordered"
+        visit.session.secondary("cart").destroy()
+
+    async def confirming(*about: Any) -> Loaded | None:
+        found = await find(*about)
+        if orders:
+            orders.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(type(state), "local", True)
+                await other.visit(alone.place, order)
+        return found
+
+    monkeypatch.setattr(type(state), "local", False)
+    monkeypatch.setattr(state, "find", confirming)
+    assert await contents(browser, alone, "", "cart") == {"": {"n": "ordered"}, "cart": {}}
 
 
 # --- lives of their own ---
@@ -442,6 +523,40 @@ async def test_one_of_another_group_works_and_is_committed_apart(alone: Alone) -
     assert main.group == wizard.group
     await browser.visit(alone.place, lambda visit: visit.session.destroy(cascade=True))
     assert browser.jar == {}
+
+
+async def test_what_was_committed_first_lasts_when_the_second_group_cannot_be() -> None:
+    """The outcome is unknown: the first was renewed, and its new cookie goes with the refusal."""
+    engine, browser, other = FakeEngine(("n1", "n2")), Browser(terms()), Browser(terms())
+    at = Alone(engine.clock, engine)  # type: ignore[arg-type]
+    await put(browser, at, "", n=1)
+    await put(other, at, "cart", n=1)
+    browser.jar["session-cart"] = other.jar["session-cart"]
+
+    def fail_next(_: Batch) -> None:
+        engine.state.before_commit = fail
+        engine.state.failure = None
+
+    def fail(_: Batch) -> None:
+        engine.state.failure = SessionUnavailable("nobody answered")
+
+    async def use(visit: Visit) -> None:
+        visit.session.renew_id()
+        visit.session["n"] = visit.session.secondary("cart")["n"] = 2
+        engine.state.before_commit = fail_next
+        with pytest.raises(CommitUnconfirmed, match="first part of the change lasts") as caught:
+            await visit.respond()
+        assert caught.value.unknown
+        assert not caught.value.elsewhere
+        told = [value.partition("=")[0] for name, value in visit.remains() if name == "set-cookie"]
+        assert told == ["session", "hsr"]
+        for name, header in visit.remains():
+            if name == "set-cookie":
+                browser.keep(header)
+
+    await browser.visit(at.place, use)
+    engine.state.before_commit = engine.state.failure = None
+    assert await contents(browser, at, "", "cart") == {"": {"n": 2}, "cart": {"n": 1}}
 
 
 def test_every_group_is_acquired_where_the_request_arrives() -> None:

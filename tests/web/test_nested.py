@@ -243,6 +243,29 @@ async def test_a_commit_of_both_that_fails_is_one_503() -> None:
     assert (await site.get(browser, "/shop/")).json == {}
 
 
+@pytest.mark.parametrize(("query", "status"), [("portal&shop", 503), ("shop", 200)])
+async def test_an_outer_change_is_not_dropped_under_another_answer(query: str, status: int) -> None:
+    """The portal replaces the shop's 503; but what it changed itself was in the same batch."""
+    site = Site()
+    inner = site.app.app
+
+    async def forgiving(scope: Scope, receive: Receive, send: Send) -> None:
+        answers: list[Any] = []
+
+        async def keep(message: Any) -> None:
+            answers.append(message)
+
+        await inner(scope, receive, keep)
+        assert answers[0]["status"] == 503
+        await reply(send, "the shop is closed")
+
+    browser = site.browser()
+    await site.get(browser, "/shop/", "portal&shop")
+    site.app.app = forgiving
+    site.engine.state.failure = SessionUnavailable("nobody answered")
+    assert (await site.get(browser, "/shop/", query)).status == status
+
+
 async def test_an_application_that_is_called_for_another_client_is_no_inner_one() -> None:
     """A handler that calls an application in its own process, with a scope of its own."""
     engine = FakeEngine(("n1", "n2"))
