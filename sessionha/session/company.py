@@ -8,7 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
-from sessionha.errors import SessionBusy, SessionError, SessionRevoked, SessionUnavailable
+from sessionha.errors import (
+    ElementNotEncodable,
+    SessionBusy,
+    SessionError,
+    SessionRevoked,
+    SessionUnavailable,
+)
 from sessionha.identity import GroupID, Position, SessionKey, new_group, session_key
 from sessionha.peer.messages import Batch, Create
 from sessionha.session.cookies import REMEMBERED, Ticket
@@ -235,6 +241,13 @@ class Part:
             return False
         return session.is_untouched()
 
+    def is_changed(self) -> bool:
+        """Whether something of the session is not committed."""
+        try:
+            return bool(self.session.prepare(_no_id, self.terms.create).changes)
+        except ElementNotEncodable:
+            return True
+
     def prepare(self, session: Session) -> Prepared | None:
         """What is to be committed now; None: nothing, and that is recorded where it is news."""
         if self.closed is not None:
@@ -362,6 +375,11 @@ class Part:
                     " written by a newer version?",
                     name,
                 )
+
+
+def _no_id() -> tuple[str, SessionKey]:
+    """What a session would have for an ID and a key that only shall tell whether it changed."""
+    return "", b""
 
 
 class Member(NamedTuple):

@@ -305,7 +305,7 @@ class Visit(Part):
         for company in companies:
             for part in company.parts:
                 visit = part.visit
-                if visit is not self and not visit.started and not part.is_idle():
+                if visit is not self and not visit.started and part.is_changed():
                     visit.refusal = why
                     part.drop(part.session, why)
         self.discard(why)

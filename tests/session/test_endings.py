@@ -114,7 +114,7 @@ async def test_nothing_can_be_put_into_what_all_visits_share() -> None:
 
     for misuse in (put, flag, lend, dict, Session.clear, Session.destroy, Session.touch):
         with pytest.raises(LookupError, match="the request is over"):
-            misuse(NOBODYS)  # type: ignore[operator]
+            misuse(NOBODYS)
     with pytest.raises(LookupError, match="the request is over"):
         await NOBODYS.commit()
     NOBODYS.discard()

@@ -311,11 +311,11 @@ async def test_confirmed_reads_of_several_sessions_show_one_moment(
         if orders:
             orders.clear()
             with monkeypatch.context() as patch:
-                patch.setattr(type(state), "local", True)
+                patch.setattr(state, "local", True)
                 await other.visit(alone.place, order)
         return found
 
-    monkeypatch.setattr(type(state), "local", False)
+    monkeypatch.setattr(state, "local", False)
     monkeypatch.setattr(state, "find", confirming)
     assert await contents(browser, alone, "", "cart") == {"": {"n": "ordered"}, "cart": {}}
 
