@@ -25,6 +25,7 @@ from sessionha.identity import Position, server_name
 from sessionha.peer.messages import Batch
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.session import Session
+from sessionha.session.visit import Visit
 from sessionha.settings import Settings
 from sessionha.web import asgi
 from sessionha.web.asgi import (
@@ -426,6 +427,25 @@ async def test_an_error_response_of_the_application_commits() -> None:
     browser = Browser(middleware())
     assert (await browser.get("/error")).status == 500
     assert (await browser.get()).json == {"x": 1}
+
+
+@pytest.mark.parametrize("step", [(Visit, "arrive"), (Session, "as_dict")], ids=lambda s: s[1])
+async def test_a_request_that_fails_before_the_application_does_not_count_for_ever(
+    monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
+) -> None:
+    app = SessionMiddleware(shop, KEY, engine=FakeEngine())
+    browser = Browser(app)
+    await browser.get("/count")
+    real = getattr(*step)
+
+    def fail(self: object) -> None:
+        real(self)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(*step, fail)
+    with pytest.raises(RuntimeError):
+        await browser.get("/count")
+    assert app._terms.under_way == {}
 
 
 # --- after the response has started ---

@@ -34,6 +34,8 @@ from sessionha.errors import (
 )
 from sessionha.peer.messages import Batch
 from sessionha.session.carrier import current_session
+from sessionha.session.session import Session
+from sessionha.session.visit import Visit
 from sessionha.settings import Settings
 from sessionha.web import workers, wsgi
 from sessionha.web.asgi import Message, Receive, Scope, Send, SessionMiddleware
@@ -198,6 +200,25 @@ def broken() -> Iterable[bytes]:
 
 def count(session: Any) -> None:
     session["n"] = session.get("n", 0) + 1
+
+
+@pytest.mark.parametrize("step", [(Visit, "arrive"), (Session, "as_dict")], ids=lambda s: s[1])
+def test_a_request_that_fails_before_the_application_does_not_count_for_ever(
+    monkeypatch: pytest.MonkeyPatch, step: tuple[type, str]
+) -> None:
+    app = door()
+    server = Server(app)
+    server.get("/count")
+    real = getattr(*step)
+
+    def fail(self: object) -> None:
+        real(self)
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(*step, fail)
+    with pytest.raises(RuntimeError):
+        server.get("/count")
+    assert app.terms.under_way == {}
 
 
 # --- cookies and headers ---
