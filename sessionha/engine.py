@@ -9,10 +9,12 @@ import asyncio
 import hmac
 import logging
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -21,7 +23,7 @@ from sessionha.agreement import OF_A_CLUSTER, Nodes, meet_siblings, shown
 from sessionha.discovery.base import Found, Proof
 from sessionha.discovery.seeker import Own, Seeker
 from sessionha.discovery.source import open_source
-from sessionha.errors import InvalidSettings
+from sessionha.errors import InvalidSettings, StoreError
 from sessionha.identity import NO_VIEW
 from sessionha.keys import APPLICATION_LABEL, ROUTE_LABEL
 from sessionha.peer.base import Sender
@@ -47,12 +49,14 @@ from sessionha.state.copies import Limits
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.upkeep import Upkeep
-from sessionha.store import LMDBStore, MemoryStore, choose
+from sessionha.store import LMDBStore, MemoryStore, choose, durable
 from sessionha.topology.base import Change
 from sessionha.topology.description import Node as Described
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
-from sessionha.topology.timing import Timing
+from sessionha.topology.rows import Voting
+from sessionha.topology.timing import LEASE_MARGIN, Timing
+from sessionha.topology.votefile import DiskVotes
 from sessionha.view import Member, View
 
 log = logging.getLogger("sessionha.engine")
@@ -164,8 +168,15 @@ class Engine:
         self.events[event] += 1
 
     def readiness(self) -> int:
-        """200 for a member of the view; 503 otherwise."""
-        return 200 if self.running and self.membership.is_member() else 503
+        """200 for a member of the view that may serve; 503 otherwise."""
+        if not self.running or not self.membership.is_member():
+            return 503
+        return 200 if self.membership.leased() else 503
+
+    def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
+        """Cookies name the cluster with its beginning: one that began anew knows no old ones."""
+        del changes
+        self.cluster = cluster_tag(self.settings.cluster, view.cluster)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -225,21 +236,12 @@ class Engine:
         clock = _clock(store)
         me = _member(described, settings, store.incarnation, self._keys)
         meet_siblings(store, settings)
-        topology = TopologyManager(
-            store,
-            me,
-            settings.description,
-            clock.now,
-            Timing.of(
-                heartbeat=settings.heartbeat,
-                suspect_after=settings.suspect_after,
-                confirm_after=settings.confirm_after,
-                discovery_time=settings.discovery_time,
-                forget_after=settings.forget_after,
-            ),
-            trust_refused=True if settings.trust_refused == "always" else None,
-            admission="static-only" if settings.discovery is None else "dynamic",
-        )
+        try:
+            topology = self._topology(store, me, clock)
+        except StoreError:
+            store.close()
+            raise
+        topology.subscribe(self)
         remarks = _Remarks(me)
         topology.subscribe(remarks)
         streams = Streams(
@@ -278,19 +280,14 @@ class Engine:
                     " give this node another address in `nodes` (or SESSIONHA_LISTEN)"
                 ]
             ) from error
+        # A view that only holds again after a restart is no news to listeners.
+        self.cluster = cluster_tag(settings.cluster, topology.cluster)
         if seeker is not None:
             seeker.start()
         parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
         self._accompany()
         await self._joined(topology)
-        several = len(settings.description.nodes) > 1 or settings.discovery is not None
-        if len(topology.view().members) == 1 and several:
-            remarks.alone = True
-            log.warning(
-                "node %s starts alone: no other node of `nodes` answers yet, and until one does"
-                " changes have no copies",
-                settings.node,
-            )
+        self._remark_alone(topology, remarks)
         log.info(
             "node %s, engine %d, runs in %s mode with %d backups; listening on %s",
             settings.node,
@@ -299,6 +296,40 @@ class Engine:
             settings.backups,
             settings.listen,
             extra={"node": settings.node, "engine": store.slot},
+        )
+
+    def _remark_alone(self, topology: TopologyManager, remarks: _Remarks) -> None:
+        settings = self.settings
+        several = len(settings.description.nodes) > 1 or settings.discovery is not None
+        if len(topology.view().members) == 1 and several:
+            remarks.alone = True
+            log.warning(
+                "node %s starts alone: no other node of `nodes` answers yet, and until one does"
+                " changes have no copies",
+                settings.node,
+            )
+
+    def _topology(
+        self, store: LMDBStore | MemoryStore, me: Member, clock: NodeClock
+    ) -> TopologyManager:
+        """Raises StoreError: there is no place for the votes."""
+        settings = self.settings
+        timing = Timing.of(
+            heartbeat=settings.heartbeat,
+            suspect_after=settings.suspect_after,
+            confirm_after=settings.confirm_after,
+            discovery_time=settings.discovery_time,
+            forget_after=settings.forget_after,
+        )
+        return TopologyManager(
+            store,
+            me,
+            settings.description,
+            clock.now,
+            timing,
+            trust_refused=True if settings.trust_refused == "always" else None,
+            admission="static-only" if settings.discovery is None else "dynamic",
+            voting=_voting(settings, timing),
         )
 
     async def _joined(self, topology: TopologyManager) -> None:
@@ -381,6 +412,10 @@ class Engine:
                 heal_after=settings.heal_after,
                 confirmed=settings.reads == "confirmed",
                 serial=settings.concurrency == "serialize",
+                quorum=settings.consistency == "quorum",
+                member_timeout=(
+                    settings.quorum_timeout if settings.consistency == "quorum" else None
+                ),
                 limits=Limits(settings.session_bytes, settings.elements),
             ),
             peers=streams,
@@ -486,6 +521,23 @@ def _clock(store: LMDBStore | MemoryStore) -> NodeClock:
     clock = NodeClock(store)
     clock.begin()
     return clock
+
+
+def _voting(settings: Settings, timing: Timing) -> Voting | None:
+    """What this node votes with, in quorum mode.
+
+    Raises:
+        StoreError: there is no place for the votes.
+    """
+    if settings.consistency != "quorum":
+        return None
+    place = durable(settings.state_dir, name=f"{settings.cluster}-{settings.node}")
+    return Voting(
+        DiskVotes(place),
+        token=partial(secrets.token_hex, 8),
+        electors=settings.description.order,
+        lease=timing.lease + LEASE_MARGIN,
+    )
 
 
 def _store_name(settings: Settings, keys: tuple[bytes, ...]) -> str:

@@ -152,8 +152,9 @@ class Settings:
     state_dir: Path | None = _row(
         PATH,
         None,
-        "Directory on a disk for what must survive a reboot; nothing yet in this version.",
-        "chosen by the store",
+        "Directory on a disk for what must survive a reboot: the votes of this node, where"
+        " `consistency` is `quorum`.",
+        "`/var/lib/sessionha` or `~/.local/state/sessionha`",
     )
     engine_type: str = _row(
         NAME, "web", "Type of this engine; routers do not yet choose by it in this version."
@@ -168,15 +169,16 @@ class Settings:
         "1; 2 from four configured nodes",
     )
     min_copies: int = _row(
-        count(0, 7), 0, "With fewer copies than this a change is answered with 503."
+        count(0, 7),
+        0,
+        "With fewer copies than this a change is answered with 503.",
+        "0; 1 where `consistency` is `quorum`",
     )
     consistency: str = _row(
-        choice(
-            "available",
-            refused={"quorum": "views agreed by a majority do not exist in this version"},
-        ),
+        choice("available", "quorum"),
         "available",
-        "What a partition does: in `available` each side goes on serving.",
+        "What a partition does: in `available` each side goes on serving, in `quorum` only the one"
+        " that has a majority of the configured nodes.",
     )
     reads: str = _row(
         choice("local", "confirmed"),
@@ -219,6 +221,12 @@ class Settings:
     acquire_timeout: float = _row(
         INTERVAL, 3.0, "How long a request waits for its session before 503; nothing changed."
     )
+    quorum_timeout: float = _row(
+        INTERVAL,
+        1.0,
+        "How long a request that needs its session waits for this node to hear a majority before"
+        " 503, where `consistency` is `quorum`.",
+    )
     heal_after: float = _row(
         DURATION,
         30.0,
@@ -229,7 +237,7 @@ class Settings:
         DURATION,
         0.0,
         "How long a request is refused because an absent node may hold its session.",
-        "`heal_after`",
+        "`heal_after`; where `consistency` is `quorum`, at least 10 minutes",
     )
     drain_timeout: float = _row(
         DURATION,
@@ -373,6 +381,11 @@ This page is written by `make docs` from the table in `sessionha/settings.py`.
 |---|---|---|---|"""
 
 
+QUORUM_FORGETS: Final = 600.0
+"""Seconds for which an absent node's sessions are awaited by default where a majority decides:
+what it may hold is newer than what is there, and an operator can say sooner that it is lost."""
+
+
 # --- relations ------------------------------------------------------------------------------------
 
 
@@ -426,6 +439,17 @@ RELATIONS: Final = (
         ("lifetime", "idle_timeout"),
         lambda s: s.lifetime >= s.idle_timeout,
         "`lifetime` must not be shorter than `idle_timeout`",
+    ),
+    Relation(
+        ("quorum_timeout", "acquire_timeout", "consistency"),
+        lambda s: s.consistency != "quorum" or s.quorum_timeout <= s.acquire_timeout,
+        "`quorum_timeout` must not be longer than `acquire_timeout`",
+    ),
+    Relation(
+        ("consistency", "nodes"),
+        lambda s: s.consistency != "quorum" or not s.listen or len(s.description.nodes) > 1,
+        "`consistency` = `quorum` needs nodes that are written down, in `nodes` or in `[[node]]`"
+        " tables: a majority is one of them, better of three than of two",
     ),
     Relation(
         ("min_copies", "backups"),
@@ -648,8 +672,12 @@ class _Loading:
     def _resolve_numbers(self, description: Description) -> None:
         if "backups" not in self._given and len(description.nodes) >= 4:
             self._values["backups"] = 2
+        quorum = self._values.get("consistency") == "quorum"
         if "forget_after" not in self._given:
-            self._values["forget_after"] = self._values.get("heal_after", Settings.heal_after)
+            delay = self._values.get("heal_after", Settings.heal_after)
+            self._values["forget_after"] = max(delay, QUORUM_FORGETS) if quorum else delay
+        if quorum and len(description.nodes) > 1 and "min_copies" not in self._given:
+            self._values["min_copies"] = min(1, self._values.get("backups", Settings.backups))
 
     # checks
 

@@ -49,7 +49,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
 
 
 class View(msgspec.Struct, frozen=True, array_like=True):
-    """The numbered membership. Two views with one ID are the same view."""
+    """The numbered membership. Two views with one ID are the same view (of one cluster)."""
 
     id: ViewID = NO_VIEW
     members: tuple[Member, ...] = ()
@@ -61,6 +61,23 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     """Nodes known to be gone by proof: they said goodbye, or their host refused (R2a)."""
     departed: tuple[tuple[str, Departure], ...] = ()
     """Nodes that were members and are not now, each with how it went, earliest first."""
+    cluster: str = ""
+    """Quorum mode: the random identity that the cluster got with its first view (R7a)."""
+    electors: tuple[str, ...] = ()
+    """Quorum mode: the nodes that decide the next view; empty in available mode."""
+    sworn: tuple[tuple[str, str], ...] = ()
+    """Electors that had lost their votes, each with the token of its loss: from this view on they
+    vote again."""
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The electors that count: those that are absent by proof do not (R2a)."""
+        return tuple(node for node in self.electors if node not in self.absent)
+
+    @property
+    def majority(self) -> int:
+        """How many of the voters decide."""
+        return len(self.voters) // 2 + 1
 
     def member(self, node: str) -> Member | None:
         """The member with this node ID, if there is one."""

@@ -254,7 +254,6 @@ def test_all_mistakes_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("consistency", "quorum"),
         ("concurrency", "reject"),
     ],
 )
@@ -614,3 +613,24 @@ def test_the_arguments_of_the_middleware_are_known() -> None:
     taken = inspect.signature(SessionMiddleware).parameters.values()
     named = [each.name for each in taken if each.kind is not each.VAR_KEYWORD]
     assert [name for name in named if name not in ("app", "engine")] == [*ARGUMENTS]
+
+
+# --- quorum mode ----------------------------------------------------------------------------------
+
+
+def test_a_majority_brings_its_own_defaults() -> None:
+    """Contract G1, R18: a copy is required, and absent nodes are awaited for 10 minutes."""
+    nodes = "n1=http://127.0.0.1:7001,n2=http://127.0.0.1:7002,n3=http://127.0.0.1:7003"
+    secret = new_secret()
+    quorum = Settings.load({}, node="n1", nodes=nodes, secret=secret, consistency="quorum")
+    assert (quorum.min_copies, quorum.forget_after) == (1, 600.0)
+    other = Settings.load({}, node="n1", nodes=nodes, secret=secret)
+    assert (other.consistency, other.min_copies, other.forget_after) == ("available", 0, 30.0)
+
+
+def test_a_majority_is_one_of_nodes_that_are_written_down() -> None:
+    """Nobody can count a majority of nodes that are found."""
+    problem = only_problem(
+        node="n1", nodes="dns://web.example:7946", secret=new_secret(), consistency="quorum"
+    )
+    assert "`consistency` = `quorum` needs nodes that are written down" in problem

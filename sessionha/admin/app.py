@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sessionha.admin import data
+from sessionha.admin.membership import MembershipPage
 from sessionha.admin.metrics import CONTENT_TYPE, text
 from sessionha.admin.snapshot import counts, status
 from sessionha.admin.subjects import NO_STORE, SubjectsPage
@@ -18,6 +19,8 @@ from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, may, role_of
 from sessionha.engine import Engine
 from sessionha.settings import Settings
+
+POST = ["POST"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -33,6 +36,7 @@ def build(engine: Engine, tally: Tally) -> Starlette:
         return JSONResponse(status(engine, tally.total(counts(engine))), headers=NO_STORE)
 
     settings, subjects = engine.settings, SubjectsPage(engine)
+    members = MembershipPage(engine)
     theirs = "/v1/subjects/{subject:path}"
     return Starlette(
         routes=[
@@ -44,6 +48,8 @@ def build(engine: Engine, tally: Tally) -> Starlette:
                 methods=data.METHODS,
             ),
             Route(theirs, _guarded(subjects.show, settings, "data"), methods=["GET"]),
+            Route("/v1/forget/{node}", _guarded(members.forget, settings, "operate"), methods=POST),
+            Route("/v1/bootstrap", _guarded(members.bootstrap, settings, "operate"), methods=POST),
             Route(theirs, _guarded(subjects.end, settings, "data"), methods=["DELETE"]),
         ]
     )

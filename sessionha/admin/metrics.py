@@ -90,6 +90,8 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
         "view_number": (view.id.number, "Number of the view that the node holds"),
         "members": (len(view.members), "Nodes in that view"),
         "member": (int(membership.is_member()), "Whether the node is in that view"),
+        "leased": (int(membership.leased()), "Whether the node heard enough others to serve"),
+        "voters": (len(view.voters), "Nodes whose majority decides the next view; 0: nobody votes"),
         "engines": (len(store.living_slots()), "Processes of the node that serve"),
         "backups_wanted": (engine.backups, "Copies that a change waits for"),
         "store_used_bytes": (usage.used, "Bytes that the store has in use"),

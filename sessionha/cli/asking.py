@@ -85,7 +85,7 @@ def ask(
     bearer: str,
     *,
     has: str,
-    method: Literal["GET", "DELETE"] = "GET",
+    method: Literal["GET", "DELETE", "POST"] = "GET",
     timeout: float = TIMEOUT,
 ) -> dict[str, Any]:
     """What the administration at `url` answers: an object that has the member `has`.

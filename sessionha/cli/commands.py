@@ -7,7 +7,8 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 
 import typer
 import typer.main
@@ -134,6 +135,50 @@ def status(
         print(json.dumps(found, indent=2))
     else:
         show(found, Console())
+
+
+Administration = Annotated[
+    str | None,
+    typer.Option("--url", help="The node's administration, such as 10.0.0.1:7947."),
+]
+
+
+@app.command()
+def forget(
+    node: Annotated[str, typer.Argument(help="The node that will not come back.")],
+    url: Administration = None,
+    file: ConfigFile = None,
+) -> None:
+    """Let a node wait no longer for the sessions that an absent one may hold: they may be lost."""
+    found = _operate(file, url, f"/v1/forget/{quote(node, safe='')}", "forgotten")
+    print(f"{found['forgotten']} is forgotten; tell every node that waits for it")
+
+
+@app.command()
+def bootstrap(
+    without: Annotated[
+        list[str], typer.Option(metavar="NODE", help="An elector that will never vote again.")
+    ],
+    url: Administration = None,
+    file: ConfigFile = None,
+) -> None:
+    """Let a cluster that lost its majority go on without the votes of nodes that are gone for good.
+
+    Where one of them lives after all, there are two clusters, and sessions are lost.
+    """
+    path = "/v1/bootstrap?" + urlencode([("without", node) for node in without])
+    found = _operate(file, url, path, "without")
+    print(f"goes on without the votes of {', '.join(found['without'])}")
+
+
+def _operate(file: Path | None, url: str | None, path: str, has: str) -> dict[str, Any]:
+    settings = Settings.observe(config=file)
+    address, bearer = asking.address_of(settings, url), asking.token(settings, "operate")
+    try:
+        return asking.ask(address, path, bearer, has=has, method="POST")
+    except asking.NoAnswer as problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 @app.command()

@@ -24,7 +24,7 @@ def show(status: Mapping[str, Any], console: Console) -> None:
         f" {status['backups']} backups",
         "node": f"{status['node']} ({status['state']}{waits}), engines"
         f" {', '.join(map(str, status['engines']))}",
-        "view": f"{view['number']}, {len(status['members'])} members",
+        "view": f"{view['number']}, {len(status['members'])} members{_votes(view)}",
         "store": f"{store['used'] / MIB:.1f} of {store['limit'] / MIB:.1f} MiB",
         "done": ", ".join(f"{counts.get(f'state/{name}', 0)} {name}" for name in _SHOWN),
         "version": status["versions"]["sessionha"],
@@ -32,6 +32,15 @@ def show(status: Mapping[str, Any], console: Console) -> None:
     for name, words in lines.items():
         console.print(f"{name:<12} {words}", highlight=False, markup=False, soft_wrap=True)
     console.print(_members(status))
+
+
+def _votes(view: Mapping[str, Any]) -> str:
+    """Who decides the next view, where a majority does."""
+    if not view.get("electors"):
+        return ""
+    silent = sorted(set(view["electors"]) - set(view["voters"]))
+    absent = f" ({', '.join(silent)} absent)" if silent else ""
+    return f"; {view['majority']} of {', '.join(view['voters'])} decide the next{absent}"
 
 
 def _members(status: Mapping[str, Any]) -> Table:

@@ -367,6 +367,15 @@ class Ping(Wire, frozen=True):
     """Hash of the sender's static description; a difference is reported."""
     state: str = "joined"
     """The state of the sender's topology automaton."""
+    asked: int = 0
+    """Asks for a lease: an instant of the sender's own clock, which means nothing to others; 0
+    asks for none."""
+    lease: int = 0
+    """For how many milliseconds the sender would serve."""
+    run: int = 0
+    """Counts the starts of the sender's node."""
+    cluster: str = ""
+    """The identity of the sender's cluster (quorum mode)."""
 
 
 class Pong(Wire, frozen=True):
@@ -378,6 +387,11 @@ class Pong(Wire, frozen=True):
     description: str = ""
     state: str = "joined"
     """Only a view whose sender is `joined` is in force; one `reconnecting` is being verified."""
+    granted: bool = False
+    """Whether the receiver may count this answer for its lease (R9)."""
+    blank: str = ""
+    """The sender has no votes (R7a): a token of their loss."""
+    cluster: str = ""
 
 
 class Join(Wire, frozen=True):
@@ -437,6 +451,53 @@ class Leave(Wire, frozen=True):
     node: str
     incarnation: str
     returning: bool
+    run: int = 0
+    """Which start of its node says goodbye."""
+
+
+Ballot = tuple[int, str]
+"""A proposer's attempt: a round, and who attempts; no two attempts have the same."""
+
+
+class Prepare(Wire, frozen=True):
+    """Paxos for the view `number`, phase 1: promise to accept nothing of a lower ballot."""
+
+    number: int
+    ballot: Ballot
+    base: View
+    """The view before, which is decided; of the first view: its electors."""
+
+
+class Prepared(Wire, frozen=True):
+    """The answer of an elector; `promised` is the highest ballot that it has promised."""
+
+    promised: Ballot
+    accepted: Ballot
+    """Of the view that it has accepted for this number."""
+    view: View | None
+    blank: str
+    """It has lost its votes: a token of the loss."""
+    held: int
+    """The number of the view that it holds; from the asked one on, the question is void."""
+
+
+class Accept(Wire, frozen=True):
+    """Paxos, phase 2: accept this view."""
+
+    ballot: Ballot
+    view: View
+    tokens: tuple[tuple[str, str], ...] = ()
+    """Electors without votes that count all the same, because every elector answered (R7a)."""
+
+
+class Accepted(Wire, frozen=True):
+    """The answer of an elector."""
+
+    ok: bool
+    promised: Ballot
+    wait: int
+    """Not yet: for so many milliseconds a member that the view leaves out may have a lease."""
+    held: int
 
 
 class Done(Wire, frozen=True):
@@ -448,6 +509,7 @@ Message = (
     | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Whose | Found | Revoke
     | Revocations | Revoked | Ping | Pong | Join | Watch | Install | Installed | Confirm
     | Confirmed | Report | Leave | Done
+    | Prepare | Prepared | Accept | Accepted
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -158,11 +158,11 @@ class StateManager:
     def load(self, group: GroupID, key: SessionKey, floor: Position | None = None) -> Loaded | None:
         """See `State.load`."""
         node, found = self.node, self.readings
-        now = node.clock.now()
         with node.store.read() as reader:
+            now = node.clock.now()  # later than what is read, so that a lease holds for it
             group_row = reader.get(GROUPS + group)
             held, view = None, NO_MEMBERS
-            if group_row is not None:
+            if group_row is not None and now < node.membership.lease_in(reader):
                 view = node.membership.view_in(reader)
                 held = found.held(group, group_row, view, self.ownership.serves)
             if held is None or (floor is not None and held.position < floor):
@@ -275,6 +275,8 @@ class StateManager:
         with node.store.write(urgent=urgent, shrinking=shrinking) as writer:
             view = node.view_in(writer)
             record = get_group(writer, batch.group)
+            if not node.leased(writer):
+                raise NotHeld("" if record is None else record.promise.node)
             if fresh and (record is None or not record.held):
                 record = self._found(writer, batch.group, view)
             elif record is None or not node.is_primary(record, view):

@@ -45,6 +45,11 @@ class Options:
     """Whether reads are confirmed by every copy."""
     serial: bool = False
     """Whether requests of one session take turns."""
+    quorum: bool = False
+    """Whether a majority decides views, so that nobody serves apart from it."""
+    member_timeout: float | None = None
+    """Seconds that a request waits for this node to be a member that may serve; None: as long as
+    for a session."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -112,17 +117,33 @@ class Node:
         self._joined = (view, joined)
         return joined
 
+    def leased(self, reader: Reader) -> bool:
+        """Whether this node may serve what the transaction sees (R9): nobody has left it out."""
+        return self.clock.now() < self.membership.lease_in(reader)
+
     async def membership_regained(self) -> None:
-        """Wait until this node is a member, as long as for a group: after a pause of its own a node
-        that was one asks whether it still is, which takes a round trip between busy servers.
+        """Wait until this node is a member and has a lease: after a pause of its own a node that
+        was one asks whether it still is, which takes a round trip between busy servers.
 
         Raises:
-            SessionUnavailable: it is none.
+            SessionUnavailable: it is none, or hears too few others.
         """
-        deadline = self.clock.now() + int(self.options.acquire_timeout * 1000)
-        while self.joined(view := self.membership.view()) == NO_VIEW:
+        options = self.options
+        patience = options.member_timeout or options.acquire_timeout
+        deadline = self.clock.now() + int(patience * 1000)
+        while True:
+            with self.store.read() as reader:
+                view = self.view_in(reader)
+                leased = self.leased(reader)
+            member = self.joined(view) != NO_VIEW
+            if member and leased:
+                return
             if self.peers is None or self.clock.now() >= deadline:
-                raise SessionUnavailable("this server is not a member of its cluster now")
+                raise SessionUnavailable(
+                    "this server hears too few others of its cluster to serve now"
+                    if member
+                    else "this server is not a member of its cluster now"
+                )
             await self.membership.wait_change(view.id, 0.01)
 
     def is_primary(self, record: GroupRecord, view: View) -> bool:

@@ -101,7 +101,7 @@ class Ownership:
         """The group, when it may be served from here at once. One read transaction."""
         with self._node.store.read() as reader:
             record = get_group(reader, group)
-            if record is None:
+            if record is None or not self._node.leased(reader):
                 return None
             held = self.serves(record, self._node.view_in(reader))
         return None if held is None or (floor is not None and held.position < floor) else held
@@ -176,7 +176,8 @@ class Ownership:
         with node.store.read() as reader:
             view = node.view_in(reader)
             record = get_group(reader, group) or GroupRecord()
-        if node.joined(view) == NO_VIEW:
+            leased = node.leased(reader)
+        if node.joined(view) == NO_VIEW or not leased:
             await node.membership_regained()
             return ""
         current = record.epoch.node == record.promise.node == node.me
@@ -309,7 +310,8 @@ class Ownership:
             return None
         best = max(holding, key=lambda answer: (answer.standing.position, answer.standing.in_sync))
         self._check_floor(best.standing.position, floor)
-        if floor is None and not best.standing.in_sync and node.membership.unproven():
+        alone = floor is None or node.options.quorum
+        if alone and not best.standing.in_sync and node.membership.unproven():
             raise SessionUnavailable("a newer copy may be on a server that is away")
         content = None
         if best.node != node.me:

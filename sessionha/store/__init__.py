@@ -3,7 +3,7 @@
 from sessionha.store.base import Reader, Store, Usage, Writer
 from sessionha.store.lmdb import LMDBStore
 from sessionha.store.memory import Memory, MemoryStore
-from sessionha.store.place import choose
+from sessionha.store.place import choose, durable
 
 __all__ = [
     "LMDBStore",
@@ -14,4 +14,5 @@ __all__ = [
     "Usage",
     "Writer",
     "choose",
+    "durable",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -20,6 +21,9 @@ _NETWORK = re.compile(
     "|orangefs|prl_fs|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs"
 )
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuseblk", "fuse.bindfs"})
+
+_VOLATILE = frozenset({"tmpfs", "ramfs"})
+_SYSTEM_STATE = Path("/var/lib/sessionha")
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _SHARED_MEMORY = Path("/dev/shm")
@@ -63,6 +67,68 @@ def choose(
         f" {', '.join(map(str, others))} can be written; set SESSIONHA_STORE to a directory on a"
         " tmpfs, or to `memory`"
     )
+
+
+def durable(
+    setting: Path | None,
+    *,
+    name: str,
+    places: Sequence[Path] | None = None,
+    mounts: Path = _MOUNTS,
+) -> Path:
+    """The directory `name` for what must survive a reboot; it is made.
+
+    `setting` (SESSIONHA_STATE_DIR) is taken as it is, with a warning where it is memory. Without
+    it: the first of `places` that can be written and is none.
+
+    Raises:
+        StoreError: no place, or it cannot be made.
+    """
+    if setting is not None:
+        base = setting.expanduser().absolute()
+        if file_system(base, mounts) in _VOLATILE:
+            _log.warning(
+                "%s is memory: after a reboot this node has lost its votes, and a majority that"
+                " has cannot go on by itself; set SESSIONHA_STATE_DIR to a directory on a disk",
+                base,
+            )
+        return _made(base / name)
+    tried = _states() if places is None else tuple(places)
+    for base in tried:
+        if file_system(base, mounts) in _VOLATILE or not _is_writable(_existing(base)):
+            continue
+        return _made(base / name)
+    raise StoreError(
+        "no place for this node's votes: none of"
+        f" {', '.join(map(str, tried))} is on a disk and can be written; set SESSIONHA_STATE_DIR to"
+        " a directory that survives a reboot"
+    )
+
+
+def _states() -> tuple[Path, ...]:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    own = Path(state).expanduser() / "sessionha"
+    return (_SYSTEM_STATE, own) if os.geteuid() == 0 else (own, _SYSTEM_STATE)
+
+
+def _existing(path: Path) -> Path:
+    """The directory in which the path is, or would be made."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _made(place: Path) -> Path:
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise StoreError(
+            f"{place}: {error.strerror}; set SESSIONHA_STATE_DIR to a directory that this user can"
+            " write"
+        ) from error
+    return place
 
 
 def file_system(path: Path, mounts: Path = _MOUNTS) -> str:

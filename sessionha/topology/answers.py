@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
+    Accept,
     Done,
+    Failed,
     Install,
     Installed,
     Join,
@@ -11,10 +16,12 @@ from sessionha.peer.messages import (
     Message,
     Ping,
     Pong,
+    Prepare,
     Report,
 )
 from sessionha.topology.members import holds
-from sessionha.topology.rows import Rows
+from sessionha.topology.rows import Rows, Voting
+from sessionha.topology.timing import LEASE_MARGIN
 from sessionha.view import Member, View
 
 
@@ -34,6 +41,7 @@ def pong(ping: Ping, me: Member, view: View, kept: View | None, description: str
         newer=shown if shown.id != tuple(ping.view) and shown.members else None,
         description=description,
         state=standing(view, kept, me),
+        cluster=shown.cluster,
     )
 
 
@@ -41,14 +49,53 @@ FOR_THE_LEADER = (Ping, Join, Report, Leave, Install)
 """Messages that the automaton hears of as well."""
 
 
-def answer(message: Message, me: Member, rows: Rows, now: int, description: str) -> Message | None:
-    """The reply to a membership message; None for what is none, or needs a look at the network."""
+def answer(
+    sender: Sender,
+    message: Message,
+    me: Member,
+    rows: Rows,
+    now: int,
+    description: str,
+    voting: Voting | None = None,
+) -> Message | None:
+    """The reply to a membership message; None for what is none, or needs a look at the network.
+
+    `voting`: of an elector, in quorum mode.
+    """
     match message:
         case Ping():
-            return pong(message, me, *rows.held(), description)
+            reply = pong(message, me, *rows.held(), description)
+            # One with slower settings would serve for longer than this elector waits.
+            fits = voting is None or message.lease + LEASE_MARGIN <= voting.lease
+            if message.asked and fits and rows.grant(sender, message, now):
+                reply = msgspec.structs.replace(reply, granted=True)
+            return reply if voting is None else msgspec.structs.replace(reply, blank=rows.blank())
         case Install():
             return Installed(rows.install(me, message.view, now))
         case Join() | Report() | Leave():
             return Done()
+        case Prepare() | Accept():
+            return _vote(message, me, rows, now, voting)
         case _:
             return None
+
+
+def _vote(
+    message: Prepare | Accept, me: Member, rows: Rows, now: int, voting: Voting | None
+) -> Message:
+    """The answer of an elector; a stranger's question about views is no question to it."""
+    if voting is None:
+        return Failed("ForeignCluster", "this node agrees on views in available mode")
+    base = message.base if isinstance(message, Prepare) else message.view
+    held, kept = rows.held()
+    cluster = (kept or held).cluster
+    if cluster not in ("", base.cluster):
+        return Failed("ForeignCluster", "this node belongs to a cluster of another beginning")
+    first = not cluster and not (isinstance(message, Prepare) and base.members)
+    if first and not {me.node} <= {*base.electors} <= {*voting.electors}:
+        return Failed("InvalidSettings", "this node is configured with other electors")
+    if isinstance(message, Accept):
+        return rows.accept(message, me, voting.file, now, voting.lease)
+    if base.members:
+        rows.install(me, base, now)
+    return rows.prepare(message, voting.file)

@@ -37,7 +37,7 @@ from sessionha.peer.messages import (
 )
 from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known
-from sessionha.topology.effects import Effect, Log, Renew, Send, Write
+from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
 from sessionha.topology.members import Plan, Removal, accepts, forked, holds, merge, next_view
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
@@ -112,6 +112,7 @@ class Automaton:
         kept: View | None = None,
         trust_refused: bool | None = None,
         admission: Admission = "static-only",
+        run: int = 0,
     ) -> None:
         self.me = me
         self.view = view
@@ -124,6 +125,9 @@ class Automaton:
         self._trust_refused = trust_refused
         self._admission: Admission = admission
         self._found: Mapping[str, Found] = {}
+        self._run = run
+        self._joined_at = now
+        self._lease = NEVER
         self._detector = Detector(timing, self._trusts, self.counts)
         self._ticked = now
         self._since = now
@@ -256,6 +260,9 @@ class Automaton:
         match request, reply:
             case Ping(), Pong():
                 self._ponged(now, node, reply)
+                if reply.granted and request.asked > self._joined_at and self.is_member:
+                    known = self._detector.node(node, now)
+                    known.granted = max(known.granted, request.asked)
             case Confirm(), Confirmed():
                 self._detector.confirmed(now, request.node, node, reply.verdict, self._others())
             case Install(), Installed():
@@ -298,6 +305,7 @@ class Automaton:
         self._returning = returning
         self._since = now
         self._sent = NEVER
+        self._end_lease()
         if self.state is State.JOINED and self._others():
             self._move(State.LEAVING, "asked to leave")
         elif self.state is not State.STOPPED:
@@ -306,14 +314,15 @@ class Automaton:
 
     def stored(self, now: int, view: View, kept: View | None) -> list[Effect]:
         """A sibling engine changed what the store holds."""
-        was_member, before = self.is_member, self.view
+        before = self.kept or self.view
+        was_member = holds(before, self.me.node, self.me.incarnation)
         self.view, self.kept = view, kept
         self._highest = max(self._highest, view.id.number)
         if self.state is State.STOPPED:
             pass
         elif self.is_member:
             self._entered(now, before)
-        elif was_member:
+        elif was_member and kept is None:
             self._left_out(now, before)
         return self._act(now)
 
@@ -338,15 +347,35 @@ class Automaton:
                     self._depart(now)
                 case State.STOPPED:
                     pass
+        if self.state is State.JOINED:
+            self._prolong(now)
         out, self._out = self._out, []
         return out
+
+    def _prolong(self, now: int) -> None:
+        """Serve for as long as those who were heard of allow (R9)."""
+        until = self._heard_at(now) + self._timing.lease
+        if until - self._lease >= self._timing.heartbeat // 2:
+            self._lease = until
+            self._out.append(Lease(until))
+
+    def _heard_at(self, now: int) -> int:
+        """The instant to count the lease from: what a member was asked last that it answered."""
+        others = self._others()
+        if not others:
+            return now
+        return max(self._detector.node(node, now).granted for node in others)
+
+    def _end_lease(self) -> None:
+        self._lease = NEVER
+        self._out.append(Lease(0))
 
     def _seek(self, now: int) -> None:
         """In no view: join the best that is in force, or form one when there is none."""
         best = self._best_view(now)
         if best is not None:
             if self.state is State.CONNECTING:
-                self._move(State.JOINING, f"found view {best.id.number} ({best.id.lowest})")
+                self._move(State.JOINING, f"found view {numbered(best.id)}")
                 self._sent = NEVER
             if now - self._sent >= self._timing.heartbeat:
                 self._sent = now
@@ -574,13 +603,21 @@ class Automaton:
         elif now - self._sent >= self._timing.heartbeat:
             self._sent = now
             living = [n for n in others if self._fresh(n, now)]
-            goodbye = Leave(self.me.node, self.me.incarnation, self._returning)
-            self._out.append(Send(min(living or others), goodbye, self._timing.heartbeat))
+            goodbye = Leave(self.me.node, self.me.incarnation, self._returning, self._run)
+            for node in self._told_of_leaving(living or list(others)):
+                self._out.append(Send(node, goodbye, self._timing.heartbeat))
+
+    def _told_of_leaving(self, living: list[str]) -> list[str]:
+        """Who has to hear of it: the one that decides."""
+        return [min(living)]
 
     # --- messages --------------------------------------------------------------------------------
 
     def _pinged(self, now: int, sender: Sender, ping: Ping) -> None:
         """Somebody looks at us with another view: look back at once."""
+        if self._is_foreign(ping.cluster):
+            self._drop(sender, ping)
+            return
         self._note_hash(sender.node, ping.description)
         known = self._detector.node(sender.node, now)
         news = ping.view != known.view_id or ping.state != known.state
@@ -592,11 +629,11 @@ class Automaton:
         return self._timing.heartbeat // 5
 
     def _ponged(self, now: int, node: str, pong: Pong) -> None:
-        if pong.me.node != node:
+        if pong.me.node != node or self._is_foreign(pong.cluster):
             self._drop(Sender(pong.me.node, pong.me.incarnation), pong)
             return
         known = self._detector.node(node, now)
-        known.member, known.state = pong.me, pong.state
+        known.member, known.state, known.blank = pong.me, pong.state, pong.blank
         self._detector.answered(now, node)
         self._note_hash(node, pong.description)
         known.view_id = ViewID(*pong.view)
@@ -727,7 +764,7 @@ class Automaton:
         owner = view.id.lowest
         if owner == self.me.node:
             before = self.view
-            self._log(logging.INFO, f"decided view {view.id.number} ({owner}): {why}")
+            self._log(logging.INFO, f"decided view {numbered(view.id)}: {why}")
             self._write(view)
             self._entered(now, before)
             self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
@@ -782,7 +819,10 @@ class Automaton:
         self.counts["excluded"] += 1
         if self.state is not State.CONNECTING:
             self._move(State.CONNECTING, f"view {self.view.id.number} is without this node")
-        self._since = now
+        self._since = self._joined_at = now
+        self._end_lease()
+        for known in self._detector.known.values():
+            known.granted = NEVER
         self._joins.clear()
         self._leavers.clear()
         self._renewing = True
@@ -848,6 +888,10 @@ class Automaton:
             view=NO_VIEW if alien else seen.id,
             description=self._description.hash,
             state=self.state,
+            asked=now if self.state is State.JOINED else 0,
+            lease=self._timing.lease,
+            run=self._run,
+            cluster=seen.cluster,
         )
         self._out.append(Send(node, ping, self._timing.suspect_after))
 
@@ -862,6 +906,11 @@ class Automaton:
         )  # those that are not described come last, by ID
         at = ring.index(self.me.node) if self.me.node in ring else 0
         return tuple((ring[at + 1 :] + ring[:at])[:WATCHED])
+
+    def _is_foreign(self, cluster: str) -> bool:
+        """Whether that is a cluster of the same name with another beginning (R7a)."""
+        mine = (self.kept or self.view).cluster
+        return "" not in (mine, cluster) and mine != cluster
 
     # --- small answers ---------------------------------------------------------------------------
 
@@ -909,6 +958,11 @@ class Automaton:
 
     def _log(self, level: int, text: str) -> None:
         self._out.append(Log(level, text))
+
+
+def numbered(view_id: ViewID) -> str:
+    """A view's identity, for people."""
+    return f"{view_id.number} ({view_id.lowest})" if view_id.lowest else str(view_id.number)
 
 
 def _differs(told: Member, held: Member) -> bool:

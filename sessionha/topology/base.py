@@ -40,6 +40,12 @@ class Membership(Protocol):
         """The view, as soon as it is not `known` any more, or after `timeout` seconds."""
         ...
 
+    def lease_in(self, reader: Reader) -> int:
+        """Until when this node may serve, an instant of its clock (R9). Whoever serves reads it in
+        the transaction that acts on it, and the clock after that has begun: what such a transaction
+        sees was current when the clock was read."""
+        ...
+
     def is_member(self) -> bool:
         """Whether that view has this node, in its present incarnation."""
         ...

@@ -49,6 +49,10 @@ class Known:
     view: View | None = None
     suspicion: Suspicion | None = None
     trusted_until: int = NEVER
+    granted: int = NEVER
+    """When it was asked what it last answered for this node's lease."""
+    blank: str = ""
+    """The token of its lost votes."""
 
     @property
     def incarnation(self) -> str:

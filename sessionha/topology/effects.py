@@ -10,7 +10,8 @@ from sessionha.view import View
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Call a node; tell the automaton its reply, or that there was none within `timeout` ms."""
+    """Call a node, perhaps this one; tell the automaton its reply, or that there was none within
+    `timeout` ms."""
 
     node: str
     message: Message
@@ -36,6 +37,25 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """Let the node serve until this instant (R9); one that lies back: not at all."""
+
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A member serves no more, by proof: what it was granted is void."""
+
+    node: str
+    incarnation: str
+    run: int | None
+    """Which of its starts ended; None: the one that was granted something before `before`."""
+    before: int = 0
+    """An instant after which this node saw that no process of the member lives."""
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """One line for the operator."""
 
@@ -43,4 +63,4 @@ class Log:
     text: str
 
 
-Effect = Send | Write | Renew | Log
+Effect = Send | Write | Renew | Lease | Release | Log

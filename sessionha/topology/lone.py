@@ -14,6 +14,9 @@ from sessionha.topology.members import changes, holds
 from sessionha.topology.rows import Rows
 from sessionha.view import NO_MEMBERS, Member, View
 
+FOREVER = 1 << 62
+"""Later than every instant."""
+
 
 class LoneMembership:
     """The same questions as the topology manager answers, for a node that is alone for good.
@@ -50,6 +53,14 @@ class LoneMembership:
         """The same, inside a transaction."""
         return self._rows.view_in(reader)
 
+    def lease_in(self, reader: Reader) -> int:  # noqa: ARG002 - see Membership
+        """For ever: nobody could take its place."""
+        return FOREVER
+
+    def leased(self) -> bool:
+        """Always."""
+        return True
+
     def is_member(self) -> bool:
         """Whether it was begun."""
         return holds(self.view(), self._me.node, self._store.incarnation)
@@ -71,6 +82,10 @@ class LoneMembership:
 
     def forget(self, node: str) -> None:
         """There is nobody to forget."""
+
+    def bootstrap(self, without: tuple[str, ...]) -> bool:  # noqa: ARG002
+        """Nobody votes here."""
+        return False
 
     def subscribe(self, listener: ViewListener) -> None:
         """Tell the listener the one view, when it begins."""

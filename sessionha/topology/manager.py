@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -30,12 +30,13 @@ from sessionha.peer.messages import (
 )
 from sessionha.store.base import Reader, Store
 from sessionha.topology.answers import FOR_THE_LEADER, answer, standing
-from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, State
+from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, State, numbered
 from sessionha.topology.base import ViewListener
 from sessionha.topology.description import Description
-from sessionha.topology.effects import Effect, Log, Renew, Send, Write
+from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
 from sessionha.topology.members import changes, holds
-from sessionha.topology.rows import Rows
+from sessionha.topology.quorum import QuorumAutomaton
+from sessionha.topology.rows import Rows, Voting
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
 
@@ -72,9 +73,11 @@ class TopologyManager:
         *,
         trust_refused: bool | None = None,
         admission: Admission = "static-only",
+        voting: Voting | None = None,
     ) -> None:
         """`clock`: milliseconds of a clock that all engines of the machine share and that runs on
-        while the machine sleeps. `trust_refused`: None trusts loopback and the same host."""
+        while the machine sleeps. `trust_refused`: None trusts loopback and the same host.
+        `voting`: in quorum mode, where a majority decides views."""
         self._store = store
         self._rows = Rows(store)
         self._me = me
@@ -84,6 +87,7 @@ class TopologyManager:
         self._trust_refused = trust_refused
         self._admission: Admission = admission
         self._found: Mapping[str, Found] = {}
+        self._voting = voting
         self._links: Links | None = None
         self._automaton: Automaton | None = None
         self._listeners: list[ViewListener] = []
@@ -108,6 +112,22 @@ class TopologyManager:
     def view_in(self, reader: Reader) -> View:
         """The same, inside a transaction that acts on it."""
         return self._rows.view_in(reader)
+
+    def lease_in(self, reader: Reader) -> int:
+        """Until when this node may serve, inside a transaction that acts on it."""
+        return self._rows.lease_in(reader)
+
+    @property
+    def cluster(self) -> str:
+        """The identity that the cluster got when it began, also before this node is in a view
+        again; empty in available mode, and where no view is known."""
+        view, kept = self._rows.held()
+        return (kept or view).cluster
+
+    def leased(self) -> bool:
+        """Whether this node may serve now (R9)."""
+        with self._store.read() as reader:
+            return self._clock() < self._rows.lease_in(reader)
 
     def is_member(self) -> bool:
         """Whether the view has this node, in its present incarnation."""
@@ -185,7 +205,7 @@ class TopologyManager:
         assert self._links is None, "started once"
         self._links = links
         self._started = self._clock()
-        self._rows.begin_run(self._me.node)
+        self._rows.begin_run(self._me.node, self._clock(), self._voting)
         self._incarnation = self._store.incarnation
         _, kept = self._rows.held()
         # What listeners learn next is told against the view before a restart, so that a member
@@ -237,6 +257,15 @@ class TopologyManager:
         """Wait no longer for what the node may hold, until it is a member again (R18)."""
         self._rows.forget(node)
 
+    def bootstrap(self, without: tuple[str, ...]) -> bool:
+        """Go on without the votes of these electors, by an operator's word; False in available
+        mode, where nobody votes. For the engine that leads."""
+        if not isinstance(self._automaton, QuorumAutomaton):
+            return False
+        automaton = self._automaton
+        self._step(lambda _, now: automaton.bootstrap(now, without))
+        return True
+
     def suspect(self, node: str) -> None:
         """The data path got no answer from `node`: look at it now."""
         if self._automaton is not None:
@@ -272,14 +301,25 @@ class TopologyManager:
                 return self._confirm(message.node)
             case Watch():
                 return self._watch(ViewID(*message.view))
-        now = self._clock()
-        reply = answer(message, self._member(), self._rows, now, self._description.hash)
+        reply = self._answer(sender, message)
         if isinstance(message, FOR_THE_LEADER):
             self._tell_leader(sender, message, reply)
             if isinstance(message, Join) and self._automaton is not None:
                 reason = self._automaton.refusal(message)
                 reply = Failed("InvalidSettings", reason) if reason else reply
         return reply
+
+    def _answer(self, sender: Sender, message: Message) -> Message | None:
+        """The reply to what is answered from the store and the votes, in any engine."""
+        return answer(
+            sender,
+            message,
+            self._member(),
+            self._rows,
+            self._clock(),
+            self._description.hash,
+            self._voting,
+        )
 
     def _tell_leader(self, sender: Sender, message: Message, reply: Message | None) -> None:
         if self._automaton is not None:
@@ -344,27 +384,45 @@ class TopologyManager:
         """Become the engine that runs the automaton, from what the store says: no view changes."""
         if not self._store.try_lead():
             return False
-        view, kept = self._rows.held()
-        self._automaton = Automaton(
-            self._member(),
-            self._description,
-            self._timing,
-            self._clock(),
-            view=view,
-            kept=kept,
-            trust_refused=self._trust_refused,
-            admission=self._admission,
-        )
+        self._automaton = self._begun()
         logger.info("this engine leads its node; the node is %s", self._automaton.state)
         if self._found:
             self._step(lambda automaton, now: automaton.found(now, self._found))
         return True
+
+    def _begun(self) -> Automaton:
+        """An automaton that goes on from what the store says."""
+        view, kept = self._rows.held()
+        shared = _Shared(
+            view=view,
+            kept=kept,
+            trust_refused=self._trust_refused,
+            admission=self._admission,
+            run=self._store.run,
+        )
+        now, voting = self._clock(), self._voting
+        if voting is None:
+            return Automaton(self._member(), self._description, self._timing, now, **shared)
+        return QuorumAutomaton(
+            self._member(),
+            self._description,
+            self._timing,
+            now,
+            electors=voting.electors,
+            identity=voting.token(),
+            life=voting.token(),
+            accepted=self._rows.grants().accepted,
+            blank=self._rows.blank(),
+            **shared,
+        )
 
     def _step(self, event: Callable[[Automaton, int], list[Effect]]) -> None:
         automaton = self._automaton
         if automaton is None:
             return
         now = self._clock()
+        if isinstance(automaton, QuorumAutomaton):
+            automaton.accepted, automaton.blank = self._rows.grants().accepted, self._rows.blank()
         view, kept = self._rows.held()
         if (view, kept) != (automaton.view, automaton.kept):
             self._carry_out(automaton, automaton.stored(now, view, kept))
@@ -377,6 +435,8 @@ class TopologyManager:
         now = self._clock()
         for effect in effects:
             match effect:
+                case Send() if effect.node == self._me.node:
+                    self._ask_myself(automaton, effect.message)
                 case Send():
                     self._spawn(self._call(automaton, effect))
                 case Write():
@@ -388,8 +448,22 @@ class TopologyManager:
                     self._store.renew_incarnation()
                     self._renewed()
                     self._carry_out(automaton, automaton.renewed(now, self._incarnation))
+                case Lease():
+                    self._rows.lease(effect.until)
+                case Release():
+                    self._rows.release(effect)
                 case Log():
                     logger.log(effect.level, "%s", effect.text)
+
+    def _ask_myself(self, automaton: Automaton, question: Message) -> None:
+        """An elector votes on what it proposes like any other."""
+        me = Sender(self._me.node, self._store.incarnation)
+        reply = self._answer(me, question)
+        assert reply is not None, "asked as an elector"
+        if isinstance(automaton, QuorumAutomaton):
+            automaton.accepted = self._rows.grants().accepted
+        effects = automaton.replied(self._clock(), me.node, question, reply)
+        self._carry_out(automaton, effects)
 
     async def _call(self, automaton: Automaton, effect: Send) -> None:
         assert self._links is not None, "started"
@@ -417,6 +491,8 @@ class TopologyManager:
         if raw != self._raw:
             self._raw = raw
             view = self.view()
+            if self._voting is not None:
+                self._rows.swear_in(self._me.node, self._voting.file)
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -432,7 +508,8 @@ class TopologyManager:
         self._counts["installed"] += 1
         words = ", ".join(f"{change.kind} {change.node}" for change in news) or "as before"
         level = logging.INFO if self.leads else logging.DEBUG
-        logger.log(level, "view %s (%s): %s; members %s", *view.id, words, ", ".join(view.nodes))
+        members = ", ".join(view.nodes)
+        logger.log(level, "view %s: %s; members %s", numbered(view.id), words, members)
         for listener in self._listeners:
             listener.view_changed(view, news)
 
@@ -477,6 +554,16 @@ class TopologyManager:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+class _Shared(TypedDict):
+    """What both automata are made with."""
+
+    view: View
+    kept: View | None
+    trust_refused: bool | None
+    admission: Admission
+    run: int
 
 
 def _left_by_sibling(sender: Sender, message: Message) -> Callable[[Automaton, int], list[Effect]]:

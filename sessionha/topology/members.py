@@ -43,7 +43,7 @@ def next_view(base: View, plan: Plan, highest: int = 0) -> View:
     """The view after `base`, with a number above `highest` too.
 
     Its ID names its lowest member, which is the one that decides it, so no two nodes can make
-    different views of one ID.
+    different views of one ID. With electors it is only a proposal: the next number, and no name.
     """
     updates = {member.node: member for member in plan.updated}
     staying = [
@@ -57,6 +57,8 @@ def next_view(base: View, plan: Plan, highest: int = 0) -> View:
     assert nodes, "a view has members"
     assert len(nodes) == len(staying) + len(plan.added), "a node joins that is a member"
     new_id = ViewID(max(base.id.number, highest) + 1, min(nodes))
+    if base.electors:
+        new_id = ViewID(base.id.number + 1, "")
     joining = [msgspec.structs.replace(member, joined=new_id) for member in plan.added]
     proven = [node for node, removal in plan.removed.items() if removal.proven]
     return View(
@@ -65,6 +67,8 @@ def next_view(base: View, plan: Plan, highest: int = 0) -> View:
         barrier=new_id if plan.barrier else base.barrier,
         absent=tuple(sorted({*base.absent, *proven} - nodes)),
         departed=_departed(base, plan.removed, nodes),
+        cluster=base.cluster,
+        electors=base.electors,
     )
 
 
@@ -132,10 +136,13 @@ def accepts(held: View, offered: View, me: Member) -> bool:
     """Whether a node that holds `held` installs `offered` at once, in whichever engine it arrives.
 
     A view with the node itself: whenever it is newer. One without it: only when it was a member of
-    the view before, and so was excluded; it must stop serving now.
+    the view before, and so was excluded; it must stop serving now. Where electors decide there is
+    one chain of views, and any newer one is installed.
     """
     if not offered.supersedes(held):
         return False
+    if offered.electors or held.electors:
+        return bool(offered.electors) and held.cluster in ("", offered.cluster)
     if holds(offered, me.node, me.incarnation):
         return True
     return holds(held, me.node, me.incarnation) and not forked(held, offered)

@@ -9,6 +9,10 @@ from sessionha.errors import InvalidSettings
 
 Admission = Literal["static-only", "dynamic"]
 
+LEASE_MARGIN = 50
+"""Milliseconds that a lease counts longer where it was given than where it is held: clocks differ
+by less than a thousandth in their rates, and tell whole milliseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -77,6 +81,13 @@ class Timing:
         """Without a tick for so long this process was stopped, and judges nobody for it. Others
         need at least `confirm_after` to exclude a node, so a shorter pause cannot have."""
         return min(self.suspect_after // 2, self.confirm_after)
+
+    @property
+    def lease(self) -> int:
+        """For how long an answer lets the asker serve (R9). Shorter than the detection of a silent
+        member (`suspect_after` + `confirm_after`) by more than `LEASE_MARGIN`, so that nobody has
+        to wait for the end of its lease; long enough to outlast several lost heartbeats."""
+        return self.suspect_after + self.confirm_after // 2
 
     @property
     def probe(self) -> int:

@@ -38,11 +38,12 @@ async def ask(
     *,
     client: str = "127.0.0.1",
     host: str = "127.0.0.1:7947",
+    method: str = "GET",
 ) -> httpx.Response:
     application = build(engine, Tally(store_of(engine)))
     transport = httpx.ASGITransport(application, client=(client, 50_000))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as asking:
-        return await asking.get(path, headers=headers)
+        return await asking.request(method, path, headers=headers)
 
 
 def samples(text: str) -> dict[str, float]:
@@ -129,3 +130,13 @@ async def test_status_says_who_the_node_is_and_whom_it_knows(engine: Engine) -> 
     assert [member["node"] for member in found["members"]] == ["n1"]
     assert found["others"] == []
     assert found["counts"]["state/commits"] == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/forget/n2", "/v1/bootstrap?without=n2"])
+async def test_what_only_a_person_can_know_needs_the_role_operate(
+    engine: Engine, path: str
+) -> None:
+    assert (await ask(engine, path, method="POST")).status_code == 401
+    assert (await ask(engine, path, bearer("read"), method="POST")).status_code == 403
+    answer = await ask(engine, path, bearer("operate"), method="POST")
+    assert answer.status_code == 400, "a node alone has nobody to forget, and nobody votes"

@@ -65,13 +65,13 @@ def test_config_never_prints_a_secret(capsys: Output, monkeypatch: pytest.Monkey
 
 def test_config_reports_every_mistake_and_exits_2(capsys: Output, tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
-    file.write_text('[cluster]\nbackup = 1\nconsistency = "quorum"\n', encoding="utf-8")
+    file.write_text('[cluster]\nbackup = 1\nconcurrency = "reject"\n', encoding="utf-8")
 
     assert main(["config", "--config", str(file)]) == 2
 
     message = capsys.readouterr().err
     assert "did you mean `backups`?" in message
-    assert "`consistency`" in message
+    assert "`concurrency`" in message
 
 
 def test_config_prints_the_reference(capsys: Output) -> None:

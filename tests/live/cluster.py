@@ -195,7 +195,8 @@ class Cluster:
         """Start nodes at once, and wait until all that live agree on the view."""
         for name in names:
             self.launch(name)
-        await self.settled()
+        if names:
+            await self.settled()
 
     def launch(self, name: str) -> None:
         """Start a node's processes and wait for nothing."""

@@ -128,6 +128,8 @@ def _made(seed: int, plan: Plan) -> World:
             heal_after=0.5,
             confirmed=plan.reads == "confirmed",
             serial=plan.concurrency == "serialize",
+            quorum=plan.views == "quorum",
+            member_timeout=1.0 if plan.views == "quorum" else None,
         ),
         faults=Faults(loss=0.01, duplicate=0.02, slow=0.005, late=plan.late),
         upkeep=plan.upkeep,
@@ -137,9 +139,9 @@ def _made(seed: int, plan: Plan) -> World:
     )
     log = world.history
     steady = plan.views == "oracle" and not any(kind in plan.kinds for kind in MINGLE)
-    log.strict = steady or world.options.confirmed
+    log.strict = steady or world.options.confirmed or plan.views == "quorum"
     log.serial = world.options.serial
-    log.whole = plan.views == "oracle" or not any(kind in plan.kinds for kind in SEPARATE)
+    log.whole = plan.views != "available" or not any(kind in plan.kinds for kind in SEPARATE)
     log.bound, log.secrets = REFUSALS, (SECRET,)
     log.idle = world.lifetimes.idle_timeout / 1000
     log.lifetime = world.lifetimes.lifetime / 1000
@@ -190,7 +192,7 @@ async def _live(world: World, plan: Plan) -> None:
         think=plan.think,
         naps=(2.0, 6.0) if plan.short else (0.0, 0.0),
     )
-    if plan.views == "available":
+    if plan.views != "oracle":
         await agreed(world)
     suffering = asyncio.create_task(_suffer(world, jars, plan))
     try:
@@ -223,7 +225,7 @@ async def _suffer(world: World, jars: list[Jar], plan: Plan) -> None:
         await asyncio.sleep(world.random.uniform(0.1, 0.5))
         await _disaster(world, plan, world.random.choice(plan.kinds))
         await asyncio.sleep(0.05)  # every member holds the view with the returned nodes
-        if plan.views == "available":
+        if plan.views != "oracle":
             await agreed(world)
         if not await _calm(jars, plan):
             return
@@ -284,7 +286,11 @@ async def _crash(world: World, plan: Plan) -> None:
         world.crash(name)
     for name in names:
         await asyncio.sleep(world.random.uniform(0.0, 0.6))
-        world.restart(name, kept=world.random.random() < plan.kept)
+        kept = world.random.random() < plan.kept
+        # One at a time: a majority that forgets what it decided has decided nothing (R7a).
+        forgets = plan.views == "quorum" and count == 1 and len(world.hosts) > 2
+        votes = not (forgets and world.random.random() < 0.3)
+        world.restart(name, kept=kept, votes=votes)
 
 
 async def _pause(world: World, plan: Plan) -> None:
@@ -421,7 +427,7 @@ async def quiet(world: World, jars: list[Jar], plan: Plan) -> None:
     world.faults = Faults()
     world.cut.clear()
     world.mend()
-    if plan.views == "available":
+    if plan.views != "oracle":
         await agreed(world)
     if "full" in plan.kinds:
         await asyncio.sleep(11.0)  # until full nodes are asked again

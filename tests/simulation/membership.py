@@ -1,7 +1,7 @@
 """Where simulated nodes get their views from: an oracle, or the production topology managers.
 
 The oracle agrees as a majority would that can always be reached; the topology managers agree as
-they do in available mode.
+they do in available mode, or by the votes of a majority.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from sessionha.peer.messages import Message, Push, decode
 from sessionha.store.base import Reader
 from sessionha.topology.base import Change, ViewListener
 from sessionha.topology.description import Description, Node
+from sessionha.topology.lone import FOREVER
 from sessionha.topology.manager import TICK, TopologyManager
 from sessionha.topology.timing import Timing
+from sessionha.topology.votes import Vote
 from sessionha.view import View
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ class SimulatedMembership:
 
     def view_in(self, reader: Reader) -> View:
         return self.current
+
+    def lease_in(self, reader: Reader) -> int:
+        return FOREVER  # whom the oracle leaves out, it leaves out without waiting
 
     async def wait_change(self, known: ViewID, timeout: float) -> View:
         if self.current.id == known:
@@ -205,6 +210,19 @@ class SimulatedTopology(TopologyManager):
         """kill -9."""
         for task in list(self._tasks):
             task.cancel()
+
+
+class Votes:
+    """A vote file: what it was told before the node died is there."""
+
+    def __init__(self) -> None:
+        self.vote: Vote | None = None
+
+    def load(self) -> Vote | None:
+        return self.vote
+
+    def save(self, vote: Vote) -> None:
+        self.vote = vote
 
 
 class ViewLog:

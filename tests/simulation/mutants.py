@@ -27,9 +27,11 @@ from sessionha.state.records import GROUPS, get_group, group_key, write_record
 from sessionha.state.replication import Replication
 from sessionha.state.serial import Turns
 from sessionha.store.memory import Memory, MemoryStore
+from sessionha.topology.lone import FOREVER
 from sessionha.view import View
-from tests.simulation import test_scenarios
+from tests.simulation import test_quorum, test_scenarios
 from tests.simulation.histories import EVERYTHING, Plan, play
+from tests.simulation.membership import SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
 from tests.simulation.seeds import swarm
 from tests.simulation.world import World
@@ -466,6 +468,14 @@ def _sweep_early() -> list[AbstractContextManager[Any]]:
     return [_on(upkeep, "grace", lambda idle: -idle)]
 
 
+def _without_lease() -> list[AbstractContextManager[Any]]:
+    return [_on(SimulatedTopology, "lease_in", lambda _self, _reader: FOREVER)]
+
+
+def _majority_of_one() -> list[AbstractContextManager[Any]]:
+    return [mock.patch.object(View, "majority", 1)]
+
+
 SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
 LATE = Plan(engines=2, width=2, troubles="weather+crash+restart", kept=1.0, late=0.05, requests=80)
 STALE = Plan(width=3, troubles="expel", lossy=0.5, requests=90, reads="confirmed")
@@ -534,6 +544,18 @@ RULES: dict[str, Rule] = {
     ),
     "R9-local-as-confirmed": Rule(
         "local reads checked as linearizable", _read_locally, unaware, "directed"
+    ),
+    "R9-read-without-lease": Rule(
+        "a node that was left out serves what it has",
+        _without_lease,
+        scene(test_quorum.test_a_primary_that_was_cut_off_serves_no_old_state),
+        "directed",
+    ),
+    "R2-majority-of-one": Rule(
+        "an elector alone decides a view",
+        _majority_of_one,
+        planned(Plan(nodes=5, backups=2, troubles="split", views="quorum", requests=80)),
+        "directed",
     ),
     "turns-all-at-once": Rule(
         "nobody waits for a turn", _all_at_once, planned(SERIAL), "directed"

@@ -8,10 +8,14 @@ from random import Random
 from typing import Any
 
 from tests.simulation.histories import TROUBLES, Plan
+from tests.simulation.world import Views
 
 ALONE = 0.3
 """How likely each kind of trouble is in a plan: swarm testing, where leaving a kind out lets the
 others go further (Groce and others, "Swarm Testing", 2012)."""
+
+AGREED = 0.3
+"""How many of the other worlds agree on views by votes, and not by an oracle."""
 
 KEPT = Path(__file__).parent / "seeds.txt"
 
@@ -19,6 +23,9 @@ IN_AVAILABLE = (
     "crash", "engine", "doom", "reboot", "restart", "majority", "weather", "pause", "cut", "split",
 )  # fmt: skip
 """What happens to nodes that agree by themselves; who is excluded is theirs to say."""
+
+
+IN_QUORUM = (*IN_AVAILABLE, "link", "full")
 
 
 def swarm(seed: int) -> Plan:
@@ -30,6 +37,10 @@ def swarm(seed: int) -> Plan:
     troubles = [kind for kind in kinds if random.random() < ALONE] or ["crash"]
     if nodes == 2:
         troubles = [kind for kind in troubles if kind not in ("split", "full")] or ["crash"]
+    views: Views = "available" if available else "oracle"
+    if not available and Random(f"views {seed}").random() < AGREED and nodes > 2:
+        views = "quorum"
+        troubles = [kind for kind in troubles if kind != "expel"] or ["crash", "split"]
     return Plan(
         nodes=nodes,
         backups=random.choice((1, 2)) if nodes > 3 else 1,
@@ -39,7 +50,7 @@ def swarm(seed: int) -> Plan:
         width=random.choice((1, 2, 3)),
         lossy=random.choice((0.0, 0.1)),
         upkeep=random.random() < 0.5,
-        views="available" if available else "oracle",
+        views=views,
         late=random.choice((0.0, 0.0, 0.01)),
         hasty=random.choice((0.0, 0.0, 0.05)),
         astray=random.choice((0.0, 0.2)),

@@ -39,6 +39,8 @@ from sessionha.state.records import GroupRecord, get_group, read_session, rows
 from sessionha.state.upkeep import Upkeep
 from sessionha.store.base import Reader, Store, Writer
 from sessionha.store.memory import Memory, MemoryReader, MemoryStore, MemoryWriter
+from sessionha.topology.rows import Voting
+from sessionha.topology.timing import LEASE_MARGIN
 from sessionha.view import Member, View
 from tests.simulation.events import History, Outcome, Request
 from tests.simulation.machine import Machine, MachineClock
@@ -48,6 +50,7 @@ from tests.simulation.membership import (
     SimulatedPeers,
     SimulatedTopology,
     ViewLog,
+    Votes,
     description,
 )
 from tests.simulation.recorder import Recorder
@@ -55,7 +58,7 @@ from tests.simulation.recorder import Recorder
 DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 """Messages for state managers; the others are for topology managers."""
 
-Views = Literal["oracle", "available"]
+Views = Literal["oracle", "available", "quorum"]
 Doom = Literal["", "before", "between", "after"]
 """When an engine dies: around the two transactions of its next commit."""
 
@@ -165,6 +168,8 @@ class Host:
     machine: Machine | None = None
     lost: float = -1.0
     """When its store was last lost."""
+    votes: Votes = field(default_factory=Votes)
+    """Its vote file."""
 
     @property
     def incarnation(self) -> str:
@@ -270,7 +275,7 @@ class World:
             self.hosts[name] = host
             if views == "oracle":
                 self._boot(host)
-        if views == "available":
+        if views != "oracle":
             for host in self.hosts.values():
                 self._boot(host)
         first = ViewID(1, "n1")
@@ -455,7 +460,7 @@ class World:
             clock.begin()
             host.clock = clock if not host.engines else host.clock
         topology = None
-        if self.views == "available":
+        if self.views != "oracle":
             topology = self._topology(host, store, clock)
         node = Node(
             me=name,
@@ -496,11 +501,19 @@ class World:
             clock.now,
             TIMING,
             trust_refused=True,
+            voting=self._voting(host) if self.views == "quorum" else None,
         )
         topology.host = host
         topology.repeat()
         topology.subscribe(ViewLog(self, host))
         return topology
+
+    def _voting(self, host: Host) -> Voting:
+        def token() -> str:
+            return f"{self.random.getrandbits(64):x}"
+
+        electors = tuple(self.description.order)
+        return Voting(host.votes, token, electors, TIMING.lease + LEASE_MARGIN)
 
     def own(self, engine: Engine, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """A task that dies with its engine, and whose failures are never expected."""
@@ -553,11 +566,11 @@ class World:
         if self._truth.member(name) is not None and not (host.up and host.life > life):
             self._decide(tuple(m for m in self._truth.members if m.node != name))
 
-    def restart(self, name: str, *, kept: bool, rebooted: bool = False) -> None:
+    def restart(self, name: str, *, kept: bool, rebooted: bool = False, votes: bool = True) -> None:
         """Start a crashed node again; it is a member again once a view says so.
 
-        `rebooted`: its store is one of another boot. A store that is corrupt is set aside, so for
-        everybody else it is lost.
+        `votes`: whether its votes were kept. `rebooted`: its store is one of another boot. A store
+        that is corrupt is set aside, so for everybody else it is lost.
         """
         host = self.hosts[name]
         assert not host.up
@@ -568,7 +581,9 @@ class World:
         if not kept:
             host.lost = self.now
             self.recorder.lost(name, self.now)
-        if self.views == "available":
+        if not votes:
+            host.votes = Votes()
+        if self.views != "oracle":
             self._boot(host)
             return
         known = self._truth.member(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 
 import msgspec
@@ -18,8 +19,10 @@ from sessionha.topology.base import Change, Membership
 from sessionha.topology.description import Description
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
-from sessionha.topology.timing import Timing
+from sessionha.topology.rows import Voting
+from sessionha.topology.timing import LEASE_MARGIN, Timing
 from sessionha.view import View
+from tests.topology.world import Disk
 
 NODES = "n1=http://127.0.0.1:7001,n2=http://127.0.0.1:7002,n3=http://127.0.0.1:7003"
 
@@ -39,6 +42,7 @@ class Engine:
             wire.description,
             lambda: wire.now,
             wire.timing,
+            voting=wire.voting(node),
         )
         self.manager.subscribe(self)
         self.told: list[tuple[ViewID, tuple[Change, ...]]] = []
@@ -83,6 +87,15 @@ class Wire:
         self.description = Description.parse(NODES)
         self.timing = Timing()
         self.engines: list[Engine] = []
+        self.disks: dict[str, Disk] | None = None
+        """Vote files, in quorum mode."""
+
+    def voting(self, node: str) -> Voting | None:
+        if self.disks is None:
+            return None
+        disk, electors = self.disks.setdefault(node, Disk()), self.description.order
+        lease = self.timing.lease + LEASE_MARGIN
+        return Voting(disk, lambda: f"{random.getrandbits(64):x}", electors, lease)
 
     def answering(self, node: str) -> Engine | None:
         return next((e for e in reversed(self.engines) if e.node == node), None)
@@ -226,6 +239,70 @@ async def test_a_heartbeat_is_answered_by_an_engine_that_does_not_lead(wire: Wir
     pong = follower.manager.handle(Sender("n2", "x"), Ping(me=me, view=(0, "")))
     assert isinstance(pong, Pong)
     assert pong.newer == one.manager.view()
+
+
+@pytest.fixture
+async def voters(wire: Wire) -> Wire:
+    """A cluster where a majority decides; what an engine is asked, the one that leads not."""
+    wire.disks = {}
+    for node in ("n1", "n2", "n3"):
+        memory = Memory()
+        await wire.start(node, memory)
+        await wire.start(node, memory)
+    await wire.until(lambda: wire.agreed("n1", "n2", "n3"))
+    return wire
+
+
+def led(wire: Wire, node: str) -> Engine:
+    return next(e for e in wire.engines if e.node == node and e.manager.leads)
+
+
+async def test_any_engine_votes_and_every_engine_sees_the_lease(voters: Wire) -> None:
+    """R2, R9: votes and leases are the node's, not an engine's."""
+    assert all(not voters.answering(node).manager.leads for node in ("n1", "n2", "n3"))  # type: ignore[union-attr]
+    await voters.until(lambda: all(e.manager.leased() for e in voters.engines))
+    assert voters.disks is not None
+    assert {disk.vote.number for disk in voters.disks.values() if disk.vote} == {1}
+    for engine in [e for e in voters.engines if e.node == "n3"]:
+        await voters.kill(engine)
+    await voters.until(lambda: voters.agreed("n1", "n2"))
+    assert led(voters, "n1").manager.view().absent == ("n3",)
+    assert led(voters, "n1").manager.cluster == led(voters, "n2").manager.cluster != ""
+
+
+async def test_who_would_serve_for_longer_than_an_elector_waits_gets_no_lease(
+    voters: Wire,
+) -> None:
+    """R9: nodes may be configured with different times."""
+    elector, asker = led(voters, "n1"), led(voters, "n2")
+    me = elector.manager.view().members[1]
+    assert me.node == "n2"
+    view, lease = elector.manager.view().id, voters.timing.lease
+    ping = Ping(me, view, asked=voters.now, lease=lease, run=1)
+    sender = Sender("n2", asker.store.incarnation)
+    for asked, granted in ((ping, True), (msgspec.structs.replace(ping, lease=lease + 1), False)):
+        pong = elector.manager.handle(sender, asked)
+        assert isinstance(pong, Pong)
+        assert pong.granted == granted
+
+
+async def test_a_leader_dies_in_the_middle_and_a_sibling_goes_on_voting(voters: Wire) -> None:
+    """Votes lie beside the store, not in a process."""
+    for engine in [e for e in voters.engines if e.node == "n3"] + [led(voters, "n1")]:
+        await voters.kill(engine)
+    await voters.until(lambda: voters.agreed("n1", "n2") and led(voters, "n1").manager.leased())
+
+
+async def test_an_operators_word_is_for_the_leader_of_a_node_that_votes(voters: Wire) -> None:
+    for engine in [e for e in voters.engines if e.node != "n2"]:
+        await voters.kill(engine)
+    for _ in range(80):
+        voters.now += 25
+        await voters.until(lambda: True)
+    assert not led(voters, "n2").manager.leased()
+    assert "missing n1, n3" in led(voters, "n2").manager.waiting_for
+    assert led(voters, "n2").manager.bootstrap(("n1", "n3"))
+    await voters.until(lambda: voters.agreed("n2") and led(voters, "n2").manager.leased())
 
 
 def test_a_node_without_peers_has_one_view_and_needs_no_loop() -> None:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 from random import Random
+from typing import TypedDict
 
 from sessionha.discovery.base import Found
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender, Verdict
-from sessionha.peer.messages import Confirm, Confirmed, Failed, Join, Message, decode, encode
+from sessionha.peer.messages import (
+    Accepted,
+    Confirm,
+    Confirmed,
+    Failed,
+    Join,
+    Message,
+    decode,
+    encode,
+)
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.answers import FOR_THE_LEADER, answer
 from sessionha.topology.automaton import Automaton
 from sessionha.topology.base import Change
 from sessionha.topology.description import Description, Node
-from sessionha.topology.effects import Effect, Log, Renew, Send, Write
+from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
 from sessionha.topology.members import changes
-from sessionha.topology.rows import Rows
-from sessionha.topology.timing import Timing
+from sessionha.topology.quorum import QuorumAutomaton
+from sessionha.topology.rows import Rows, Voting
+from sessionha.topology.timing import LEASE_MARGIN, Admission, Timing
+from sessionha.topology.votes import Vote
 from sessionha.view import NO_MEMBERS, View
 
 TICK = 25
@@ -33,6 +45,29 @@ def describe(count: int) -> Description:
     return Description(tuple(Node(n, f"10.0.0.{n[1:]}:7946", url=f"http://{n}") for n in order))
 
 
+class Disk:
+    """A vote file that outlives its node, or not."""
+
+    def __init__(self) -> None:
+        self.vote: Vote | None = None
+
+    def load(self) -> Vote | None:
+        return self.vote
+
+    def save(self, vote: Vote) -> None:
+        self.vote = vote
+
+
+class _Shared(TypedDict):
+    """What both automata are made with."""
+
+    view: View
+    kept: View | None
+    trust_refused: bool | None
+    admission: Admission
+    run: int
+
+
 class SimNode:
     """One process of one node: its automaton and the little that drives it."""
 
@@ -41,22 +76,38 @@ class SimNode:
         self.node = node
         self.store = MemoryStore(memory).open()
         self.rows = Rows(self.store)
-        self.rows.begin_run(node)
+        self.voting: Voting | None = None
+        if world.quorum:
+            electors = tuple(world.description_of(node).order)
+            disk = world.disks.setdefault(node, Disk())
+            self.voting = Voting(disk, world.token, electors, TIMING.lease + LEASE_MARGIN)
+        self.rows.begin_run(node, world.now, self.voting)
         self.description = Description() if world.dynamic else world.description_of(node)
         described = self.description.node(node) or world.description.node(node)
         assert described is not None
         self.me = described.member(memory.incarnation)
         view, kept = self.rows.held()
-        self.automaton = Automaton(
-            self.me,
-            self.description,
-            TIMING,
-            world.now,
+        shared = _Shared(
             view=view,
             kept=kept,
             trust_refused=world.trust_refused,
             admission="dynamic" if world.dynamic else "static-only",
+            run=self.store.run,
         )
+        self.automaton: Automaton
+        if self.voting is not None:
+            self.automaton = QuorumAutomaton(
+                self.me,
+                self.description,
+                TIMING,
+                world.now,
+                electors=self.voting.electors,
+                identity=world.token(),
+                life=world.token(),
+                **shared,
+            )
+        else:
+            self.automaton = Automaton(self.me, self.description, TIMING, world.now, **shared)
         self.told = kept or view if (kept or view).members else NO_MEMBERS
         self.events: list[tuple[View, tuple[Change, ...]]] = []
         self.log: list[str] = []
@@ -81,6 +132,9 @@ class SimNode:
 
     def _sync(self) -> None:
         view, kept = self.rows.held()
+        if isinstance(self.automaton, QuorumAutomaton):
+            self.automaton.accepted = self.rows.grants().accepted
+            self.automaton.blank = self.rows.blank()
         if (view, kept) != (self.automaton.view, self.automaton.kept):
             self._run(self.automaton.stored(self.world.now, view, kept))
 
@@ -97,12 +151,19 @@ class SimNode:
                     self.me = self.automaton.me
                     self._run(self.automaton.renewed(self.world.now, incarnation))
                     self.me = self.automaton.me
+                case Lease():
+                    self.rows.lease(effect.until)
+                case Release():
+                    self.rows.release(effect)
                 case Log():
                     self.log.append(f"{self.world.now} {self.node} {effect.text}")
 
     def receive(self, sender: Sender, message: Message) -> Message | None:
         me = self.automaton.me
-        reply = answer(message, me, self.rows, self.world.now, self.description.hash)
+        now, words = self.world.now, self.description.hash
+        reply = answer(sender, message, me, self.rows, now, words, self.voting)
+        if isinstance(reply, Accepted) and reply.ok and self.voting is not None:
+            self.world.check_votes(self.voting.file.load())
         if isinstance(message, FOR_THE_LEADER):
             if isinstance(message, Join) and self.automaton.refusal(message):
                 reply = Failed("InvalidSettings", self.automaton.refusal(message))
@@ -112,10 +173,19 @@ class SimNode:
     def notice(self) -> None:
         """Tell the listener what the row says, as an engine does."""
         view = self.view
+        if self.voting is not None:
+            self.rows.swear_in(self.node, self.voting.file)
         self.world.check(view)
         if view.members and view.id != self.told.id:
             self.events.append((view, changes(self.told, view)))
             self.told = view
+
+    @property
+    def serves(self) -> bool:
+        """Whether it may serve now."""
+        with self.store.read() as reader:
+            leased = self.rows.lease_in(reader) > self.world.now
+        return leased and self.alive and self.is_member
 
     @property
     def kinds(self) -> list[str]:
@@ -126,7 +196,13 @@ class World:
     """Nodes, a wire and a clock. `dynamic`: nobody has a description; nodes are found."""
 
     def __init__(
-        self, seed: int, count: int, *, trust_refused: bool = True, dynamic: bool = False
+        self,
+        seed: int,
+        count: int,
+        *,
+        trust_refused: bool = True,
+        dynamic: bool = False,
+        quorum: bool = False,
     ) -> None:
         self.random = Random(seed)
         self.now = 1_000_000
@@ -141,9 +217,17 @@ class World:
         self.dark: set[str] = set()
         """Hosts that are off: they do not even refuse."""
         self.sent = 0
+        self.quorum = quorum
+        self.disks: dict[str, Disk] = {}
+        self.loss = 0.0
+        """How many messages, and answers, are lost; as many come twice, and as many late."""
+        self.chain: dict[int, View] = {}
         self._views: dict[tuple[ViewID, str], View] = {}
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._serial = 0
+
+    def token(self) -> str:
+        return f"{self.random.getrandbits(64):016x}"
 
     def description_of(self, node: str) -> Description:
         return self.descriptions.get(node, self.description)
@@ -223,8 +307,17 @@ class World:
 
         self.after(self.random.randint(1, 20), dialled)
 
-    def kill(self, *nodes: str, dark: bool = False, lost: bool = False) -> None:
-        """kill -9; `dark`: the machine goes too; `lost`: its store as well."""
+    def redial(self) -> None:
+        """Every stream is looked at again."""
+        for process in list(self.nodes.values()):
+            for other in self.description.order:
+                if other != process.node:
+                    self._dial(process, other)
+
+    def kill(
+        self, *nodes: str, dark: bool = False, lost: bool = False, forgets: bool = False
+    ) -> None:
+        """kill -9; `dark`: the machine goes too, `lost`: its store, `forgets`: its votes."""
         for node in nodes:
             process = self.nodes.pop(node)
             process.alive = False
@@ -233,6 +326,8 @@ class World:
                 self.dark.add(node)
             if lost:
                 del self.stores[node]
+            if forgets:
+                self.disks.pop(node, None)
         for node in nodes:
             for process in self.nodes.values():
                 self._dial(process, node)
@@ -281,6 +376,13 @@ class World:
 
     def send(self, sender: SimNode, effect: Send) -> None:
         self.sent += 1
+        if effect.node == sender.node:
+            answered = sender.receive(
+                Sender(sender.node, sender.store.incarnation), decode(encode(effect.message))
+            )
+            assert answered is not None
+            sender._run(sender.automaton.replied(self.now, effect.node, effect.message, answered))
+            return
         origin = Sender(sender.node, sender.store.incarnation)
         settled = [False]
         delay = self.random.randint(1, 3)
@@ -302,15 +404,20 @@ class World:
 
         def reply(message: Message) -> None:
             def back() -> None:
-                if settled[0]:
+                if settled[0] or (effect.node, sender.node) in self.cut:
                     return
                 settled[0] = True
                 self.wake(sender, lambda: sender.step(lambda a, now: a.replied(
                     now, effect.node, effect.message, message)))  # fmt: skip
 
-            self.after(self.random.randint(1, 3), back)
+            if self.random.random() >= self.loss:
+                late = self.random.random() < self.loss
+                self.after(self.random.randint(1, 400 if late else 3), back)
 
-        self.after(delay, arrive)
+        if self.random.random() >= self.loss:
+            self.after(delay, arrive)
+        if self.random.random() < self.loss:
+            self.after(self.random.randint(1, 5_000), arrive)
         self.after(effect.timeout, lambda: unanswered(False))
 
     def _deliver(
@@ -337,11 +444,40 @@ class World:
         """Two views with one ID are the same view, unless their owner lost its store between."""
         if not view.members:
             return
+        if self.quorum:
+            self._check_chain(view)
+            return
         assert view.id.lowest == min(view.nodes)
         owner = view.member(view.id.lowest)
         assert owner is not None
         known = self._views.setdefault((view.id, owner.incarnation), view)
         assert known == view, "\n".join(self.story())
+
+    def check_votes(self, vote: Vote | None) -> None:
+        """A view is decided when a majority has accepted it under one ballot."""
+        assert vote is not None
+        assert vote.view is not None
+        base = vote.base if vote.number > 1 else vote.view
+        voters = [n for n in base.electors if n not in base.absent or vote.number == 1]
+        same = [
+            n
+            for n in voters
+            if (found := self.disks[n].vote if n in self.disks else None) is not None
+            and (found.number, found.accepted) == (vote.number, vote.accepted)
+        ]
+        if len(same) > len(voters) // 2:
+            self._check_chain(vote.view)
+
+    def _check_chain(self, view: View) -> None:
+        """I20: every number has one view; and nobody serves whom a decided view leaves out."""
+        known = self.chain.setdefault(view.id.number, view)
+        assert known == view, "\n".join(["two views of one number", *self.story()])
+        latest = self.chain[max(self.chain)]
+        for process in self.nodes.values():
+            if process.serves and process.view.id < latest.id:
+                held = latest.member(process.node)
+                mine = held is not None and held.incarnation == process.store.incarnation
+                assert mine, "\n".join([f"{process.node} serves, left out", *self.story()])
 
     def agreed(self, *nodes: str) -> bool:
         """Whether these nodes are joined in one view of exactly them."""

@@ -1,0 +1,118 @@
+"""State managers on views that a majority decides: nothing is served that is not current."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import pytest
+
+from sessionha.errors import SessionUnavailable
+from sessionha.state.node import Options
+from tests.simulation.histories import Plan, agreed, play
+from tests.simulation.loop import run
+from tests.simulation.scenes import Scene
+from tests.simulation.seeds import IN_QUORUM, swarm
+from tests.simulation.world import Faults, World
+
+
+def three(scenario: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
+    """Three nodes that vote, without chance."""
+
+    async def play_it() -> None:
+        options = Options(quorum=True, member_timeout=0.3)
+        world = World(1, nodes=3, views="quorum", faults=Faults(), options=options)
+        try:
+            await agreed(world)
+            await scenario(Scene(world))
+        finally:
+            world.stop()
+
+    def test() -> None:
+        run(play_it())
+
+    test.__doc__, test.__name__ = scenario.__doc__, scenario.__name__
+    return test
+
+
+async def left_out(scene: Scene, node: str) -> None:
+    """Wait until the others have a view without the node."""
+    others = [host for name, host in scene.world.hosts.items() if name != node]
+    for _ in range(500):
+        if all(host.view().member(node) is None for host in others):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it was never left out")
+
+
+@three
+async def test_a_primary_that_was_cut_off_serves_no_old_state(scene: Scene) -> None:
+    """R9: when the others go on without it, its lease is over."""
+    old = (await scene.create("n1", a="1")).position
+    scene.world.split({"n1"})
+    await left_out(scene, "n1")
+    await scene.put("n2", a="2")
+    with pytest.raises(SessionUnavailable):
+        await scene.see("n1", floor=old)
+    scene.world.join()
+    await agreed(scene.world)
+    assert await scene.see("n1", floor=old) == {"a": "2"}
+
+
+@three
+async def test_a_primary_that_stood_still_serves_no_old_state(scene: Scene) -> None:
+    """R9: a lease runs on while its node does not, so there is nothing to check after a pause."""
+    old = (await scene.create("n1", a="1")).position
+    scene.world.pause("n1")
+    await left_out(scene, "n1")
+    await scene.put("n2", a="2")
+    scene.world.resume("n1")
+    assert await scene.see("n1", floor=old) == {"a": "2"}
+
+
+@three
+async def test_a_minority_says_so_in_time_and_a_majority_goes_on(scene: Scene) -> None:
+    """G9: 503 within `member_timeout`, also for new sessions; nothing of the others is lost."""
+    await scene.create("n1", a="1")
+    scene.world.split({"n1"})
+    await left_out(scene, "n1")
+    loop = asyncio.get_running_loop()
+    for asked in (scene.see("n1"), Scene(scene.world).create("n1", b="1")):
+        since = loop.time()
+        with pytest.raises(SessionUnavailable):
+            await asked
+        assert loop.time() - since < 0.4
+    await scene.put("n3", a="2")
+    scene.world.join()
+    await agreed(scene.world)
+    assert await scene.see("n1") == {"a": "2"}
+
+
+@three
+async def test_an_old_copy_waits_for_who_may_have_a_newer_one(scene: Scene) -> None:
+    """R4a: also at or above the floor, for another client of the session may have seen more."""
+    old = (await scene.create("n1", a="1")).position
+    scene.world.split({"n1"})
+    await left_out(scene, "n1")
+    await scene.put("n2", a="2")
+    await scene.put("n3", a="3")
+    scene.world.join()
+    await agreed(scene.world)
+    holders = [node for node in ("n2", "n3") if scene.copies().get(node)]
+    assert holders
+    assert await scene.see("n1", floor=old) == {"a": "3"}
+
+
+@pytest.mark.parametrize("kind", IN_QUORUM)
+def test_each_kind_of_trouble_alone(kind: str) -> None:
+    """Quorum mode: all invariants, and every local read is current."""
+    play(6000, Plan(engines=2, troubles=kind, upkeep=True, views="quorum", requests=30))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_kind_of_trouble_loses_anything_acknowledged(seed: int) -> None:
+    """Quorum mode: G1 to G6 whatever happens, partitions included."""
+    plan = replace(swarm(7000 + seed), nodes=3 + seed % 3, views="quorum", requests=30)
+    troubles = "crash+split+pause+weather+majority+restart+cut+engine"
+    play(7000 + seed, replace(plan, troubles=troubles))

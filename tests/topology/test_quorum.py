@@ -1,0 +1,551 @@
+"""Automata that agree by the votes of a majority: one chain of views, and nobody serves apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+import msgspec
+import pytest
+
+from sessionha.errors import StoreError
+from sessionha.identity import ViewID
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import Accept, Accepted, Ping, Prepare, Prepared
+from sessionha.store.base import Writer
+from sessionha.store.memory import Memory, MemoryStore
+from sessionha.topology import rows, votefile
+from sessionha.topology.automaton import Automaton
+from sessionha.topology.effects import Effect
+from sessionha.topology.members import Plan, Removal, next_view
+from sessionha.topology.proposal import Proposal
+from sessionha.topology.quorum import QuorumAutomaton
+from sessionha.topology.rows import Grant, Grants, Voting
+from sessionha.topology.timing import LEASE_MARGIN
+from sessionha.topology.votefile import DiskVotes
+from sessionha.topology.votes import NO_BALLOT, Vote, VoteFile
+from sessionha.view import Member, View
+from tests.topology.world import TIMING, Disk, World, describe
+
+SEEDS = range(int(os.environ.get("SESSIONHA_SEEDS", "24")))
+"""Worlds a claim is tried in; `SESSIONHA_SEEDS=1000` for a long look."""
+FEW = SEEDS[: len(SEEDS) // 4]
+MUTANTS = 200
+"""Worlds in which a missing rule must show."""
+
+
+def cluster(seed: int, size: int, *, trust_refused: bool = True) -> World:
+    """A cluster that has begun, and whose nodes have leases."""
+    world = World(seed, size, trust_refused=trust_refused, quorum=True)
+    world.start(*world.description.order)
+    world.settle()
+    assert serving(world) == set(world.nodes)
+    return world
+
+
+def serving(world: World) -> set[str]:
+    return {node for node, process in world.nodes.items() if process.serves}
+
+
+# --- what it does --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_the_first_view_needs_every_elector(seed: int, size: int) -> None:
+    """R7a: only all of them together can tell that there never was a view."""
+    world = World(seed, size, quorum=True)
+    *some, last = world.description.order
+    world.start(*some)
+    world.run(5_000)
+    assert all(not process.view.members for process in world.nodes.values())
+    assert f"missing {last}" in world.nodes[some[0]].automaton.waiting_for(world.now)
+    world.start(last)
+    world.settle()
+    view = world.nodes[last].view
+    assert (view.id, view.electors, len(view.cluster)) == (ViewID(1, ""), (*some, last), 16)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_minority_serves_no_more_before_the_majority_goes_on(seed: int) -> None:
+    """G9, R9: in a partition of three and two; and the two come back with what they kept."""
+    world = cluster(seed, 5)
+    lost = set(world.random.sample(world.description.order, 2))
+    rest = set(world.nodes) - lost
+    world.split(tuple(lost), tuple(rest))
+    world.run_until(lambda: world.agreed(*rest), 5_000)
+    assert serving(world) == rest
+    world.run(5_000)
+    assert serving(world) == rest
+    world.heal()
+    world.settle()
+    world.run(1_000)
+    assert serving(world) == set(world.nodes)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_an_even_split_serves_on_neither_side(seed: int) -> None:
+    """Section 2: without a majority there is no view, and no lease."""
+    world = cluster(seed, 4)
+    names = sorted(world.nodes)
+    before = world.nodes["n1"].view
+    world.split(tuple(names[:2]), tuple(names[2:]))
+    world.run(8_000)
+    assert serving(world) == set()
+    assert {process.view for process in world.nodes.values()} == {before}
+    world.heal()
+    world.run_until(lambda: serving(world) == set(names), 6_000)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_proven_deaths_do_not_eat_the_majority(seed: int) -> None:
+    """R2a: five nodes die one after the other by proof, until two are left, which are both needed
+    from then on; and the dead count again when they are back."""
+    world = cluster(seed, 5)
+    names = world.random.sample(world.description.order, 5)
+    for gone in range(3):
+        world.kill(names[gone])
+        assert world.run_until(lambda: world.agreed(*world.nodes), 1_000) < 300
+    left = world.nodes[names[4]].view
+    assert (set(left.absent), left.majority) == (set(names[:3]), 2)
+    world.kill(names[3])
+    world.run(4_000)
+    assert serving(world) == set()
+    world.start(*names[:4])
+    world.settle()
+    assert world.nodes[names[0]].view.majority == 3
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_goodbye_is_decided_at_once(seed: int) -> None:
+    """G11: a planned stop waits for no lease, and serves no more when it says so."""
+    world = cluster(seed, 3)
+    leaver = world.random.choice(world.description.order)
+    world.leave(leaver, returning=True)
+    assert not world.nodes[leaver].serves
+    rest = [node for node in world.nodes if node != leaver]
+    assert world.run_until(lambda: world.agreed(*rest), 1_000) < 200
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_whole_cluster_that_was_killed_is_the_same_again(seed: int) -> None:
+    """R7: with their stores the nodes go on in the view they had, as the same members."""
+    world = cluster(seed, 3)
+    before = world.nodes["n1"].view
+    world.kill(*world.description.order)
+    world.start(*world.description.order)
+    world.run_until(lambda: serving(world) == set(world.nodes), 4_000)
+    assert {process.view for process in world.nodes.values()} == {before}
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_votes_outlive_every_store(seed: int) -> None:
+    """R7a: machines that all rebooted begin where the chain of views was, not at one."""
+    world = cluster(seed, 3)
+    world.kill("n1")
+    world.settle()
+    number, identity = world.nodes["n2"].view.id.number, world.nodes["n2"].view.cluster
+    world.kill("n2", "n3", lost=True)
+    del world.stores["n1"]
+    world.start("n1", "n2", "n3")
+    world.settle()
+    view = world.nodes["n1"].view
+    assert (view.id.number > number, view.cluster) == (True, identity)
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_an_elector_without_votes_counts_again_after_the_next_view(seed: int) -> None:
+    """R7a: blank, it neither votes nor counts; a view that was decided since swears it in."""
+    world = cluster(seed, 3)
+    world.kill("n1", lost=True, forgets=True)
+    world.settle()
+    world.start("n1")
+    assert world.nodes["n1"].rows.blank()
+    world.settle()
+    world.run_until(lambda: not world.nodes["n1"].rows.blank(), 3_000)
+    world.kill("n2", dark=True)
+    world.run_until(lambda: serving(world) == {"n1", "n3"} and world.agreed("n1", "n3"), 6_000)
+
+
+def tell(world: World, node: str, *without: str) -> None:
+    """An operator's word."""
+
+    def bootstrap(automaton: Automaton, now: int) -> list[Effect]:
+        assert isinstance(automaton, QuorumAutomaton)
+        return automaton.bootstrap(now, without)
+
+    world.nodes[node].step(bootstrap)
+
+
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("node", ["n1", "n2", "n3"])
+def test_an_operator_may_give_up_a_majority_that_is_gone_for_good(seed: int, node: str) -> None:
+    """R7a: by hand, the one that is left goes on, and takes back who returns all the same."""
+    world = cluster(seed, 3, trust_refused=False)
+    others = [name for name in sorted(world.nodes) if name != node]
+    world.kill(*others, dark=True, lost=True, forgets=True)
+    world.run(5_000)
+    assert serving(world) == set()
+    tell(world, node, *others)
+    world.run_until(lambda: serving(world) == {node}, 4_000)
+    assert world.nodes[node].view.voters == (node,)
+    world.dark.clear()
+    world.start(*others)
+    world.run_until(lambda: world.agreed() and serving(world) == {"n1", "n2", "n3"}, 6_000)
+    assert world.nodes[node].view.majority == 2
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_an_operator_may_begin_without_who_never_came(node: str) -> None:
+    """R7a: the first view by hand."""
+    world = World(1, 3, quorum=True)
+    world.start("n1", "n2")
+    world.run(3_000)
+    assert serving(world) == set()
+    tell(world, node, "n3")
+    world.run_until(lambda: serving(world) == {"n1", "n2"}, 4_000)
+    world.start("n3")
+    world.settle()
+    assert world.nodes["n3"].view.voters == ("n2", "n3", "n1")
+
+
+def test_an_elector_configured_with_others_refuses_to_begin() -> None:
+    """A typing mistake in one description must not make two clusters of one."""
+    world = World(1, 3, quorum=True)
+    world.descriptions["n3"] = describe(2)
+    world.start("n1", "n2", "n3")
+    world.run(5_000)
+    assert all(not process.view.members for process in world.nodes.values())
+
+
+# --- random worlds -------------------------------------------------------------------------------
+
+
+def live(seed: int, *, late: bool = True) -> World:
+    """A life of kills, starts, partitions, pauses, goodbyes, lost stores and votes; and in the end
+    all agree and serve. Every step of it checks I20, and that nobody serves who is left out."""
+    random = Random(f"quorum {seed}")
+    size = random.choice((2, 3, 3, 4, 5, 5))
+    world = World(seed, size, trust_refused=random.random() < 0.6, quorum=True)
+    names = sorted(world.description.order)
+    world.loss = random.choice((0.0, 0.0, 0.05, 0.2)) if late else 0.0
+    world.start(*names)
+    world.run(random.choice((100, 2_000, 5_000)))
+    stopped: list[str] = []
+    for _ in range(25):
+        _trouble(world, random, names, stopped)
+        world.run(random.choice((1, 20, 100, 100, 1_000, 3_000)))
+    world.heal()
+    world.loss = 0.0
+    world.dark.clear()
+    for node in stopped:
+        world.resume(node)
+    world.start(*(node for node in names if node not in world.nodes))
+    world.redial()
+    world.run_until(lambda: world.agreed() and serving(world) == set(names), 40_000)
+    return world
+
+
+def _trouble(world: World, random: Random, names: list[str], stopped: list[str]) -> None:
+    up = [node for node in names if node in world.nodes]
+    down = [node for node in names if node not in world.nodes]
+    kinds = ("kill", "kill", "start", "start", "split", "heal", "stop", "resume", "leave", "cut")
+    kind = random.choice(kinds)
+    node = random.choice(up or names)
+    if kind == "kill" and up:
+        _forget(stopped, node)
+        blank = sum(1 for name in names if name not in world.disks or not world.disks[name].vote)
+        forgets = random.random() < 0.4 and blank + 1 <= (len(names) - 1) // 2
+        world.kill(node, dark=random.random() < 0.2, lost=random.random() < 0.4, forgets=forgets)
+    elif kind == "start" and down:
+        node = random.choice(down)
+        world.dark.discard(node)
+        world.start(node)
+    elif kind == "split":
+        side = random.sample(names, random.randint(1, len(names) - 1))
+        world.split(tuple(side), tuple(name for name in names if name not in side))
+    elif kind == "cut":
+        one, other = random.sample(names, 2)
+        world.cut.add((one, other))
+    elif kind == "heal":
+        world.heal()
+    elif kind == "stop" and up and node not in stopped:
+        world.hang(node)
+        stopped.append(node)
+    elif kind == "resume" and stopped:
+        world.resume(stopped.pop())
+    elif kind == "leave" and up and node not in stopped:
+        world.leave(node, returning=True)
+        world.run(random.choice((10, 1_500)))
+        world.kill(node)
+
+
+def _forget(stopped: list[str], node: str) -> None:
+    if node in stopped:
+        stopped.remove(node)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_views_form_one_chain_and_nobody_serves_apart(seed: int) -> None:
+    """R2, R7a, R9, I20, whatever dies, forgets, stands still or is cut off; and when the faults
+    stop, all agree and serve."""
+    live(seed)
+
+
+# --- what the rules are worth --------------------------------------------------------------------
+
+
+def _without_the_accepted_view() -> Iterator[AbstractContextManager[object]]:
+    told = rows.Rows.prepare
+
+    def prepare(self: rows.Rows, asked: Prepare, file: VoteFile) -> Prepared:
+        found = told(self, asked, file)
+        return msgspec.structs.replace(found, accepted=NO_BALLOT, view=None)
+
+    yield mock.patch.object(rows.Rows, "prepare", prepare)
+
+
+def _votes_forgotten_at_restart() -> Iterator[AbstractContextManager[object]]:
+    def begin(self: rows.Rows, writer: Writer, votes: rows.Voting, now: int) -> None:
+        vote = votes.file.load()
+        votes.file.save(Vote(base=vote.base if vote is not None else View()))
+        writer.delete(rows.BLANK)
+        writer.put(rows.GRANTS, rows._encoder.encode(Grants(since=now)))
+
+    yield mock.patch.object(rows.Rows, "_begin_voting", begin)
+
+
+def _blank_votes_count() -> Iterator[AbstractContextManager[object]]:
+    load = Disk.load
+    yield mock.patch.object(Disk, "load", lambda self: load(self) or Vote())
+
+
+def _views_without_majority() -> Iterator[AbstractContextManager[object]]:
+    yield mock.patch.object(View, "majority", 1)
+
+
+def _electors_from_the_file() -> Iterator[AbstractContextManager[object]]:
+    """Who counts is whom this node can reach of those that its own file names."""
+    known_base: Any = vars(QuorumAutomaton)["base"]
+
+    def configured(self: QuorumAutomaton) -> View:
+        known: View = known_base.fget(self)
+        here = [n for n in self._electors if n == self.me.node or self._fresh(n, self._ticked)]
+        return msgspec.structs.replace(known, electors=tuple(here))
+
+    yield mock.patch.object(QuorumAutomaton, "base", property(configured))
+
+
+def _exclude_at_once() -> Iterator[AbstractContextManager[object]]:
+    yield mock.patch.object(rows, "_unexpired", return_value=(0, []))
+
+
+def _grant_to_the_left_out() -> Iterator[AbstractContextManager[object]]:
+    yield mock.patch.object(Grants, "allows", return_value=True)
+
+
+def _read_without_lease() -> Iterator[AbstractContextManager[object]]:
+    yield mock.patch.object(rows.Rows, "lease_in", return_value=1 << 62)
+
+
+FIRST = {"lost votes count as none": 140}
+"""Where to begin looking for what shows rarely; nothing shows before."""
+
+RULES: dict[str, Callable[[], Iterator[AbstractContextManager[object]]]] = {
+    "vote without the accepted view": _without_the_accepted_view,
+    "votes forgotten at restart": _votes_forgotten_at_restart,
+    "lost votes count as none": _blank_votes_count,
+    "views without majority": _views_without_majority,
+    "electors from the file": _electors_from_the_file,
+    "a member is left out before its lease ended": _exclude_at_once,
+    "who is left out is told that it may serve": _grant_to_the_left_out,
+    "read without lease": _read_without_lease,
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_missing_rule_is_caught(name: str) -> None:
+    """Section 5: with the rule off, a random world ends in two views of one number, in a node that
+    serves though it is left out, or never."""
+    first = FIRST.get(name, 0)
+    for seed in count(first):
+        assert seed < first + MUTANTS, f"not one of {MUTANTS} worlds shows it"
+        try:
+            with ExitStack() as stack:
+                for patch in RULES[name]():
+                    stack.enter_context(patch)
+                live(seed)
+        except AssertionError:
+            return
+
+
+# --- one elector, one proposer -------------------------------------------------------------------
+
+BASE = View(
+    ViewID(4, ""),
+    tuple(Member(n, f"{n}-inc", ViewID(1, ""), f"{n}:1") for n in ("n1", "n2", "n3")),
+    cluster="c",
+    electors=("n1", "n2", "n3"),
+)
+NEXT = next_view(BASE, Plan({"n3": Removal("failed", proven=False)}))
+OTHER = next_view(BASE, Plan({"n2": Removal("failed", proven=False)}))
+
+
+def test_a_vote_keeps_the_highest_promise_and_what_it_accepted() -> None:
+    """Paxos, as an acceptor."""
+    vote = Vote().prepare(5, (2, "a"), BASE)
+    assert vote.prepare(5, (1, "z"), BASE) == vote
+    assert vote.accept((1, "z"), NEXT, BASE) == vote
+    vote = vote.accept((2, "a"), NEXT, BASE)
+    assert (vote.accepted, vote.view) == ((2, "a"), NEXT)
+    vote = vote.prepare(5, (3, "b"), BASE)
+    assert (vote.promised, vote.accepted, vote.view) == ((3, "b"), (2, "a"), NEXT)
+    assert vote.prepare(4, (9, "z"), BASE) == vote, "decided before"
+    assert vote.prepare(6, (1, "a"), NEXT).view is None
+
+
+def _prepared(**told: object) -> Prepared:
+    plain = Prepared((1, "me"), NO_BALLOT, None, "", 4)
+    return msgspec.structs.replace(plain, **told)
+
+
+def test_a_proposer_adopts_what_may_be_decided() -> None:
+    """Paxos, as a proposer: the accepted view of the highest ballot takes the place of its own."""
+    proposal = Proposal(BASE, NEXT, (1, "me"), 0)
+    question = Prepare(5, (1, "me"), BASE)
+    assert [node for node, _ in proposal.questions()] == ["n1", "n2", "n3"]
+    assert not proposal.answered("n1", question, _prepared())
+    assert proposal.answered("n2", question, _prepared(accepted=(0, "x"), view=OTHER))
+    asked = [message for _, message in proposal.questions()]
+    assert asked == [Accept((1, "me"), OTHER)] * 3
+    assert not proposal.answered("n1", Accept((1, "me"), OTHER), Accepted(True, (1, "me"), 0, 4))
+    assert proposal.answered("n3", Accept((1, "me"), OTHER), Accepted(True, (1, "me"), 0, 4))
+    assert proposal.outcome == "decided"
+
+
+def test_a_blank_elector_counts_only_where_all_answer() -> None:
+    """R7a."""
+    proposal = Proposal(BASE, NEXT, (1, "me"), 0)
+    question = Prepare(5, (1, "me"), BASE)
+    assert not proposal.answered("n1", question, _prepared())
+    assert not proposal.answered("n2", question, _prepared(blank="t2"))
+    assert proposal.answered("n3", question, _prepared(blank="t3"))
+    assert proposal.questions()[0][1] == Accept((1, "me"), NEXT, (("n2", "t2"), ("n3", "t3")))
+
+
+def test_a_proposer_gives_way() -> None:
+    """To a higher ballot, and to a view that is decided already."""
+    question = Prepare(5, (1, "me"), BASE)
+    beaten, late = (Proposal(BASE, NEXT, (1, "me"), 0) for _ in range(2))
+    beaten.answered("n1", question, _prepared(promised=(7, "x")))
+    assert (beaten.outcome, beaten.highest, beaten.questions()) == ("beaten", 7, [])
+    late.answered("n1", question, _prepared(held=5))
+    assert late.outcome == "late"
+
+
+def test_what_was_granted_ends_by_proof_only_for_the_start_that_ended() -> None:
+    """A goodbye of an earlier start says nothing of the present one."""
+    member = BASE.members[0]
+    grants = Grants(since=10).grant("n1", Grant(member.incarnation, run=2, at=50))
+    assert grants.last(member) == 50
+    assert grants.release("n1", member.incarnation, run=1) == grants
+    assert grants.release("n1", member.incarnation, None, before=50) == grants
+    assert grants.release("n1", member.incarnation, None, before=51).last(member) == rows.NEVER
+    ended = grants.release("n1", member.incarnation, run=2)
+    assert ended.last(member) == rows.NEVER
+    assert not ended.allows("n1", member.incarnation, 2, BASE)
+    assert ended.allows("n1", member.incarnation, 3, BASE)
+    assert ended.grant("n1", Grant(member.incarnation, 3, 60)).last(member) == 60
+
+
+def test_a_restarted_elector_has_just_answered_everybody() -> None:
+    """R9: it cannot know whom it answered before; so may one for whom other electors decide."""
+    store = MemoryStore(Memory()).open()
+    disk = Disk()
+    disk.vote = Vote(5, base=BASE)
+    voting = Voting(disk, lambda: "token", BASE.electors, lease=100)
+    table = rows.Rows(store)
+    table.begin_run("n1", 1_000, voting)
+    me = BASE.members[0]
+    asked = Accept((1, "n2/x"), NEXT)
+    answer = table.accept(asked, me, disk, 1_040, voting.lease)
+    assert (answer.ok, answer.wait, disk.vote.view) == (False, 60, None)
+    assert table.accept(asked, me, disk, 1_100, voting.lease).ok
+    assert (disk.vote.accepted, disk.vote.view) == ((1, "n2/x"), NEXT)
+
+
+def test_an_elector_without_votes_gives_no_lease() -> None:
+    """R7a, R9: it may have accepted a view without the member that asks, and forgotten that."""
+    table = rows.Rows(MemoryStore(Memory()).open())
+    disk = Disk()
+    table.begin_run("n1", 1_000, Voting(disk, lambda: "token", BASE.electors, lease=100))
+    table.install(BASE.members[0], BASE, 1_000)
+    asker, ping = BASE.members[1], Ping(BASE.members[1], BASE.id, asked=7, run=1)
+    sender = Sender(asker.node, asker.incarnation)
+    assert not table.grant(sender, ping, 1_001)
+    table.swear_in("n1", disk)
+    assert table.blank(), "no view since names its loss"
+    sworn = msgspec.structs.replace(NEXT, sworn=(("n1", "token"),))
+    table.install(BASE.members[0], sworn, 1_002)
+    table.swear_in("n1", disk)
+    assert table.grant(sender, msgspec.structs.replace(ping, view=sworn.id), 1_003)
+    assert disk.vote == Vote(5, base=sworn)
+
+
+# --- the vote file -------------------------------------------------------------------------------
+
+
+def test_a_vote_survives_on_the_disk(tmp_path: Path) -> None:
+    """R2: written before it is answered, and read back as it was."""
+    votes = DiskVotes(tmp_path)
+    assert votes.load() is None
+    vote = Vote(5, (2, "n1/a"), (2, "n1/a"), NEXT, BASE)
+    votes.save(vote)
+    assert DiskVotes(tmp_path).load() == vote
+    assert (tmp_path / votefile.NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_crash_while_a_vote_is_written_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The new file takes the old one's place at once or not at all."""
+    votes = DiskVotes(tmp_path)
+    before = Vote(5, (1, "n1/a"), base=BASE)
+    votes.save(before)
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"sessionha.topology.votefile.os.{step}", crash)
+        with pytest.raises(Crash):
+            votes.save(Vote(6, (9, "n2/b"), base=NEXT))
+    assert DiskVotes(tmp_path).load() == before
+
+
+def test_a_damaged_vote_is_not_taken_for_none(tmp_path: Path) -> None:
+    DiskVotes(tmp_path).save(Vote(5, (1, "n1/a"), base=BASE))
+    path = tmp_path / votefile.NAME
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(StoreError, match="is damaged"):
+        DiskVotes(tmp_path).load()
+
+
+def test_a_vote_that_cannot_be_written_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="`state_dir`"):
+        DiskVotes(tmp_path / "absent").save(Vote())
+
+
+def test_leases_end_before_a_silent_member_is_given_up() -> None:
+    """R9: a lease costs nothing; detection takes longer than it."""
+    assert TIMING.lease + LEASE_MARGIN < TIMING.suspect_after + TIMING.confirm_after
