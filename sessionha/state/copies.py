@@ -461,7 +461,9 @@ def fits(record: GroupRecord | None, push: Push) -> bool:
     above, and not beyond what the push knows."""
     if push.full:
         return True
-    if record is None or not record.held or record.version < push.base.version:
+    if record is None or not record.held or record.swept:
+        return False
+    if record.version < push.base.version:
         return False
     end = epoch_end(push.line, record.epoch)
     return end is not None and record.version <= (push.version if end == -1 else end)
@@ -497,6 +499,7 @@ def accept(
     if push.full:
         clear(writer, push.group)
         record.tombstones = 0
+        record.swept = False
     elif push.trimmed > record.trimmed:
         _trim(writer, push.group, record, push.trimmed)
     for session in push.sessions:

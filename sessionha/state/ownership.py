@@ -17,7 +17,7 @@ from sessionha.errors import (
     StaleSession,
     StoreFull,
 )
-from sessionha.identity import NO_EPOCH, NO_POSITION, NO_VIEW, Epoch, GroupID, Position, ViewID
+from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Claim,
@@ -243,7 +243,7 @@ class Ownership:
         """Ask the living primary. "": done; a name: ask that one; None: promote in full."""
         node = self._node
         epoch = self._fresh_epoch(group, floor, promise=False)
-        position = record.position if record.held else NO_POSITION
+        position = record.base
         timeout = (SETTLE_FIRST + HOLD) / 1000 + TRY
         reply = await self._call(asked, Claim(group, epoch, position), timeout, view)
         match reply:
@@ -356,7 +356,7 @@ class Ownership:
             raise _Lost from None
 
     async def _fetch(self, group: GroupID, source: str, record: GroupRecord, view: View) -> Push:
-        position = record.position if record.held else NO_POSITION
+        position = record.base
         reply = await self._call(source, Fetch(group, position), TRY * 2, view)
         if not isinstance(reply, Fetched) or reply.content is None:
             raise _Lost

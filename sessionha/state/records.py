@@ -14,6 +14,7 @@ import msgspec
 from sessionha.identity import (
     GROUP_BYTES,
     NO_EPOCH,
+    NO_POSITION,
     NO_VIEW,
     Epoch,
     GroupID,
@@ -70,10 +71,18 @@ class GroupRecord(msgspec.Struct, array_like=True):
     """When this node became primary (its clock)."""
     keep_until: int = 0
     """When a row without a copy may be forgotten."""
+    swept: bool = False
+    """Whether sessions were swept from the copy though the primary, which knows every use of them,
+    may have them still: then it is no base for a difference."""
 
     @property
     def position(self) -> Position:
         return Position(self.epoch, self.version)
+
+    @property
+    def base(self) -> Position:
+        """From where on the copy lacks something; NO_POSITION: it needs everything."""
+        return self.position if self.held and not self.swept else NO_POSITION
 
     @property
     def held(self) -> bool:

@@ -447,10 +447,10 @@ class Replication:
             self._give_up(writer, push.group, record)
             return Pushed(push.version)
         if not copies.fits(record, push):
-            return Behind(record.position if record is not None and record.held else NO_POSITION)
+            return Behind(record.base if record is not None else NO_POSITION)
         patched = copies.patched(writer, push)
         if patched is None:
-            return Behind(record.position if record is not None else NO_POSITION)
+            return Behind(record.base if record is not None else NO_POSITION)
         node.counters.pushes_full += push.full
         record = record or GroupRecord()
         copies.accept(writer, record, push, node.clock.now(), joined, patched)

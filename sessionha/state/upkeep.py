@@ -22,6 +22,7 @@ from sessionha.state.records import (
     read_session,
     rows,
     session_row_key,
+    write_record,
 )
 from sessionha.state.replication import PROMISE_TTL
 from sessionha.store.base import Reader, Writer
@@ -311,11 +312,13 @@ class Upkeep:
             return 0
         room = ROWS_AT_ONCE
         left = 0
+        idle = False
         for key in [row.session for row in rows(writer, group) if row.element is None]:
             session = get_session(writer, group, key)
             if session is None or not _is_over(session, now):
                 left += 1
                 continue
+            idle |= not session.destroyed
             for name in [name for name, _ in islice(elements(writer, group, key), room)]:
                 writer.delete(element_key(group, key, name))
                 room -= 1
@@ -325,6 +328,11 @@ class Upkeep:
             owners.index(writer, group, key, session.owner, None)
             writer.delete(session_row_key(group, key))
             room -= 1
+        leads = self._node.is_primary(record, self._node.view_in(writer))
+        if left and idle and record.held and not (record.swept or leads):
+            # The primary may know of later uses, which are told without waiting.
+            record.swept = True
+            writer.put(group_key(group), write_record(record))
         if not left and record.held and self._node.peers is not None:
             copies.give_up(writer, group, record, now + LATE)
         elif not left and (record.held or now >= record.keep_until):

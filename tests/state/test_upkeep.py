@@ -107,6 +107,24 @@ async def test_an_expired_session_goes_when_touches_cannot_be_missing_any_more(
         assert scene.world.hosts[node].record(GROUP) is None, "nothing is left of its group"
 
 
+@simulated()
+async def test_a_copy_from_which_a_session_was_swept_gets_everything_again(scene: Scene) -> None:
+    """R8: it was cut off, and did not hear that the session was used; what it swept lies below the
+    position that it had, so a difference to that would leave the session without its elements."""
+    other = SessionChange(b"\x02" * 16, create=Create(3_600_000, 0), puts=(("b", "value", b"1"),))
+    await scene.create("n1", a="1")
+    await scene.at("n1").commit(Batch(GROUP, (other,)), fresh=False)
+    scene.cookie = None
+    await scene.exclude("n2")
+    for _ in range(4):
+        await asyncio.sleep(IDLE / 2)
+        scene.at("n1").touch(GROUP, KEY)
+    await upkeep(scene, "n2").sweep()
+    scene.world.resume("n2")
+    await scene.members("n2")
+    assert await scene.see("n2", floor=NO_POSITION) == {"a": "1"}
+
+
 @simulated(nodes=2)
 async def test_a_change_that_comes_after_the_sweep_begins_no_session_again(scene: Scene) -> None:
     """G10, R11: the times that travel are remaining ones, so what was under way for long would
