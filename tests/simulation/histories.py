@@ -206,6 +206,8 @@ async def _live(world: World, plan: Plan) -> None:
             raise error
         for host in world.living:
             world.resume(host.name)
+            for engine in host.engines:
+                engine.doom = ""  # it had not come to a commit
         for host in world.hosts.values():
             if not host.up:
                 world.restart(host.name, kept=True)
