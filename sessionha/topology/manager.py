@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import msgspec
 
 from sessionha.discovery.base import Found
-from sessionha.errors import PeerUnavailable
+from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import ViewID
 from sessionha.peer.base import Links, Sender
 from sessionha.peer.messages import (
@@ -466,6 +466,12 @@ class TopologyManager:
         self._carry_out(automaton, effects)
 
     async def _call(self, automaton: Automaton, effect: Send) -> None:
+        try:
+            await self._call_and_step(automaton, effect)
+        except StoreFull as full:
+            logger.debug("what %s answered is lost, and asked again: %s", effect.node, full)
+
+    async def _call_and_step(self, automaton: Automaton, effect: Send) -> None:
         assert self._links is not None, "started"
         try:
             reply = await self._links.call(effect.node, effect.message, effect.timeout / 1000)

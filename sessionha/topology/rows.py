@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -262,8 +263,9 @@ class Rows:
         return 0 if raw is None else int.from_bytes(raw)
 
     def lease(self, until: int) -> None:
-        """Let this node serve until then."""
-        with self._store.write(urgent=True) as writer:
+        """Let this node serve until then; not where the store has no page left."""
+        # Replaced by a row as large, so that a full store can serve what it has.
+        with suppress(StoreFull), self._store.write(shrinking=True) as writer:
             before = self.lease_in(writer)
             if until > before and _given(writer).accepted > self.view_in(writer).id.number:
                 return  # perhaps this node voted itself out: until that is decided, no longer
@@ -277,7 +279,7 @@ class Rows:
     def grant(self, sender: Sender, ping: Ping, now: int) -> bool:
         """Whether who asks may count this node's answer for its lease; remembered before."""
         try:
-            with self._store.write(urgent=True) as writer:
+            with self._store.write(shrinking=True) as writer:
                 view, grants = self.view_in(writer), _given(writer)
                 if _blank(writer) is not None:
                     return False  # it may have accepted a later view, and forgotten that
@@ -293,7 +295,7 @@ class Rows:
 
     def release(self, gone: Release) -> None:
         """A member serves no more, by proof: nobody has to wait for the end of its lease."""
-        with self._store.write(urgent=True) as writer:
+        with suppress(StoreFull), self._store.write(shrinking=True) as writer:
             before = _given(writer)
             grants = before.release(gone.node, gone.incarnation, gone.run, gone.before)
             if grants != before:

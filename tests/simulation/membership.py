@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from sessionha.errors import PeerUnavailable
+from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender, Verdict
 from sessionha.peer.messages import Message, Push, decode
@@ -18,7 +18,7 @@ from sessionha.store.base import Reader
 from sessionha.topology.base import Change, ViewListener
 from sessionha.topology.description import Description, Node
 from sessionha.topology.lone import FOREVER
-from sessionha.topology.manager import TICK, TopologyManager
+from sessionha.topology.manager import AFTER_ERROR, TICK, TopologyManager
 from sessionha.topology.timing import Timing
 from sessionha.topology.votes import Vote
 from sessionha.view import View
@@ -191,7 +191,8 @@ class _Ordered(dict[Any, None]):
 
 
 class SimulatedTopology(TopologyManager):
-    """The production topology manager; it stands still with its node, and hides no error."""
+    """The production topology manager; it stands still with its node, and hides no
+    error but that its store is full, which a simulated store is soon."""
 
     host: Host
 
@@ -203,8 +204,12 @@ class SimulatedTopology(TopologyManager):
     async def _tick_forever(self) -> None:
         while True:
             await self.host.running()
-            self.poll()
-            await asyncio.sleep(TICK)
+            pause = TICK
+            try:
+                self.poll()
+            except StoreFull:
+                pause = AFTER_ERROR
+            await asyncio.sleep(pause)
 
     def perish(self) -> None:
         """kill -9."""
