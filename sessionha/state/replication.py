@@ -119,8 +119,8 @@ class Replication:
         return changed
 
     async def confirm(self, started: Round, deadline: int) -> Receipt:
-        """Wait until every target has the round's version: that, and not what a sibling has
-        written meanwhile, is what the receipt tells.
+        """Wait until every target has the round's version: that, and not what others have written
+        meanwhile, is what the receipt tells.
 
         Raises:
             Fenced: another node has a newer epoch.
@@ -133,7 +133,6 @@ class Replication:
             if not missing and (holders := self._confirmed(started)):
                 return Receipt(position, holders, len(holders) - 1)
             record = await self.settle(push.group, deadline, widen=True)
-            position = record.position
         except Fenced:
             with self._node.store.read() as reader:
                 found = get_group(reader, push.group)
