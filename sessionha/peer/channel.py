@@ -37,6 +37,7 @@ from sessionha.peer.auth import (
 from sessionha.peer.base import Handler, Sender
 from sessionha.peer.messages import Failed, Message, Wire, decode, encode
 from sessionha.peer.transport import TLS, Connection
+from sessionha.rarely import Rarely
 
 _log = logging.getLogger("sessionha.peer")
 
@@ -126,18 +127,14 @@ class Warnings:
     """Warnings of the peer package, at most one in ten seconds for each cause."""
 
     def __init__(self) -> None:
-        self._said: dict[str, float] = {}
-        self._held: dict[str, int] = {}
+        self._rarely = Rarely[str](_WARN_EVERY)
 
     def say(self, cause: str, text: str, *details: object) -> None:
         """Warn, unless the same cause was warned about just now. `cause`: one of a few."""
-        now = asyncio.get_running_loop().time()
-        if now - self._said.get(cause, -_WARN_EVERY) < _WARN_EVERY:
-            self._held[cause] = self._held.get(cause, 0) + 1
+        due = self._rarely.due(cause, asyncio.get_running_loop().time())
+        if due is None:
             return
-        self._said[cause] = now
-        more = self._held.pop(cause, 0)
-        suffix = f" (and {more} more like it)" if more else ""
+        suffix = f" (and {due.withheld} more like it)" if due.withheld else ""
         _log.warning(f"{text}%s", *details, suffix, extra={"cause": cause})
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 from sessionha.errors import InvalidSettings, SessionError, SessionUnavailable
+from sessionha.rarely import Rarely
 from sessionha.session.cookies import (
     CookieAttributes,
     SessionCookies,
@@ -178,20 +179,17 @@ class Refusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._said: dict[type[SessionError], float] = {}
-        self._held: dict[type[SessionError], int] = {}
+        self._rarely = Rarely[type[SessionError]](SAY_EVERY)
         self._lock = threading.Lock()  # a WSGI server's threads refuse at once
 
     def say(self, error: SessionError) -> None:
         """Warn of a request that this error ended, unless its kind was told of just now."""
-        kind, now = type(error), self._clock()
+        kind = type(error)
         with self._lock:
-            since = now - self._said.get(kind, -math.inf)
-            if since < SAY_EVERY:
-                self._held[kind] = self._held.get(kind, 0) + 1
-                return
-            self._said[kind] = now
-            more = self._held.pop(kind, 0)
+            due = self._rarely.due(kind, self._clock())
+        if due is None:
+            return
+        more, since = due
         suffix = f" (and {more} more in {since:.0f} s)" if more else ""
         log.warning("a request was answered with 503: %s%s", str(error) or kind.__name__, suffix)
 
