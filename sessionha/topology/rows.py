@@ -22,6 +22,7 @@ from sessionha.peer.messages import (
     encode,
 )
 from sessionha.store.base import Reader, Store, Writer
+from sessionha.topology.detector import NEVER
 from sessionha.topology.effects import Release
 from sessionha.topology.members import accepts, holds
 from sessionha.topology.votes import NO_BALLOT, Vote, VoteFile
@@ -37,7 +38,7 @@ LEASE = b"\x00lease"
 GRANTS = b"\x00lease-given"
 BLANK = b"\x00vote-blank"
 
-FORGOTTEN = -(1 << 62)
+FORGOTTEN = NEVER
 """Gone since so long ago that it is forgotten whatever `forget_after` is."""
 
 GONE_LIMIT = 1024
@@ -46,8 +47,6 @@ has a new name there is a new one with every deployment; by then the oldest is l
 
 INBOX_LIMIT = 512
 """Messages for the leader; one more is dropped, and its sender repeats it."""
-
-NEVER = -(1 << 62)
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True):

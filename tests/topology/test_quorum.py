@@ -22,6 +22,7 @@ from sessionha.store.base import Writer
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology import rows, votefile
 from sessionha.topology.automaton import Automaton
+from sessionha.topology.detector import NEVER
 from sessionha.topology.effects import Effect
 from sessionha.topology.members import Plan, Removal, next_view
 from sessionha.topology.proposal import Proposal
@@ -456,9 +457,9 @@ def test_what_was_granted_ends_by_proof_only_for_the_start_that_ended() -> None:
     assert grants.last(member) == 50
     assert grants.release("n1", member.incarnation, run=1) == grants
     assert grants.release("n1", member.incarnation, None, before=50) == grants
-    assert grants.release("n1", member.incarnation, None, before=51).last(member) == rows.NEVER
+    assert grants.release("n1", member.incarnation, None, before=51).last(member) == NEVER
     ended = grants.release("n1", member.incarnation, run=2)
-    assert ended.last(member) == rows.NEVER
+    assert ended.last(member) == NEVER
     assert not ended.allows("n1", member.incarnation, 2, BASE)
     assert ended.allows("n1", member.incarnation, 3, BASE)
     assert ended.grant("n1", Grant(member.incarnation, 3, 60)).last(member) == 60
