@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from base64 import urlsafe_b64encode
 from typing import Final, Literal, get_args
 
+from sessionha.identity import encode64
 from sessionha.keys import ADMIN_LABEL
 from sessionha.settings import Settings
 
@@ -25,7 +25,7 @@ def tokens(settings: Settings, role: Role) -> tuple[str, ...]:
     the rest is 256 bits that tell nothing of the secret or of another role's token.
     """
     keys = settings.keys(ADMIN_LABEL + b" " + role.encode())
-    return tuple(f"sessionha-{role}-{_text(key)}" for key in keys)
+    return tuple(f"sessionha-{role}-{encode64(key)}" for key in keys)
 
 
 def role_of(authorization: bytes, settings: Settings) -> Role | None:
@@ -44,7 +44,3 @@ def role_of(authorization: bytes, settings: Settings) -> Role | None:
 def may(role: Role | None, needed: Role) -> bool:
     """Whether somebody with `role` may do what `needed` stands for."""
     return role is not None and ROLES.index(role) >= ROLES.index(needed)
-
-
-def _text(key: bytes) -> str:
-    return urlsafe_b64encode(key).rstrip(b"=").decode()
