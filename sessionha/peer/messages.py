@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from sessionha.errors import BadMessage
-from sessionha.identity import Epoch, GroupID, Position, SessionKey
+from sessionha.identity import NO_EPOCH, Epoch, GroupID, Position, SessionKey
 from sessionha.view import Member, View
 
 
@@ -164,6 +164,8 @@ class NotPrimary(Wire, frozen=True):
     """The asked node is not a synced primary: ask `hint`, or promote in full."""
 
     hint: str = ""
+    promise: Epoch = NO_EPOCH
+    """What made it say so: a hint under a newer promise is news, and worth a question."""
 
 
 class Promise(Wire, frozen=True):

@@ -555,11 +555,23 @@ def clear(writer: Writer, group: GroupID) -> None:
             writer.delete(element_key(group, row.session, row.element))
 
 
-def give_up(writer: Writer, group: GroupID, record: GroupRecord, keep_until: int) -> None:
+def give_up(
+    writer: Writer,
+    group: GroupID,
+    record: GroupRecord,
+    keep_until: int,
+    successor: Push | None = None,
+) -> None:
     """Drop the copy, and remember the promise and where it was given up, so that no late push
-    brings it back (R1: its holder's own record, before C goes on)."""
+    brings it back (R1: its holder's own record, before C goes on). `successor`: how the group's
+    history went on, for who waits here for what became of a change."""
     clear(writer, group)
     left = GroupRecord(
-        epoch=record.epoch, version=record.version, promise=record.promise, keep_until=keep_until
+        epoch=record.epoch,
+        version=record.version,
+        promise=record.promise,
+        keep_until=keep_until,
     )
+    if successor is not None:
+        left.line, left.seats = successor.line, successor.holders
     writer.put(group_key(group), write_record(left))

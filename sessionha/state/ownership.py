@@ -17,7 +17,7 @@ from sessionha.errors import (
     StaleSession,
     StoreFull,
 )
-from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position, ViewID
+from sessionha.identity import NO_EPOCH, NO_POSITION, NO_VIEW, Epoch, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Claim,
@@ -80,6 +80,16 @@ class _Busy(_Lost):
     """The primary lives, and a request there does not end its turn."""
 
 
+class _Hint(NamedTuple):
+    """Who may be primary, and the promise of whoever said so."""
+
+    node: str = ""
+    promise: Epoch = NO_EPOCH
+
+
+NOBODY = _Hint()
+
+
 class _Answer(NamedTuple):
     node: str
     standing: Standing
@@ -134,7 +144,7 @@ class Ownership:
     async def _acquire(self, group: GroupID, floor: Position | None) -> Held | None:
         node = self._node
         deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
-        hint = floor.epoch.node if floor is not None else ""
+        hint = _Hint(floor.epoch.node if floor is not None else "")
         asked: set[tuple[str, Epoch]] = set()
         busy = ""
         while True:
@@ -149,7 +159,7 @@ class Ownership:
             except StoreFull as full:
                 raise SessionUnavailable(str(full)) from full
             except (_Lost, Fenced) as lost:
-                hint, busy = "", str(lost) if isinstance(lost, _Busy) else ""
+                hint, busy = NOBODY, str(lost) if isinstance(lost, _Busy) else ""
                 asked.clear()
                 if node.peers is not None:
                     await asyncio.sleep(node.random.uniform(*LOSER_WAITS))
@@ -162,15 +172,15 @@ class Ownership:
         self,
         group: GroupID,
         floor: Position | None,
-        hint: str,
+        hint: _Hint,
         asked: set[tuple[str, Epoch]],
         deadline: int,
-    ) -> str | None:
-        """One try. Returns whom to ask next ("": look again), or None: proven to be nowhere.
+    ) -> _Hint | None:
+        """One try. Returns whom to ask next (`NOBODY`: look again), or None: proven to be nowhere.
 
-        `asked` has those that said that they are not primary, with this node's promise of then:
+        `asked` has those that said that they are not primary, with the newest promise known then:
         two that name each other must not be asked for ever. Where the promise is another one, the
-        group has been here and went on, to whoever it names.
+        group went on meanwhile, to whoever it names.
         """
         node = self._node
         with node.store.read() as reader:
@@ -179,7 +189,7 @@ class Ownership:
             leased = node.leased(reader)
         if node.joined(view) == NO_VIEW or not leased:
             await node.membership_regained()
-            return ""
+            return NOBODY
         current = record.epoch.node == record.promise.node == node.me
         below = floor is not None and record.position < floor
         if current and record.promise == record.epoch and not below:
@@ -187,18 +197,18 @@ class Ownership:
                 await self._let_sibling_finish(group)
             try:
                 await self._replication.settle(group, deadline, widen=False)
-                return ""
+                return NOBODY
             except Fenced:
                 with node.store.read() as reader:
                     now = get_group(reader, group)
                 if now is not None and now.promise != record.promise:
-                    return ""  # another engine of this node has let the group go meanwhile
+                    return NOBODY  # another engine of this node has let the group go meanwhile
                 # Its epoch is from before a merge, or it was out of the view: promote.
         known = max(record.promise, floor.epoch if floor else NO_EPOCH).node
-        target = hint if hint not in ("", node.me) else known
+        target = hint.node if hint.node not in ("", node.me) else known
         if target and view.member(target) is None:
             target = self._successor(group, record, view, target)
-        question = target, record.promise
+        question = target, max(record.promise, hint.promise)
         if target != node.me and question not in asked and view.member(target) is not None:
             asked.add(question)
             reply = await self._claim(group, floor, target, record, view)
@@ -239,8 +249,8 @@ class Ownership:
 
     async def _claim(
         self, group: GroupID, floor: Position | None, asked: str, record: GroupRecord, view: View
-    ) -> str | None:
-        """Ask the living primary. "": done; a name: ask that one; None: promote in full."""
+    ) -> _Hint | None:
+        """Ask the living primary. `NOBODY`: done; a hint: ask that one; None: promote in full."""
         node = self._node
         epoch = self._fresh_epoch(group, floor, promise=False)
         position = record.base
@@ -251,16 +261,21 @@ class Ownership:
                 source = reply.content
                 if floor is not None and Position(source.epoch, source.version) < floor:
                     return None  # somebody else may have what the client has seen
+                if not self._takes(source):  # this node gave its copy up meanwhile
+                    whole = await self._fetch(group, asked, NO_POSITION, view)
+                    if (whole.epoch, whole.version) != (source.epoch, source.version):
+                        raise _Lost
+                    source = whole
                 self._adopt_handover(group, epoch, asked, source)
                 deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
                 await self._replication.settle(group, deadline, widen=False)
                 node.counters.handovers += 1
-                return ""
+                return NOBODY
             case NotPrimary() if reply.hint not in ("", asked, node.me):
-                return reply.hint
+                return _Hint(reply.hint, reply.promise)
             case NotPrimary() if reply.hint == node.me:
                 await self._let_sibling_take(group, record.promise)
-                return ""
+                return NOBODY
             case Refused():
                 self._saw(reply.promise)
                 raise _Lost
@@ -270,6 +285,10 @@ class Ownership:
                 raise _Lost
             case _:
                 return None
+
+    def _takes(self, content: Push) -> bool:
+        with self._node.store.read() as reader:
+            return copies.fits(get_group(reader, content.group), content)
 
     def _adopt_handover(self, group: GroupID, epoch: Epoch, source: str, push: Push) -> None:
         """Take the old primary's place; it becomes a backup in this node's place."""
@@ -289,7 +308,7 @@ class Ownership:
 
     # --- promotion ------------------------------------------------------------------------------
 
-    async def _promote(self, group: GroupID, floor: Position | None, deadline: int) -> str | None:
+    async def _promote(self, group: GroupID, floor: Position | None, deadline: int) -> _Hint | None:
         """Full promotion: a promise of every member, the newest copy, a push, then serve."""
         node = self._node
         epoch = self._fresh_epoch(group, floor, promise=True)
@@ -315,11 +334,11 @@ class Ownership:
             raise SessionUnavailable("a newer copy may be on a server that is away")
         content = None
         if best.node != node.me:
-            content = await self._fetch(group, best.node, record, view)
+            content = await self._fetch(group, best.node, record.base, view)
         self._adopt_promotion(group, epoch, content, view, holding)
         node.counters.promotions += 1
         await self._replication.settle(group, deadline, widen=False)
-        return ""
+        return NOBODY
 
     async def _ask_all(self, group: GroupID, epoch: Epoch, view: View) -> list[_Answer]:
         node = self._node
@@ -355,8 +374,7 @@ class Ownership:
             await node.membership.wait_change(view.id, 0.02)
             raise _Lost from None
 
-    async def _fetch(self, group: GroupID, source: str, record: GroupRecord, view: View) -> Push:
-        position = record.base
+    async def _fetch(self, group: GroupID, source: str, position: Position, view: View) -> Push:
         reply = await self._call(source, Fetch(group, position), TRY * 2, view)
         if not isinstance(reply, Fetched) or reply.content is None:
             raise _Lost
@@ -498,7 +516,7 @@ class Ownership:
         except SessionBusy as busy:
             return Failed("SessionBusy", str(busy))
         except Fenced as fenced:
-            return NotPrimary(fenced.promise.node)
+            return NotPrimary(fenced.promise.node, fenced.promise)
         except SessionUnavailable:
             return NotPrimary()
         finally:
@@ -514,7 +532,8 @@ class Ownership:
                 return NOT_TOGETHER
             record = get_group(writer, claim.group)
             if record is None or not node.is_primary(record, view):
-                return NotPrimary(record.promise.node if record else "")
+                promise = record.promise if record else NO_EPOCH
+                return NotPrimary(promise.node, promise)
             if claim.epoch <= record.promise:
                 return Refused(record.promise)
             resting = node.clock.now() < record.since + HOLD

@@ -58,6 +58,7 @@ class GroupRecord(msgspec.Struct, array_like=True):
     widened: ViewID = NO_VIEW
     """The view under which C was last filled up to the wanted number of backups."""
     seats: tuple[str, ...] = ()
+    """Whose the copies are; where there is none any more: who has the group instead."""
     leaving: tuple[str, ...] = ()
     """Former holders that must confirm that they gave their copies up."""
     line: Line = ()

@@ -47,6 +47,9 @@ REORDERED = 0.005
 """Seconds a backup waits for the change before the one it got: engines of one node have streams of
 their own, which are not ordered among each other."""
 
+TAKING_OVER = 0.01
+"""Seconds between two looks whether another node's take-over has reached this node."""
+
 PROMISE_TTL = 30 * 86_400_000
 """Milliseconds a promise without a copy is remembered."""
 
@@ -67,6 +70,21 @@ class Round(NamedTuple):
 def receipt(record: GroupRecord) -> Receipt:
     """What a group without a change under way tells."""
     return Receipt(record.position, record.holders, len(record.holders) - 1)
+
+
+def _contains(record: GroupRecord, push: Push) -> bool:
+    """Whether the group's history has this push in it."""
+    end = epoch_end(record.line, push.epoch)
+    return end is not None and (end == -1 or end >= push.version)
+
+
+def _is_everywhere(record: GroupRecord, push: Push) -> bool:
+    """Whether all of C have the push, when the history contains it."""
+    if not record.held:
+        return True  # a copy is given up only when all of C have what comes after it
+    if record.acked == record.version or epoch_at(record.line, record.acked) > push.epoch:
+        return True
+    return len(record.holders) == 2 and record.acked >= push.version  # who adopted it, and this
 
 
 class Replication:
@@ -133,21 +151,31 @@ class Replication:
             if not missing and (holders := self._confirmed(started)):
                 return Receipt(position, holders, len(holders) - 1)
             record = await self.settle(push.group, deadline, widen=True)
-        except Fenced:
-            with self._node.store.read() as reader:
-                found = get_group(reader, push.group)
-            if found is None or not found.held:
-                raise
-            # A hand-over settled it before it went away; or C is two: who adopted it, and this
-            # node, to which it was pushed back.
-            both = len(found.holders) == 2 and found.acked >= push.version
-            if not both and found.acked != found.version:
-                raise
-            record = found
-        end = epoch_end(record.line, push.epoch)
-        if end is None or -1 < end < push.version:
+        except Fenced as fenced:
+            return await self._settled_elsewhere(push, fenced, deadline)
+        if not _contains(record, push):
             raise Fenced(record.promise)  # this node lost the group and got it back without it
         return Receipt(position, record.holders, len(record.holders) - 1)
+
+    async def _settled_elsewhere(self, push: Push, fenced: Fenced, deadline: int) -> Receipt:
+        """Another node takes the group over, and its history may go on from this push: wait for
+        what this node learns of it, as a holder of a copy or as one that gives its copy up.
+
+        Raises `fenced` when that history goes without the push, or nothing was learnt before
+        `deadline` (clock).
+        """
+        node = self._node
+        while True:
+            with node.store.read() as reader:
+                found = get_group(reader, push.group)
+            if found is None or (found.epoch > push.epoch and not _contains(found, push)):
+                raise fenced
+            if _contains(found, push) and _is_everywhere(found, push):
+                holders = found.holders or found.seats
+                return Receipt(Position(push.epoch, push.version), holders, len(holders) - 1)
+            if node.clock.now() >= deadline:
+                raise fenced
+            await asyncio.sleep(TAKING_OVER)
 
     def _confirmed(self, started: Round) -> tuple[str, ...]:
         """All of C has it (R1), whoever is primary by now: who holds it. Empty: C is changing, and
@@ -443,7 +471,7 @@ class Replication:
             record = record or GroupRecord()
             record.epoch, record.version = push.epoch, push.version
             record.promise = max(record.promise, push.epoch)
-            self._give_up(writer, push.group, record)
+            self._give_up(writer, push, record)
             return Pushed(push.version)
         if not copies.fits(record, push):
             return Behind(record.base if record is not None else NO_POSITION)
@@ -455,5 +483,6 @@ class Replication:
         copies.accept(writer, record, push, node.clock.now(), joined, patched)
         return Pushed(push.version)
 
-    def _give_up(self, writer: Writer, group: GroupID, record: GroupRecord) -> None:
-        copies.give_up(writer, group, record, self._node.clock.now() + PROMISE_TTL)
+    def _give_up(self, writer: Writer, push: Push, record: GroupRecord) -> None:
+        keep_until = self._node.clock.now() + PROMISE_TTL
+        copies.give_up(writer, push.group, record, keep_until, push)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
+import msgspec
 import pytest
 
 from sessionha.errors import (
@@ -14,18 +16,30 @@ from sessionha.errors import (
 )
 from sessionha.identity import NO_POSITION, NO_VIEW, Position
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Behind, Committed, Pushed, Refused, Touch
+from sessionha.peer.messages import Behind, Committed, Fetch, Fetched, Push, Pushed, Refused, Touch
+from sessionha.state.base import Receipt
 from sessionha.state.node import Options
 from sessionha.state.records import get_session
 from sessionha.store.memory import MemoryReader
+from tests.simulation.loop import run
 from tests.simulation.scenes import GROUP, KEY, Scene, simulated
-from tests.simulation.world import World
+from tests.simulation.world import Faults, World
+
+
+def known(scene: Scene, node: str) -> Sender:
+    """A node as its peers know it."""
+    return Sender(node, scene.world.hosts[node].incarnation)
 
 
 def accept(scene: Scene, node: str, sender: str, push: object) -> object:
     """What a node answers to a push that arrives now."""
-    known = Sender(sender, scene.world.hosts[sender].incarnation)
-    return scene.at(node).replication.accept(known, push)  # type: ignore[arg-type]
+    return scene.at(node).replication.accept(known(scene, sender), push)  # type: ignore[arg-type]
+
+
+async def promote(scene: Scene, node: str) -> None:
+    """A full promotion, whoever lives."""
+    deadline = scene.at(node).node.clock.now() + 3_000
+    await scene.at(node).ownership._promote(GROUP, None, deadline)
 
 
 # --- primaries -----------------------------------------------------------------------------------
@@ -116,6 +130,73 @@ async def test_a_hand_over_waits_for_commits_under_way(scene: Scene) -> None:
     assert seen is not None
     assert set(seen) == {"a", *names}
     await asyncio.gather(*commits)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crowd_of_one_browser_moves_its_group_without_a_promotion(seed: int) -> None:
+    """R5, system 5 (i): thirty requests at once through three living nodes. A promotion would
+    fence commits under way, and each of them would be answered with 503 for no reason."""
+
+    async def play() -> None:
+        world = World(seed, 3, faults=Faults(delay=(0.001, 0.02)))
+        scene = Scene(world)
+        chance = random.Random(seed)
+        await scene.create("n1", a="1")
+        cookie = scene.cookie
+
+        async def request(turn: int) -> None:
+            node = f"n{turn % 3 + 1}"
+            await asyncio.sleep(chance.uniform(0, 0.01))
+            await scene.see(node, floor=cookie)
+            await asyncio.sleep(chance.uniform(0, 0.02))
+            await scene.write(node, 0, **{f"t{turn}": "x"})
+
+        await asyncio.gather(*(request(turn) for turn in range(30)))
+        seen = await scene.see("n2")
+        assert seen is not None
+        assert set(seen) == {"a", *(f"t{turn}" for turn in range(30))}
+        counts = [engine.state.node.counters for host in world.living for engine in host.engines]
+        assert sum(count.handovers for count in counts) > 1
+        assert sum(count.promotions + count.unconfirmed for count in counts) == 0
+        world.stop()
+        assert not world.errors
+
+    run(play())
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_commit_that_a_promotion_overtakes_is_confirmed_when_it_is_adopted(kept: bool) -> None:
+    """R1, R3: whether the node that committed keeps a copy then, or is told to give it up."""
+
+    @simulated()
+    async def scenario(scene: Scene) -> None:
+        await scene.create("n1", a="1")
+        scene.lose(Push, "n1", "n2")
+        commit = scene.start(scene.write("n1", b="2"))
+        await asyncio.sleep(0.01)
+        if not kept:
+            scene.catch_pushes("n1")
+        promoting = scene.start(promote(scene, "n3"))
+        if not kept:
+            await asyncio.sleep(1)
+            question = Fetch(GROUP, NO_POSITION)
+            fetched = scene.at("n3").ownership.on_fetch(known(scene, "n2"), question)
+            assert isinstance(fetched, Fetched)
+            assert fetched.content is not None
+            elsewhere = msgspec.structs.replace(fetched.content, holders=("n3", "n2"))
+            for node in ("n2", "n1"):
+                assert isinstance(accept(scene, node, "n3", elsewhere), Pushed)
+        receipt = await commit
+        assert isinstance(receipt, Receipt)
+        assert receipt.position.version == 2
+        assert receipt.holders == ("n3", "n1" if kept else "n2")
+        if kept:
+            await promoting
+            assert await scene.see("n3") == {"a": "1", "b": "2"}
+        else:
+            promoting.cancel()
+
+    scenario()
 
 
 @simulated(engines=2)
