@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -48,7 +49,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     """Name and shown value of each setting that every node must have alike."""
 
 
-class View(msgspec.Struct, frozen=True, array_like=True):
+class View(msgspec.Struct, frozen=True, array_like=True, dict=True):
     """The numbered membership. Two views with one ID are the same view (of one cluster)."""
 
     id: ViewID = NO_VIEW
@@ -81,10 +82,16 @@ class View(msgspec.Struct, frozen=True, array_like=True):
 
     def member(self, node: str) -> Member | None:
         """The member with this node ID, if there is one."""
-        for member in self.members:
-            if member.node == node:
-                return member
-        return None
+        return self._by_node.get(node)
+
+    @cached_property
+    def _by_node(self) -> dict[str, Member]:
+        return {member.node: member for member in self.members}
+
+    @cached_property
+    def by_name(self) -> tuple[str, ...]:
+        """The members' node IDs, the lowest first."""
+        return tuple(sorted(self._by_node))
 
     def holds(self, node: str, since: ViewID) -> bool:
         """Whether `node` has been a member without a break since the view `since`."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -145,6 +146,8 @@ class Automaton:
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
+        self._granting: set[str] = set()
+        self._around: _Around | None = None
         self._out: list[Effect] = []
         self.state = self._first_state()
 
@@ -161,11 +164,14 @@ class Automaton:
         return holds(self.view, self.me.node, self.me.incarnation)
 
     @property
-    def addresses(self) -> dict[str, str]:
+    def addresses(self) -> Mapping[str, str]:
         """Where nodes listen: the configured ones, the members, who was found and who asks to join.
 
         A member keeps its address as long as it is one, whoever claims its ID elsewhere.
         """
+        around = self._look_around()
+        if around.complete and self._admission == "static-only":
+            return around.described
         found = {member.node: self._address(member) for member in (self.kept or self.view).members}
         if self._admission == "dynamic":
             joining = {join.me.node: join.me.peer for join, _ in self._joins.values()}
@@ -189,8 +195,7 @@ class Automaton:
         """The nodes to hold streams to: those watched, and the one that decides."""
         if len(self.addresses) < WATCH_ALL:
             return tuple(sorted(self.addresses))
-        others = [node for node in self.view.nodes if node != self.me.node]
-        decider = min(others, default=None)
+        decider = next((node for node in self.view.by_name if node != self.me.node), None)
         return tuple(sorted({*self._watched(), *([decider] if decider else [])}))
 
     def waiting_for(self, now: int) -> str:
@@ -263,6 +268,7 @@ class Automaton:
                 if reply.granted and request.asked > self._joined_at and self.is_member:
                     known = self._detector.node(node, now)
                     known.granted = max(known.granted, request.asked)
+                    self._granting.add(node)
             case Confirm(), Confirmed():
                 self._detector.confirmed(now, request.node, node, reply.verdict, self._others())
             case Install(), Installed():
@@ -364,7 +370,8 @@ class Automaton:
         others = self._others()
         if not others:
             return now
-        return max(self._detector.node(node, now).granted for node in others)
+        granted = (self._detector.node(n, now).granted for n in self._granting if n in others)
+        return max(granted, default=NEVER)
 
     def _end_lease(self) -> None:
         self._lease = NEVER
@@ -499,8 +506,7 @@ class Automaton:
     def _govern(self, now: int) -> None:
         """A member: decide the next view if it is due and this is the lowest living member."""
         removed = self._removals(now)
-        remaining = [node for node in self.view.nodes if node not in removed]
-        decider = min(remaining)
+        decider = next(node for node in self.view.by_name if node not in removed)
         if decider != self.me.node:
             self._tell(now, decider)
             return
@@ -518,7 +524,11 @@ class Automaton:
 
     def _removals(self, now: int) -> dict[str, Removal]:
         removed: dict[str, Removal] = {}
-        for node, incarnation in self._others().items():
+        others = self._others()
+        for node in {**self._leavers, **self._detector.deaths, **self._detector.recent}:
+            incarnation = others.get(node)
+            if incarnation is None:
+                continue
             leave = self._leavers.get(node)
             known = self._detector.known.get(node)
             if leave is not None and leave.incarnation == incarnation:
@@ -541,8 +551,9 @@ class Automaton:
         ]
         updated = [
             told
-            for member in self.view.members
-            if member.node not in removed
+            for node in (self.me.node, *self._described)
+            if node not in removed
+            and (member := self.view.member(node)) is not None
             and (told := self._told_by(member)) is not None
             and _differs(told, member)
         ]
@@ -569,7 +580,8 @@ class Automaton:
 
     def _side_to_join(self, now: int) -> View | None:
         """Another view in force that nobody of this one is in, if this node must join the two."""
-        for node, known in sorted(self._detector.known.items()):
+        for node in sorted(self._detector.recent):
+            known = self._detector.node(node, now)
             if not self._in_force(now, node, known) or known.view is None:
                 continue
             if not forked(self.view, known.view):
@@ -823,6 +835,7 @@ class Automaton:
         self._end_lease()
         for known in self._detector.known.values():
             known.granted = NEVER
+        self._granting.clear()
         self._joins.clear()
         self._leavers.clear()
         self._renewing = True
@@ -862,8 +875,7 @@ class Automaton:
                 self._ping(now, node)
         settled = self.state in (State.JOINED, State.LEAVING)
         every = max(SEEK_EVERY, heartbeat) if settled else heartbeat
-        members = self.view.nodes if settled else ()
-        strangers = [n for n in self.addresses if n not in watched and n not in members]
+        strangers = [node for node in self._strangers(settled=settled) if node not in watched]
         due = [n for n in strangers if now - self._detector.node(n, now).asked >= every]
         for node in sorted(due, key=lambda n: self._detector.known[n].asked)[:STRANGERS]:
             self._ping(now, node)
@@ -871,6 +883,15 @@ class Automaton:
             if node not in watched and node not in due:
                 self._ping_again(now, node)
         self._joins = {n: held for n, held in self._joins.items() if now - held[1] <= JOIN_KEPT}
+
+    def _strangers(self, *, settled: bool) -> Iterable[str]:
+        """Whom to look for; of a member only those who are none."""
+        around, addresses = self._look_around(), self.addresses
+        if not settled:
+            return addresses
+        if addresses is around.described:
+            return around.outside
+        return [node for node in addresses if self.view.member(node) is None]
 
     def _ping_again(self, now: int, node: str) -> None:
         if now - self._detector.node(node, now).asked >= self._timing.heartbeat:
@@ -897,15 +918,10 @@ class Automaton:
 
     def _watched(self) -> tuple[str, ...]:
         """Members that this node watches."""
-        others = list(self._others())
+        others = self._others()
         if len(others) < WATCH_ALL:
             return tuple(others)
-        place = {node: index for index, node in enumerate(self._description.order)}
-        ring = sorted(
-            self.view.nodes, key=lambda n: (place.get(n, len(place)), n)
-        )  # those that are not described come last, by ID
-        at = ring.index(self.me.node) if self.me.node in ring else 0
-        return tuple((ring[at + 1 :] + ring[:at])[:WATCHED])
+        return self._look_around().after[:WATCHED]
 
     def _is_foreign(self, cluster: str) -> bool:
         """Whether that is a cluster of the same name with another beginning (R7a)."""
@@ -920,12 +936,21 @@ class Automaton:
         known = self._description.order or sorted(self._found)
         return [node for node in known if node != self.me.node]
 
-    def _others(self) -> dict[str, str]:
+    def _look_around(self) -> _Around:
+        """What follows from the view and the description, worked out once for each."""
+        around = self._around
+        if (
+            around is None
+            or around.view is not self.view
+            or around.kept is not self.kept
+            or around.description is not self._description
+        ):
+            around = self._around = _Around.of(self.me, self.view, self.kept, self._description)
+        return around
+
+    def _others(self) -> Mapping[str, str]:
         """The other members' incarnations; nobody while this node is no member."""
-        if not self.is_member:
-            return {}
-        members = self.view.members
-        return {m.node: m.incarnation for m in members if m.node != self.me.node}
+        return self._look_around().others if self.is_member else {}
 
     def _fresh(self, node: str, now: int) -> bool:
         """Whether the node answered lately."""
@@ -958,6 +983,43 @@ class Automaton:
 
     def _log(self, level: int, text: str) -> None:
         self._out.append(Log(level, text))
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What a node sees around it: with many members it is too much to count at every heartbeat."""
+
+    view: View
+    kept: View | None
+    description: Description
+    others: Mapping[str, str]
+    """The other members' incarnations."""
+    after: tuple[str, ...]
+    """The other members in the description's order, from this node on; those that are not
+    described come last, by ID."""
+    outside: tuple[str, ...]
+    """Described nodes that are no members."""
+    described: Mapping[str, str]
+    """Where the others listen by the description."""
+    complete: bool
+    """Whether it describes every member."""
+
+    @classmethod
+    def of(cls, me: Member, view: View, kept: View | None, description: Description) -> _Around:
+        place = {node: index for index, node in enumerate(description.order)}
+        ring = sorted(view.nodes, key=lambda node: (place.get(node, len(place)), node))
+        at = ring.index(me.node) if me.node in ring else 0
+        described = {n: address for n, address in description.addresses.items() if n != me.node}
+        return cls(
+            view=view,
+            kept=kept,
+            description=description,
+            others={m.node: m.incarnation for m in view.members if m.node != me.node},
+            after=tuple(ring[at + 1 :] + ring[:at]),
+            outside=tuple(node for node in described if view.member(node) is None),
+            described=described,
+            complete=place.keys() >= {*(kept or view).nodes},
+        )
 
 
 def numbered(view_id: ViewID) -> str:

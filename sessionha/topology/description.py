@@ -7,6 +7,7 @@ import hashlib
 import ipaddress
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ class Node(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Description(msgspec.Struct, frozen=True):
+class Description(msgspec.Struct, frozen=True, dict=True):
     """The configured nodes. Their order decides who watches whom."""
 
     nodes: tuple[Node, ...] = ()
@@ -119,7 +120,7 @@ class Description(msgspec.Struct, frozen=True):
             raise InvalidSettings(problems)
         return cls(tuple(nodes))
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The same for the same nodes in the same order: 16 hexadecimal characters."""
         return hashlib.blake2b(msgspec.msgpack.encode(self.nodes), digest_size=8).hexdigest()
@@ -128,12 +129,12 @@ class Description(msgspec.Struct, frozen=True):
         """The configured node of this ID, if there is one."""
         return next((each for each in self.nodes if each.node == node), None)
 
-    @property
+    @cached_property
     def order(self) -> tuple[str, ...]:
         """The configured node IDs, in the description's order."""
         return tuple(each.node for each in self.nodes)
 
-    @property
+    @cached_property
     def addresses(self) -> dict[str, str]:
         """Node ID to peer address."""
         return {each.node: each.peer for each in self.nodes}

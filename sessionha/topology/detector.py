@@ -74,6 +74,8 @@ class Detector:
 
     def __init__(self, timing: Timing, trusts: Callable[[str], bool], counts: Counter[str]) -> None:
         self.known: dict[str, Known] = {}
+        self.recent: dict[str, None] = {}
+        """Who answered lately, and perhaps some that did a little earlier."""
         self.deaths: dict[str, Death] = {}
         self._timing = timing
         self._trusts = trusts
@@ -112,6 +114,7 @@ class Detector:
         """A living node clears itself of any suspicion."""
         known = self.node(node, now)
         known.heard = now
+        self.recent[node] = None
         known.refused = False
         if known.suspicion is not None:
             known.suspicion = None
@@ -175,10 +178,12 @@ class Detector:
             known = self.node(node, now)
             if now - max(known.heard, known.since) > timing.suspect_after:
                 sends += self.suspect(now, node, members)
-        for node in members:
-            known = self.node(node, now)
-            if known.suspicion is not None:
-                sends += self._judge(now, node, known.suspicion, members)
+        suspects = [(node, k.suspicion) for node, k in self.known.items() if k.suspicion]
+        for node, suspicion in suspects:
+            if node in members:
+                sends += self._judge(now, node, suspicion, members)
+        for node in [node for node in self.recent if not self.fresh(node, now)]:
+            del self.recent[node]
         patience = timing.suspect_after + timing.confirm_after
         for node, death in list(self.deaths.items()):
             # Nobody acted on it, so perhaps the decider sees the node alive: look again.
@@ -204,7 +209,8 @@ class Detector:
     def _ask(
         self, now: int, node: str, suspicion: Suspicion, members: Mapping[str, str]
     ) -> list[Send]:
-        others = [other for other in sorted(members) if self._can_confirm(other, node, now)]
+        recent = sorted(other for other in self.recent if other in members)
+        others = [other for other in recent if self._can_confirm(other, node, now)]
         chosen = [other for other in others if other not in suspicion.asked][:CONFIRMERS]
         for other in chosen:
             suspicion.asked[other] = None

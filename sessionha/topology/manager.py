@@ -94,7 +94,7 @@ class TopologyManager:
         self._told = NO_MEMBERS
         self._raw: tuple[bytes | None, bytes | None] = (None, None)
         self._incarnation = ""
-        self._reach: tuple[dict[str, str], tuple[str, ...]] = ({}, ())
+        self._reach: tuple[Mapping[str, str], tuple[str, ...]] = ({}, ())
         self._started = 0
         self._ticks = 0
         self._counts: Counter[str] = Counter()

@@ -105,7 +105,7 @@ class QuorumAutomaton(Automaton):
     def neighbours(self) -> tuple[str, ...]:
         """Those, and the electors."""
         others = set(self.base.electors) - {self.me.node}
-        return tuple(sorted({*super().neighbours, *(others & set(self.addresses))}))
+        return tuple(sorted({*super().neighbours, *(n for n in others if n in self.addresses)}))
 
     # --- events ----------------------------------------------------------------------------------
 

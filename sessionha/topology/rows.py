@@ -222,6 +222,7 @@ class Rows:
             if self.view_in(writer) != base:
                 return False
             _put(writer, view, kept, now)
+            self._decoded = (writer.get(VIEW), view)
         return True
 
     def install(self, me: Member, offered: View, now: int) -> View:
