@@ -52,6 +52,7 @@ from sessionha.state.upkeep import Upkeep
 from sessionha.store import LMDBStore, MemoryStore, choose, durable
 from sessionha.topology.base import Change
 from sessionha.topology.description import Node as Described
+from sessionha.topology.health import NodeState
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
 from sessionha.topology.rows import Voting
@@ -167,11 +168,12 @@ class Engine:
         """Count something that operators want to see."""
         self.events[event] += 1
 
-    def readiness(self) -> int:
-        """200 for a member of the view that may serve; 503 otherwise."""
-        if not self.running or not self.membership.is_member():
-            return 503
-        return 200 if self.membership.leased() else 503
+    @property
+    def node_state(self) -> NodeState:
+        """The state of this engine's node."""
+        if not self.running:
+            return NodeState.STARTING
+        return self.membership.node_state(self.settings.node)
 
     def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
         """Cookies name the cluster with its beginning: one that began anew knows no old ones."""

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sessionha.admin import data
+from sessionha.admin.health import HealthPage
 from sessionha.admin.membership import MembershipPage
 from sessionha.admin.metrics import CONTENT_TYPE, text
 from sessionha.admin.snapshot import counts, status
@@ -36,10 +37,12 @@ def build(engine: Engine, tally: Tally) -> Starlette:
         return JSONResponse(status(engine, tally.total(counts(engine))), headers=NO_STORE)
 
     settings, subjects = engine.settings, SubjectsPage(engine)
-    members = MembershipPage(engine)
+    members, health = MembershipPage(engine), HealthPage(engine)
     theirs = "/v1/subjects/{subject:path}"
     return Starlette(
         routes=[
+            Route("/healthz", health.healthz),
+            Route("/readyz", health.readyz),
             Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
             Route("/v1/status", _guarded(show, settings, "read")),
             Route(

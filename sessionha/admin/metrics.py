@@ -11,8 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sessionha import __version__
-from sessionha.admin.snapshot import store_of
+from sessionha.admin.snapshot import store_of, strangers
 from sessionha.engine import Engine
+from sessionha.topology.health import NodeState
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -83,6 +84,22 @@ def _counters(total: Counter[str]) -> Iterator[Metric]:
         yield family
 
 
+def _states(engine: Engine) -> Iterator[Metric]:
+    """Every state each time, so that a graph shows the end of one."""
+    own, view = engine.node_state, engine.membership.view()
+    nodes = Counter(map(engine.membership.node_state, (*view.nodes, *strangers(engine, view))))
+    mine = GaugeMetricFamily(
+        "sessionha_state", "1 for the state that the node is in", labels=["state"]
+    )
+    seen = GaugeMetricFamily(
+        "sessionha_nodes", "Nodes that this one knows, by their state", labels=["state"]
+    )
+    for state in NodeState:
+        mine.add_metric([state], state is own)
+        seen.add_metric([state], nodes[state])
+    yield from (mine, seen)
+
+
 def _gauges(engine: Engine) -> Iterator[Metric]:
     settings, membership, store = engine.settings, engine.membership, store_of(engine)
     view, usage = membership.view(), store.usage()
@@ -99,6 +116,7 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
     }
     for name, (value, meaning) in gauges.items():
         yield GaugeMetricFamily(f"sessionha_{name}", meaning, value=value)
+    yield from _states(engine)
     info = GaugeMetricFamily(
         "sessionha_info", "Who answers; always 1", labels=["cluster", "node", "version"]
     )

@@ -11,6 +11,7 @@ from typing import Any
 from sessionha import __version__
 from sessionha.engine import Engine
 from sessionha.store.base import Store
+from sessionha.topology.health import NodeState
 from sessionha.topology.lone import LoneMembership
 from sessionha.view import Member, View
 
@@ -50,8 +51,10 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "engine": engine.slot,
         "pid": os.getpid(),
         "engines": sorted(store.living_slots()),
-        "state": membership.state,
+        "state": membership.node_state(settings.node),
+        "automaton": membership.state,
         "waiting_for": membership.waiting_for,
+        "awaited": list(membership.awaited),
         "member": membership.is_member(),
         "leased": membership.leased(),
         "view": {
@@ -62,7 +65,7 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
             "voters": list(view.voters),
             "majority": view.majority if view.electors else 0,
         },
-        "members": [_member(member) for member in view.members],
+        "members": [_member(member, membership.node_state(member.node)) for member in view.members],
         "others": _others(engine, view),
         "consistency": settings.consistency,
         "backups": engine.backups,
@@ -76,11 +79,11 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _member(member: Member) -> dict[str, Any]:
+def _member(member: Member, state: NodeState) -> dict[str, Any]:
     return {
         "node": member.node,
         "incarnation": member.incarnation,
-        "state": "ready" if member.ready else "not ready",
+        "state": state,
         "joined": member.joined.number,
         "peer": member.peer,
         "url": member.url,
@@ -91,13 +94,15 @@ def _member(member: Member) -> dict[str, Any]:
     }
 
 
-def _others(engine: Engine, view: View) -> list[dict[str, Any]]:
+def strangers(engine: Engine, view: View) -> list[str]:
     """Nodes that are configured, or were members, and are not in the view."""
-    unproven = engine.membership.unproven()
-    states: dict[str, str] = dict.fromkeys(engine.settings.description.order, "absent")
-    states.update(view.departed)
+    known = (*engine.settings.description.order, *(node for node, _ in view.departed))
+    return [node for node in dict.fromkeys(known) if view.member(node) is None]
+
+
+def _others(engine: Engine, view: View) -> list[dict[str, Any]]:
+    membership, awaited = engine.membership, engine.membership.unproven()
     return [
-        {"node": node, "state": state, "awaited": node in unproven}
-        for node, state in states.items()
-        if view.member(node) is None
+        {"node": node, "state": membership.node_state(node), "awaited": node in awaited}
+        for node in strangers(engine, view)
     ]

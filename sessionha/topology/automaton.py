@@ -39,6 +39,7 @@ from sessionha.peer.messages import (
 from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
+from sessionha.topology.health import Signs
 from sessionha.topology.members import Plan, Removal, accepts, forked, holds, merge, next_view
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
@@ -197,6 +198,26 @@ class Automaton:
             return tuple(sorted(self.addresses))
         decider = next((node for node in self.view.by_name if node != self.me.node), None)
         return tuple(sorted({*self._watched(), *([decider] if decider else [])}))
+
+    def signs(self, node: str, now: int) -> Signs:
+        """What is known of another node besides the view."""
+        known = self._detector.known.get(node)
+        suspected = self._detector.suspects(node)
+        if known is None or not self._fresh(node, now):
+            return Signs(suspected=suspected)
+        return Signs(known.state, known.incarnation, suspected=suspected)
+
+    def awaited(self, now: int) -> tuple[str, ...]:
+        """The nodes without which this one cannot serve now."""
+        if self.state is State.CONNECTING:
+            return tuple(node for node in self._configured if not self._fresh(node, now))
+        if self.state is State.RECONNECTING and self.kept is not None:
+            return tuple(node for node in self.kept.nodes if node != self.me.node)
+        return ()
+
+    def outvoted(self, now: int) -> bool:  # noqa: ARG002 - see QuorumAutomaton
+        """Whether too few of those who decide answer."""
+        return False
 
     def waiting_for(self, now: int) -> str:
         """What this node waits for, for people; empty when it waits for nothing."""

@@ -90,6 +90,11 @@ class Detector:
         known = self.known.get(node)
         return known is not None and now - known.heard <= self._timing.suspect_after
 
+    def suspects(self, node: str) -> bool:
+        """Whether it is a suspect, or condemned and not out of the view yet."""
+        known = self.known.get(node)
+        return node in self.deaths or (known is not None and known.suspicion is not None)
+
     def refused(self, node: str) -> bool:
         """Whether the node's host refuses, and that proves that no process of it lives (R2a)."""
         known = self.known.get(node)

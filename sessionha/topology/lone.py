@@ -10,6 +10,7 @@ from sessionha.peer.base import Sender
 from sessionha.peer.messages import Message
 from sessionha.store.base import Reader, Store
 from sessionha.topology.base import ViewListener
+from sessionha.topology.health import NodeState, Signs, state_of
 from sessionha.topology.members import changes, holds
 from sessionha.topology.rows import Rows
 from sessionha.view import NO_MEMBERS, Member, View
@@ -26,6 +27,7 @@ class LoneMembership:
 
     leads = True
     waiting_for = ""
+    awaited: tuple[str, ...] = ()
 
     def __init__(self, store: Store, me: Member) -> None:
         self._store = store
@@ -38,6 +40,10 @@ class LoneMembership:
     def state(self) -> str:
         """joined, once begun."""
         return "joined" if self.is_member() else "connecting"
+
+    def node_state(self, node: str) -> NodeState:
+        """Ready, once begun."""
+        return state_of(node, self.view(), Signs(self.state, self._store.incarnation))
 
     def begin(self) -> None:
         """Put the view of one member into the store, unless it is there from before."""

@@ -34,6 +34,7 @@ from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, State, numbe
 from sessionha.topology.base import ViewListener
 from sessionha.topology.description import Description
 from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
+from sessionha.topology.health import NO_SIGNS, NodeState, Signs, state_of
 from sessionha.topology.members import changes, holds
 from sessionha.topology.quorum import QuorumAutomaton
 from sessionha.topology.rows import Rows, Voting
@@ -173,6 +174,20 @@ class TopologyManager:
             return self._automaton.state
         return standing(*self._rows.held(), self._member())
 
+    def node_state(self, node: str) -> NodeState:
+        """The state of this node, or of another as far as this engine knows: what only streams
+        tell (suspicions, nodes that start) is known to the engine that leads."""
+        return state_of(node, self.view(), self._signs(node))
+
+    def _signs(self, node: str) -> Signs:
+        automaton, now = self._automaton, self._clock()
+        if node != self._me.node:
+            return NO_SIGNS if automaton is None else automaton.signs(node, now)
+        member = self.is_member()
+        waits = not self.leased() if member else automaton is not None and automaton.outvoted(now)
+        state = self.state if member or self.state != State.JOINED else State.CONNECTING
+        return Signs(state, self._store.incarnation, waits=waits)
+
     @property
     def leads(self) -> bool:
         """Whether this engine runs the node's automaton."""
@@ -182,6 +197,11 @@ class TopologyManager:
     def waiting_for(self) -> str:
         """What the node waits for, for people; empty when it waits for nothing."""
         return self._automaton.waiting_for(self._clock()) if self._automaton is not None else ""
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The nodes without which this one cannot serve now, as far as this engine knows."""
+        return self._automaton.awaited(self._clock()) if self._automaton is not None else ()
 
     @property
     def counts(self) -> Counter[str]:

@@ -88,18 +88,35 @@ class QuorumAutomaton(Automaton):
 
     def waiting_for(self, now: int) -> str:
         """See `Automaton.waiting_for`."""
-        base = self.base
-        if self.state is State.JOINED and self._heard_at(now) + self._timing.lease > now:
+        if self._is_settled_here(now):
             return ""
-        if self.state is State.STOPPED:
-            return ""
-        here = [n for n in base.voters if n == self.me.node or self._fresh(n, now)]
-        missing = ", ".join(node for node in base.voters if node not in here) or "nobody"
-        needed = base.majority if base.id.number else len(base.voters)
+        voters, missing = self.base.voters, self._silent(now)
         return (
-            f"a majority: {len(here)} of {len(base.voters)} electors answer, {needed} are needed,"
-            f" missing {missing}"
+            f"a majority: {len(voters) - len(missing)} of {len(voters)} electors answer,"
+            f" {self._needed} are needed, missing {', '.join(missing) or 'nobody'}"
         )
+
+    def awaited(self, now: int) -> tuple[str, ...]:
+        """See `Automaton.awaited`."""
+        return () if self._is_settled_here(now) else self._silent(now)
+
+    def outvoted(self, now: int) -> bool:
+        """See `Automaton.outvoted`."""
+        return len(self.base.voters) - len(self._silent(now)) < self._needed
+
+    def _is_settled_here(self, now: int) -> bool:
+        leased = self._heard_at(now) + self._timing.lease > now
+        return self.state is State.STOPPED or (self.state is State.JOINED and leased)
+
+    def _silent(self, now: int) -> tuple[str, ...]:
+        """The electors that do not answer."""
+        return tuple(n for n in self.base.voters if n != self.me.node and not self._fresh(n, now))
+
+    @property
+    def _needed(self) -> int:
+        """How many electors must be here: the first view needs all of them."""
+        base = self.base
+        return base.majority if base.id.number else len(base.voters)
 
     @property
     def neighbours(self) -> tuple[str, ...]:

@@ -13,12 +13,15 @@ from sessionha.session.cookies import SameSite
 from sessionha.session.session import Session, UnavailableSession
 from sessionha.session.visit import Visit, visit_of
 from sessionha.web.base import (
+    ALIVE,
+    HEALTHZ,
     UNAVAILABLE,
     Engine,
     Factory,
     agree,
     default_factory,
-    health,
+    health_pages,
+    readiness,
     refusal_headers,
     refusals,
     warn_of_weak_keys,
@@ -74,6 +77,7 @@ class SessionMiddleware:
         self._engine = engine
         self._factory: Factory = default_factory
         self._invalid: InvalidSettings | None = None
+        self._health: Mapping[str, str] = {}
         cookie = {
             "session_cookie": session_cookie, "path": path, "same_site": same_site,
             "https_only": https_only, "domain": domain, "partitioned": partitioned,
@@ -82,7 +86,7 @@ class SessionMiddleware:
             self.settings, self._keys, self._terms = agree(
                 engine, settings, secret_key, cookie, max_age, on_error
             )
-            self._has_health = bool(self.settings.health_path)
+            self._health = health_pages(self.settings)
         except InvalidSettings as error:
             self._invalid, self._engine = error, None
 
@@ -94,12 +98,13 @@ class SessionMiddleware:
         if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        if scope["path"] in self._health and kind == "http":
+            answer = await self._probed(self._health[scope["path"]])
+            await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
+            return
         engine = self._engine
         if engine is None or not engine.running:
             engine = await self._running_engine()
-        if kind == "http" and self._has_health and (answer := health(engine, scope["path"])):
-            await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
-            return
         cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
         secure = scope.get("scheme") in ("https", "wss")
         outside = scope.get("sessionha")
@@ -127,6 +132,16 @@ class SessionMiddleware:
             visit.leave()
             if outer is not None:  # frameworks share one scope among the applications they mount
                 scope["sessionha"], scope["session"] = outside, values
+
+    async def _probed(self, page: str) -> tuple[int, bytes]:
+        """Status and body of a health page. This loop lives, whether an engine runs or not; where
+        nothing else starts one, the question whether it is ready does."""
+        if page == HEALTHZ:
+            return ALIVE
+        engine = self._engine
+        if engine is None or not engine.running:
+            engine = await self._running_engine()
+        return readiness(engine)
 
     async def _is_answered(self, error: Exception, exchange: _Exchange) -> bool:
         """Whether the client has an answer, or gets one now, though the application raised this."""

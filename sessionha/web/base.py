@@ -20,6 +20,7 @@ from sessionha.session.cookies import (
 from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 from sessionha.session.terms import Home, Terms
 from sessionha.settings import Settings
+from sessionha.topology.health import NodeState
 
 log = logging.getLogger("sessionha.web")
 
@@ -49,8 +50,9 @@ class Engine(Home, Protocol):
     async def stop(self) -> None:
         """Hand over, leave and close. Does nothing when it does not run."""
 
-    def readiness(self) -> int:
-        """What `/readyz` answers: 200, 404 while it drains, 503 when it cannot serve."""
+    @property
+    def node_state(self) -> NodeState:
+        """The state of its node."""
 
 
 def refusal_headers(why: SessionUnavailable) -> list[tuple[str, str]]:
@@ -231,15 +233,23 @@ def terms_for(
     )
 
 
-def health(engine: Engine, path: str) -> tuple[int, bytes] | None:
-    """Status and body when `path` is one of the health paths that the settings turn on."""
-    prefix = engine.settings.health_path
-    if not prefix or not path.startswith(prefix):
-        return None
-    name = path.removeprefix(prefix).lstrip("/")
-    if name == "healthz":
-        return 200, b"ok\n"
-    if name != "readyz":
-        return None
-    status = engine.readiness()
-    return status, {200: b"ready\n", 404: b"draining\n"}.get(status, b"not ready\n")
+HEALTHZ: Final = "healthz"
+"""Whether the process answers: for liveness probes."""
+READYZ: Final = "readyz"
+"""Whether it should get clients: for balancers."""
+
+ALIVE: Final = (200, b"ok\n")
+
+
+def health_pages(settings: Settings) -> Mapping[str, str]:
+    """The paths at which health is told, each with its page; none unless settings turn it on."""
+    if not settings.health_path:
+        return {}
+    prefix = settings.health_path.rstrip("/")
+    return {f"{prefix}/{page}": page for page in (HEALTHZ, READYZ)}
+
+
+def readiness(engine: Engine) -> tuple[int, bytes]:
+    """Status and body of `READYZ` for anybody; why it is so is told by the administration."""
+    status, words = engine.node_state.readiness
+    return status, f"{words}\n".encode()

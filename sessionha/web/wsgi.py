@@ -19,12 +19,15 @@ from sessionha.session.cookies import SameSite
 from sessionha.session.terms import Terms
 from sessionha.session.visit import Visit, visit_of
 from sessionha.web.base import (
+    ALIVE,
+    HEALTHZ,
     UNAVAILABLE,
     Engine,
     Factory,
     agree,
     default_factory,
-    health,
+    health_pages,
+    readiness,
     refusal_headers,
     refusals,
     warn_of_weak_keys,
@@ -97,7 +100,7 @@ class WSGISessionMiddleware:
         self.app = app
         self.environ_key = environ_key
         self.commits_errors = on_error == "commit"
-        self._has_health = bool(self.settings.health_path)
+        self._health = health_pages(self.settings)
         self._engine = engine
         self._factory: Factory = default_factory
         self._making = threading.Lock()  # first requests come at once
@@ -107,12 +110,12 @@ class WSGISessionMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
             host = self._host
+            if self._health:
+                path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+                if page := self._health.get(path):
+                    return _answered(start_response, *self._probed(page), NO_STORE)[1]
             if host is None or not host.running:
                 host = self.start(late=True)
-            if self._has_health:
-                path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-                if answer := host.call(partial(health, host.engine, path)):
-                    return _answered(start_response, *answer, NO_STORE)[1]
             outer = visit_of(environ.get(self.environ_key))
             visit, found = host.call(partial(_arrived, host.engine, self.terms, environ, outer))
             if not found:
@@ -121,6 +124,21 @@ class WSGISessionMiddleware:
             refusals.say(error)
             return _refused(start_response, error)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
+
+    def _probed(self, page: str) -> tuple[int, bytes]:
+        """Status and body of a health page; whatever it is, an engine that runs must answer. Where
+        nothing else starts one, the question whether it is ready does.
+
+        Raises:
+            EngineSilent: it does not.
+        """
+        host = self._host
+        if host is None and page == HEALTHZ:
+            return ALIVE
+        if host is None or not host.running:
+            host = self.start(late=True)
+        engine = host.engine
+        return host.call(lambda: ALIVE if page == HEALTHZ else readiness(engine))
 
     def start(self, *, late: bool = False) -> Host:
         """Start the engine in this process, unless it runs. `late`: a request waits for it.

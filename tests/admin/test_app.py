@@ -15,6 +15,7 @@ from sessionha.admin.tokens import Role, tokens
 from sessionha.engine import Engine
 from sessionha.keys import new_secret
 from sessionha.settings import Settings
+from sessionha.topology.health import NodeState
 
 SETTINGS = Settings.load({}, store="memory", node="n1", secret=new_secret())
 
@@ -112,6 +113,36 @@ async def test_metrics_show_the_state_of_the_node(engine: Engine) -> None:
     assert 0 < found["sessionha_store_limit_bytes"] <= SETTINGS.store_size
 
 
+async def test_metrics_have_a_row_for_every_state_a_node_can_be_in(engine: Engine) -> None:
+    found = samples((await ask(engine, "/metrics")).text)
+    for state in NodeState:
+        here = float(state == "ready")
+        assert found[f'sessionha_state{{state="{state}"}}'] == here
+        assert found[f'sessionha_nodes{{state="{state}"}}'] == here
+
+
+async def test_anybody_learns_whether_the_node_is_ready_and_only_operators_why(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract section 8: health detail on the administration, errors to strangers generic."""
+    membership = engine.membership
+    assert (await ask(engine, "/healthz")).text == "ok\n"
+    for state, status, words in (
+        (NodeState.READY, 200, "ready\n"),
+        (NodeState.DRAINING, 404, "draining\n"),
+        (NodeState.WAITING, 503, "not ready\n"),
+    ):
+        monkeypatch.setattr(membership, "node_state", lambda node, state=state: state)
+        monkeypatch.setattr(membership, "awaited", ("n2",))
+        for headers in ({}, {"authorization": "Bearer x"}):
+            answer = await ask(engine, "/readyz", headers, client="10.0.0.9", host="10.0.0.1:7947")
+            assert (answer.status_code, answer.text) == (status, words)
+        answer = await ask(engine, "/readyz", bearer("read"))
+        assert answer.status_code == status
+        found = answer.json()
+        assert (found["node"], found["state"], found["awaited"]) == ("n1", state, ["n2"])
+
+
 async def test_every_count_of_the_state_manager_has_a_help_text(engine: Engine) -> None:
     from dataclasses import fields
 
@@ -123,7 +154,8 @@ async def test_every_count_of_the_state_manager_has_a_help_text(engine: Engine) 
 
 async def test_status_says_who_the_node_is_and_whom_it_knows(engine: Engine) -> None:
     found: dict[str, Any] = (await ask(engine, "/v1/status", bearer("read"))).json()
-    assert (found["node"], found["cluster"], found["state"]) == ("n1", "default", "joined")
+    assert (found["node"], found["cluster"], found["state"]) == ("n1", "default", "ready")
+    assert (found["automaton"], found["waiting_for"], found["awaited"]) == ("joined", "", [])
     assert found["member"] is True
     assert found["incarnation"] == store_of(engine).incarnation
     assert found["engines"] == [engine.slot]

@@ -72,7 +72,7 @@ async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -
 
             found = await asyncio.to_thread(status, cluster, cluster.index_of(answer["pid"]))
             assert len(found["members"]) == 2
-            assert found["others"] == [{"node": f"n{primary}", "state": "failed", "awaited": True}]
+            assert found["others"] == [{"node": f"n{primary}", "state": "absent", "awaited": True}]
             assert found["counts"]["state/promotions"] == 1
             assert found["counts"]["state/commits"] == 2
         finally:

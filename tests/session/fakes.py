@@ -21,6 +21,7 @@ from sessionha.state.base import (
     Turn,
     Unsettled,
 )
+from sessionha.topology.health import NodeState
 
 WALL = 1_800_000_000.0  # seconds: where every test's wall clock begins
 
@@ -252,7 +253,7 @@ class FakeEngine:
         self.backups = len(holders) - 1 if backups is None else backups
         self.running = False
         self.starts = 0
-        self.ready = 200
+        self.node_state = NodeState.READY
         self.counts: list[str] = []
 
     def now(self) -> float:
@@ -267,6 +268,3 @@ class FakeEngine:
 
     async def stop(self) -> None:
         self.running = False
-
-    def readiness(self) -> int:
-        return self.ready

@@ -27,6 +27,7 @@ from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.session import Session
 from sessionha.session.visit import Visit
 from sessionha.settings import Settings
+from sessionha.topology.health import NodeState
 from sessionha.web import asgi
 from sessionha.web.asgi import (
     Message,
@@ -705,16 +706,16 @@ async def test_without_lifespan_the_first_request_starts_the_engine() -> None:
 async def test_health_is_answered_only_where_it_is_turned_on() -> None:
     engine = FakeEngine(settings=Settings.load({}, health_path="/internal"))
     browser = Browser(middleware(engine=engine))
-    for path, ready, status in (
-        ("/internal/healthz", 503, 200),
-        ("/internal/readyz", 200, 200),
-        ("/internal/readyz", 404, 404),
-        ("/internal/readyz", 503, 503),
+    for path, state, status in (
+        ("/internal/healthz", NodeState.WAITING, 200),
+        ("/internal/readyz", NodeState.READY, 200),
+        ("/internal/readyz", NodeState.DRAINING, 404),
+        ("/internal/readyz", NodeState.WAITING, 503),
     ):
-        engine.ready = ready
+        engine.node_state = state
         answer = await browser.get(path)
         assert (answer.status, answer.get("cache-control")) == (status, "no-store")
-    engine.ready = 503
+        assert engine.running == path.endswith("readyz")  # to say "I live" starts nothing
     assert (await browser.get("/internal/other")).status == 200
     assert (await Browser(middleware()).get("/readyz")).json == {}
 

@@ -37,6 +37,7 @@ from sessionha.session.carrier import current_session
 from sessionha.session.session import Session
 from sessionha.session.visit import Visit
 from sessionha.settings import Settings
+from sessionha.topology.health import NodeState
 from sessionha.web import workers, wsgi
 from sessionha.web.asgi import Message, Receive, Scope, Send, SessionMiddleware
 from sessionha.web.base import Refusals
@@ -506,7 +507,7 @@ def test_health_paths() -> None:
     engine = FakeEngine(settings=Settings.load({}, health_path="/-/"))
     server = Server(door(engine=engine))
     assert server.get("/-/healthz").status == 200
-    engine.ready = 503
+    engine.node_state = NodeState.STARTING
     answer = server.get("/-/readyz")
     assert (answer.status, answer.body) == (503, b"not ready\n")
     assert server.get("/other").status == 200
