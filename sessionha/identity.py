@@ -114,6 +114,13 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def is_below(path: str, prefix: str) -> bool:
+    """Whether a URL's path is `prefix` or below it: `/a/b` is below `/a`, and `/ab` is not."""
+    if not path.startswith(prefix):
+        return False
+    return prefix.endswith("/") or path[len(prefix) :][:1] in ("", "/")
+
+
 def server_name(node: str, engine: str = "") -> str:
     """The short name of a node (or of one engine of it) that route cookies carry.
 

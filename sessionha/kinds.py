@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from sessionha.identity import is_name
 from sessionha.quantities import read_duration, read_size, show_duration, show_size
 
 T_co = TypeVar("T_co", covariant=True)
+
+PolicyWord = Literal["zone", "least-load", "weighted", "round-robin"]
+"""What a router goes by when it chooses a server for a new client, in this order."""
+
+DEFAULT_POLICY: Final[tuple[PolicyWord, ...]] = ("zone", "least-load", "weighted")
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,46 @@ def _read_health_path(value: object) -> str:
     raise ValueError('must be a path such as "/" or "/internal", or `off`')
 
 
+def _read_policy(value: object) -> tuple[PolicyWord, ...]:
+    given = _words(value)
+    words = tuple(word for word in get_args(PolicyWord) if word in given)
+    if not given or list(words) != given or {"weighted", "round-robin"} <= set(given):
+        raise ValueError(
+            "must be words in this order, with commas between them: `zone`, `least-load`, and"
+            " `weighted` or `round-robin`; for instance zone,least-load"
+        )
+    return words
+
+
+def _read_engine_types(value: object) -> tuple[tuple[str, str], ...]:
+    """Path prefixes and types, the longest prefix first; a type alone stands for every path."""
+    pairs = value.items() if isinstance(value, Mapping) else map(_pair, _words(value))
+    found = {str(prefix).rstrip("/") or "/": engine_type for prefix, engine_type in pairs}
+    for prefix, engine_type in found.items():
+        if not prefix.startswith("/") or not _is_name(engine_type):
+            raise ValueError("must be PREFIX=TYPE, such as /api=api, or a TYPE for every path")
+    return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
+
+def _pair(word: str) -> tuple[str, str]:
+    prefix, equals, engine_type = word.rpartition("=")
+    return (prefix if equals else "/"), engine_type
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and is_name(value)
+
+
+def _words(value: object) -> list[str]:
+    """Text with commas between its words, or a list of such texts."""
+    found: list[str] = []
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(text, str):
+            raise ValueError("must be text, or a list of texts")
+        found += filter(None, text.replace(" ", "").split(","))
+    return found
+
+
 def _at_least(low: float) -> Callable[[object], float]:
     def read(value: object) -> float:
         seconds = read_duration(value)
@@ -152,3 +197,9 @@ DURATION: Final = Kind("duration", _at_least(0), show_duration)
 INTERVAL: Final = Kind("duration", _at_least(0.01), show_duration)
 COOKIE_NAME: Final = Kind("cookie name", _read_cookie_name)
 HEALTH_PATH: Final = Kind("path / `off`", _read_health_path, lambda value: value or "off")
+POLICY: Final = Kind("words", _read_policy, ",".join)
+ENGINE_TYPES: Final = Kind(
+    "`/prefix=type`, …",
+    _read_engine_types,
+    lambda value: ",".join(f"{prefix}={engine_type}" for prefix, engine_type in value),
+)

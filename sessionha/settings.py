@@ -24,15 +24,19 @@ from sessionha.keys import hkdf, read_secrets, weaknesses
 from sessionha.kinds import (
     ADDRESS,
     COOKIE_NAME,
+    DEFAULT_POLICY,
     DURATION,
+    ENGINE_TYPES,
     HEALTH_PATH,
     INTERVAL,
     NAME,
     NODES,
     PATH,
+    POLICY,
     SECRETS,
     TEXT,
     Kind,
+    PolicyWord,
     choice,
     count,
     show_nodes,
@@ -129,7 +133,8 @@ class Settings:
     zone: str = _row(
         TEXT,
         "",
-        "Where this node is: copies go to another zone first.",
+        "Where this node, or router, is: copies go to another zone first, new clients to their"
+        " router's.",
         "`zone` of the node's `[[node]]` table",
     )
     admin: str = _row(
@@ -157,7 +162,7 @@ class Settings:
         "`/var/lib/sessionha` or `~/.local/state/sessionha`",
     )
     engine_type: str = _row(
-        NAME, "web", "Type of this engine; routers do not yet choose by it in this version."
+        NAME, "web", "Type of this engine; routers can be told which type serves a path."
     )
     virtual_server: str = _row(
         NAME, "default", "Application or tenant: sessions of different ones are apart."
@@ -252,6 +257,21 @@ class Settings:
         COOKIE_NAME,
         "hsr",
         "Name of the cookie that tells routers and nodes where the client's sessions are.",
+    )
+    policy: tuple[PolicyWord, ...] = _row(
+        POLICY,
+        DEFAULT_POLICY,
+        "How `sessionha router` chooses a node for a new client: each word leaves the best of those"
+        " that the words before it left. `zone`: its own zone's, while one is ready; `least-load`:"
+        " with the fewest requests in flight for their weight; then by turns, `weighted` or"
+        " `round-robin`.",
+    )
+    engine_types: tuple[tuple[str, str], ...] = _row(
+        ENGINE_TYPES,
+        (),
+        "Paths for which `sessionha router` asks for engines of a type: `/api=api` for `/api` and"
+        " what is below it, `api` for every path.",
+        "none: any engine",
     )
     health_path: str = _row(
         HEALTH_PATH,

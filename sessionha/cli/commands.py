@@ -18,7 +18,6 @@ from sessionha.admin.tokens import ROLES, Role
 from sessionha.cli import asking
 from sessionha.cli.extras import MissingExtra, needs
 from sessionha.errors import InvalidSettings
-from sessionha.identity import is_name
 from sessionha.keys import new_secret
 from sessionha.quantities import read_duration
 from sessionha.settings import Explained, Settings, markdown
@@ -231,10 +230,21 @@ def router(
         typer.Option(help="The nodes to follow: n1=http://10.0.0.1:7946,n2=… or dns://…"),
     ] = None,
     listen: Annotated[str, typer.Option(help="host:port for clients.")] = "127.0.0.1:8000",
-    zone: Annotated[str, typer.Option(help="New clients go to servers of this zone.")] = "",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="How a node is chosen for a new client: zone, least-load, then weighted or"
+            " round-robin; such as zone,least-load."
+        ),
+    ] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="New clients go to servers of this zone.")
+    ] = None,
     engine_type: Annotated[
         list[str] | None,
-        typer.Option(metavar="PREFIX=TYPE", help="Engine type that serves a path prefix."),
+        typer.Option(
+            metavar="[PREFIX=]TYPE", help="Engine type that serves a path prefix, or everything."
+        ),
     ] = None,
     response_timeout: Annotated[
         str, typer.Option(help="How long a server may take to begin its answer.")
@@ -255,29 +265,20 @@ def router(
         from sessionha.router.options import Options
         from sessionha.router.serve import serve
     options = Options(
-        zone=zone,
         health_path=health_path,
-        engine_types=_engine_types(engine_type or []),
         response_timeout=_duration("--response-timeout", response_timeout),
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     serve(
-        Settings.observe(config=file, nodes=nodes),
+        Settings.observe(
+            config=file, nodes=nodes, policy=policy, zone=zone, engine_types=engine_type or None
+        ),
         listen,
         options,
         trusted_proxies=trusted_proxies,
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
     )
-
-
-def _engine_types(words: list[str]) -> dict[str, str]:
-    """Path prefix to engine type, from `PREFIX=TYPE`."""
-    pairs = dict(word.rpartition("=")[::2] for word in words)
-    for prefix, engine_type in pairs.items():
-        if not prefix.startswith("/") or not is_name(engine_type):
-            raise typer.BadParameter("write it as PREFIX=TYPE, such as --engine-type /api=api")
-    return pairs
 
 
 def _role(text: str) -> Role:

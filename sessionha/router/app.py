@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from sessionha.router.affinity import IDEMPOTENT, Preference
+from sessionha.identity import is_below
+from sessionha.rarely import Rarely
+from sessionha.router.affinity import IDEMPOTENT
+from sessionha.router.balance import Preference
 from sessionha.router.body import Body, Receive
 from sessionha.router.connections import Connections
 from sessionha.router.exchange import HttpExchange, answer, unavailable
-from sessionha.router.headers import Malformed, Request
+from sessionha.router.headers import Endless, Malformed, Request
 from sessionha.router.options import Options
 from sessionha.router.sockets import SocketExchange
 from sessionha.router.upstreams import Upstream, Upstreams
 from sessionha.session.cookies import RouteCookies, cookie_values, only_valid
+
+logger = logging.getLogger("sessionha.router")
+
+SAY_EVERY: Final = 60.0
+"""Seconds between two warnings of requests that go round."""
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -50,9 +60,13 @@ class Router:
         self._cookies = cookies
         self._cookie_name = cookies.name.encode() if cookies is not None else b""
         self._observer = observer
+        self._rarely = Rarely[str](SAY_EVERY)
         self._connections: Connections | None = None
-        self._prefixes = sorted(self.options.engine_types, key=len, reverse=True)
-        self._anywhere = Preference(zone=self.options.zone)
+        self._anywhere = Preference("", self.options.policy, self.options.zone)
+        self._typed = [
+            (prefix, self._anywhere._replace(engine_type=engine_type))
+            for prefix, engine_type in self.options.engine_types
+        ]
 
     async def start(self) -> None:
         """Open the connection pools and begin to follow the view (ASGI lifespan does it)."""
@@ -92,8 +106,9 @@ class Router:
         try:
             request = Request(scope, self._cookie_name)
         except Malformed as error:
-            await answer(send, 400, f"Bad request: {error}.")
+            await self._refuse(error, send)
             return
+        prefer = self._preference(request.target)
         exchange = HttpExchange(
             scope["method"],
             request,
@@ -103,16 +118,19 @@ class Router:
             upstreams=self.upstreams,
             connections=self._open(),
             options=self.options,
+            lacking=prefer.lacking,
         )
-        await exchange.run(partial(self._candidates, request))
+        await exchange.run(partial(self._candidates, request, prefer))
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         try:
             request = Request(scope, self._cookie_name)
-        except Malformed:
+        except Malformed as error:
+            self._warn(error)
             await send({"type": "websocket.close", "code": 1002})
             return
+        prefer = self._preference(request.target)
         exchange = SocketExchange(
             scope,
             request,
@@ -121,8 +139,24 @@ class Router:
             upstreams=self.upstreams,
             connections=self._open(),
             options=self.options,
+            lacking=prefer.lacking,
         )
-        await exchange.run(partial(self._candidates, request))
+        await exchange.run(partial(self._candidates, request, prefer))
+
+    async def _refuse(self, error: Malformed, send: Send) -> None:
+        self._warn(error)
+        if isinstance(error, Endless):
+            await answer(send, 508, f"Loop detected: {error}.")
+        else:
+            await answer(send, 400, f"Bad request: {error}.")
+
+    def _warn(self, error: Malformed) -> None:
+        """Of loops only, and rarely: a client may have written the header itself."""
+        if isinstance(error, Endless) and self._rarely.due("loop", time.monotonic()) is not None:
+            logger.warning(
+                "a request went from router to router and came back: is the `url` of a node the"
+                " address of a router?"
+            )
 
     async def _health(self, send: Send) -> None:
         if self.upstreams.routable():
@@ -134,18 +168,18 @@ class Router:
         assert self._connections is not None, "the router was not started"
         return self._connections
 
-    def _candidates(self, request: Request) -> Iterator[Upstream]:
-        """The upstreams for a request by its route cookie, its path and the view."""
+    def _candidates(self, request: Request, prefer: Preference) -> Iterator[Upstream]:
+        """The upstreams for a request by its route, what it needs, and the view."""
         servers: tuple[str, ...] = ()
         if request.cookies and self._cookies is not None:
             values = cookie_values(request.cookies, self._cookies.name)
             route = only_valid(values, self._cookies.read)
             if route is not None:
                 servers = route.servers
-        return self.upstreams.candidates(servers, self._preference(request.target))
+        return self.upstreams.candidates(servers, prefer)
 
-    def _preference(self, path: str) -> Preference:
-        for prefix in self._prefixes:
-            if path.startswith(prefix):
-                return Preference(self.options.engine_types[prefix], self.options.zone)
+    def _preference(self, target: str) -> Preference:
+        for prefix, prefer in self._typed:
+            if is_below(target.partition("?")[0], prefix):
+                return prefer
         return self._anywhere

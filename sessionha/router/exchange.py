@@ -69,7 +69,9 @@ class HttpExchange:
         upstreams: Upstreams,
         connections: Connections,
         options: Options,
+        lacking: str,
     ) -> None:
+        """`lacking`: why a request without candidates is refused."""
         self._method = method
         self._request = request
         self._body = body
@@ -78,6 +80,7 @@ class HttpExchange:
         self._upstreams = upstreams
         self._connections = connections
         self._options = options
+        self._lacking = lacking
         self._clock: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -260,7 +263,7 @@ class HttpExchange:
         elif outcome is Outcome.SILENT:
             await answer(self._send, 504, "The server did not answer in time.")
         elif outcome is None:
-            await unavailable(self._send, "no server for this request is known")
+            await unavailable(self._send, self._lacking)
         else:
             await unavailable(self._send, "no server can be reached")
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from multidict import CIMultiDict
 
-from sessionha.session.headers import RETRY
+from sessionha.session.headers import HOPS, RETRY
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -33,6 +33,10 @@ _NOT_FORWARDED: Final = HOP_BY_HOP | {b"expect", b"forwarded", b"x-real-ip"}
 _INTERNAL: Final = (b"x-forwarded-", b"sessionha-")
 """Applications trust these from a router, so a client's own never pass."""
 
+MOST_HOPS: Final = 4
+"""Routers on a request's way: one of the site and one of a zone are usual, more is a loop."""
+
+_HOPS: Final = HOPS.encode()
 _NOT_RETURNED: Final = HOP_BY_HOP | {RETRY.encode()}
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 
@@ -41,13 +45,19 @@ class Malformed(Exception):
     """The request could mean different things to different servers; answered with 400."""
 
 
+class Endless(Malformed):
+    """The request came through more routers than a way has: they send it to each other."""
+
+
 class Request:
     """What the router reads of a request's head."""
 
-    __slots__ = ("body_length", "cookies", "headers", "idempotency_key", "target")
+    __slots__ = ("body_length", "cookies", "headers", "hops", "idempotency_key", "target")
 
     def __init__(self, scope: dict[str, Any], cookie_name: bytes) -> None:
-        """Read the head. Raises Malformed."""
+        """Read the head. Raises Malformed, Endless."""
+        self.hops = 0
+        """Routers that the request has passed before."""
         self.cookies: list[str] = []
         self.body_length: int | None = 0
         """Bytes of the body; None: it is chunked."""
@@ -58,13 +68,9 @@ class Request:
     def _read(self, scope: dict[str, Any], cookie_name: bytes) -> CIMultiDict[str]:
         passed: list[tuple[str, str]] = []
         single: dict[bytes, bytes] = {}
-        nominated = b""
         for name, value in scope["headers"]:
             if name in _NOT_FORWARDED or name.startswith(_INTERNAL):
-                if name == b"connection":
-                    nominated = value
-                elif name == b"transfer-encoding":
-                    _only(single, name, value)
+                self._keep_back(name, value, single)
                 continue
             if name == b"cookie":
                 if cookie_name in value:
@@ -77,12 +83,25 @@ class Request:
                 continue
             passed.append((name.decode("latin-1"), _text(value)))
         headers = CIMultiDict(passed)
+        nominated = single.get(b"connection", b"")
         if nominated and nominated.lower() not in (b"keep-alive", b"close", b"upgrade"):
             for option in nominated.decode("latin-1").split(","):
                 headers.popall(option.strip(), None)
         self._frame(single)
+        if self.hops >= MOST_HOPS:
+            raise Endless(f"it has passed {self.hops} routers")
+        headers.add("Sessionha-Hops", str(self.hops + 1))
         _add_forwarded(headers, scope, single.get(b"host", b""))
         return headers
+
+    def _keep_back(self, name: bytes, value: bytes, single: dict[bytes, bytes]) -> None:
+        """A header that does not pass, and may mean something here."""
+        if name == b"connection":
+            single[name] = value
+        elif name == b"transfer-encoding":
+            _only(single, name, value)
+        elif name == _HOPS and value.isdigit():
+            self.hops = int(value[:3])
 
     def _frame(self, single: dict[bytes, bytes]) -> None:
         length, coding = single.get(b"content-length"), single.get(b"transfer-encoding")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from sessionha.kinds import DEFAULT_POLICY, PolicyWord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +22,11 @@ class Options:
     """Body bytes kept for another attempt."""
     message_bytes: int = 16 << 20
     """Largest websocket message."""
+    policy: tuple[PolicyWord, ...] = DEFAULT_POLICY
+    """How a node is chosen for a new client (`balance.Preference`)."""
     zone: str = ""
     """New clients go to servers of this zone while one is ready."""
-    engine_types: Mapping[str, str] = field(default_factory=dict)
-    """Path prefix to the engine type that serves it; the longest prefix wins."""
+    engine_types: tuple[tuple[str, str], ...] = ()
+    """Path prefix and the engine type that serves what is below it; the longest stands first."""
     health_path: str = ""
     """Answered by the router: 200 when it knows a server, else 503. Empty: none."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import uvicorn
@@ -96,13 +97,24 @@ def _say_nothing(sender: Sender, message: Message) -> None:
     """An observer asks; nobody has anything to ask it."""
 
 
+def _contradictions(settings: Settings) -> Iterable[str]:
+    by_zone = "zone" in settings.policy
+    if by_zone and not settings.zone and "policy" in settings.origins:
+        yield "`policy` has the word `zone`, but no zone is known: set `zone` (--zone)"
+    if settings.zone and not by_zone and settings.origins["zone"] == "keyword":
+        yield (
+            f"`zone` = {settings.zone!r} has no effect on `policy` ="
+            f" {','.join(settings.policy)}: begin it with the word `zone`, or leave `zone` out"
+        )
+
+
 def build(settings: Settings, options: Options | None = None) -> Router:
     """The router of a cluster; nothing is opened before it starts.
 
     Raises:
-        InvalidSettings: no nodes, or no cluster secret.
+        InvalidSettings: no nodes, no cluster secret, or a policy that cannot be followed.
     """
-    problems = []
+    problems = list(_contradictions(settings))
     if not settings.has_nodes:
         problems.append(
             "`nodes` is empty: name the cluster's nodes and their peer addresses, for instance"
@@ -115,6 +127,12 @@ def build(settings: Settings, options: Options | None = None) -> Router:
     upstreams = Upstreams(time.monotonic)
     cookies = RouteCookies(settings.keys(ROUTE_LABEL), settings.route_cookie)
     observer = ClusterObserver(settings, upstreams.view_changed)
+    options = replace(
+        options or Options(),
+        policy=settings.policy,
+        zone=settings.zone,
+        engine_types=settings.engine_types,
+    )
     return Router(upstreams, cookies, options, observer)
 
 
@@ -130,9 +148,10 @@ def serve(
     """Run the router until it is told to stop (SIGINT, SIGTERM).
 
     Args:
-        settings: From `Settings.observe`: the cluster's nodes, secret and cookie name.
+        settings: From `Settings.observe`: the cluster's nodes, secret and cookie name, and how
+            servers are chosen.
         listen: `host:port` for clients.
-        options: Limits and preferences.
+        options: Limits.
         trusted_proxies: Addresses (comma-separated) whose `X-Forwarded-For` and `-Proto` are
             believed, when something stands in front of the router; empty: nobody's.
         tls_certificate: PEM file of the certificate, to serve https.

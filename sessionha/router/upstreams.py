@@ -7,7 +7,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from sessionha.router.affinity import ANY, Preference, State, Table, Target, in_order
+from sessionha.router.affinity import in_order
+from sessionha.router.balance import ANY, Balance, Preference, State
+from sessionha.router.table import Table, Target
 from sessionha.view import NO_MEMBERS, View
 
 logger = logging.getLogger("sessionha.router")
@@ -51,8 +53,8 @@ class Upstreams:
         self._clock = clock
         self._table = Table(NO_MEMBERS)
         self._by_name: dict[str, Upstream] = {}
+        self._balance = Balance(self._by_name)
         self._ailing: set[Upstream] = set()
-        self._turn = 0
         self._changed = asyncio.Event()
 
     def view_changed(self, view: View) -> None:
@@ -66,6 +68,7 @@ class Upstreams:
         self._by_name = {
             target.name: self._upstream(target, old, before) for target in self._table.targets
         }
+        self._balance.know(self._by_name, view.nodes)
         self._ailing.intersection_update(self._by_name.values())
         for upstream in before.values():
             if _was_excluded(view, upstream.target.node):
@@ -91,11 +94,9 @@ class Upstreams:
 
     def candidates(self, servers: Sequence[str], prefer: Preference = ANY) -> Iterator[Upstream]:
         """The upstreams to try for a request, the best first (`affinity.in_order`)."""
-        if not servers:
-            self._turn += 1
         if self._ailing:
             self._revive()
-        for target in in_order(self._table, servers, self._by_name, prefer, self._turn):
+        for target in in_order(self._table, servers, self._balance, prefer):
             upstream = self._by_name.get(target.name)
             if upstream is None:
                 continue  # the view lost it while others were tried: nothing would end its silence

@@ -11,6 +11,9 @@ ELSEWHERE: Final = "elsewhere"
 IF_REPEATABLE: Final = "elsewhere-if-repeatable"
 """The same for a request whose change may last all the same: only where repeating does no harm."""
 
+HOPS: Final = "sessionha-hops"
+"""How many routers a request has passed."""
+
 COPIES: Final = "sessionha-copies"
 """How many other nodes acknowledged the change, when it is fewer than there should be."""
 

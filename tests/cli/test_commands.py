@@ -158,21 +158,35 @@ def test_the_router_follows_the_named_nodes(
     monkeypatch.setenv("SESSIONHA_SECRET", new_secret())
     words = ["--nodes", "n1=http://127.0.0.1:7001", "--listen", "127.0.0.1:8080"]
     words += ["--engine-type", "/api=api", "--zone", "a", "--response-timeout", "5min"]
+    words += ["--policy", "zone,round-robin", "--engine-type", "web"]
 
     assert main(["router", *words]) == 0
 
     assert served.settings is not None
     assert served.settings.description.order == ("n1",)
     assert served.listen == "127.0.0.1:8080"
-    assert served.options == Options(zone="a", engine_types={"/api": "api"}, response_timeout=300.0)
+    assert served.options == Options(response_timeout=300.0)
+    assert served.settings.policy == ("zone", "round-robin")
+    assert served.settings.zone == "a"
+    assert served.settings.engine_types == (("/api", "api"), ("/", "web"))
 
 
 @pytest.mark.parametrize(
-    "words", [["--engine-type", "api"], ["--response-timeout", "soon"], ["--zoen", "a"]]
+    ("words", "named"),
+    [
+        (["--engine-type", "api=/api"], "PREFIX=TYPE, such as /api=api"),
+        (["--policy", "random"], "`policy` = 'random' (keyword) must be"),
+        (["--policy", "least-load,zone"], "in this order"),
+        (["--response-timeout", "soon"], "--response-timeout"),
+        (["--zoen", "a"], "--zone"),
+    ],
 )
-def test_wrong_words_for_the_router_exit_2(served: Served, words: list[str]) -> None:
+def test_wrong_words_for_the_router_exit_2(
+    served: Served, capsys: Output, words: list[str], named: str
+) -> None:
     assert main(["router", *words]) == 2
     assert served.settings is None
+    assert named in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_the_router_without_its_extra_names_it_and_exits_2(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
 
 from sessionha.identity import server_name
-from sessionha.router.affinity import Preference, State, Table, in_order, may_repeat
+from sessionha.router import affinity
+from sessionha.router.affinity import may_repeat
+from sessionha.router.balance import ANY, Balance, Preference, State
+from sessionha.router.table import Table, Target
 from sessionha.view import EngineAddress, View
 from tests.router.conftest import member, view_of
 
@@ -15,6 +19,15 @@ from tests.router.conftest import member, view_of
 class Standing(NamedTuple):
     state: State = "up"
     in_flight: int = 0
+
+
+def in_order(
+    table: Table,
+    servers: Sequence[str],
+    health: Mapping[str, Standing],
+    prefer: Preference = ANY,
+) -> Iterator[Target]:
+    return affinity.in_order(table, servers, Balance(health), prefer)
 
 
 def view() -> View:
@@ -46,39 +59,6 @@ def test_the_order_of_upstreams(
 def test_a_primary_that_left_the_view_is_skipped_and_the_first_backup_comes_first() -> None:
     table = Table(view_of(member("n2", "http://n2"), member("n3", "http://n3")))
     assert [t.name for t in in_order(table, ("n1", "n3", "n2"), {})] == ["n3", "n2"]
-
-
-def test_new_clients_take_turns_among_equally_loaded_servers() -> None:
-    table = Table(view())
-    firsts = [next(in_order(table, (), {}, turn=turn)).name for turn in range(5)]
-    assert firsts == ["n1", "n2", "n3", "n4", "n1"]
-
-
-def test_a_busy_server_gets_no_new_client_while_an_idle_one_exists() -> None:
-    """system 1 (e): its own clients still reach it."""
-    table = Table(view())
-    health = {"n1": Standing(in_flight=50)}
-    assert {next(in_order(table, (), health, turn=turn)).name for turn in range(8)} == {
-        "n2", "n3", "n4",
-    }  # fmt: skip
-    assert next(in_order(table, ("n1",), health)).name == "n1"
-
-
-def test_weights_share_the_load() -> None:
-    table = Table(view_of(member("n1", "http://n1", weight=4), member("n2", "http://n2")))
-    health = {"n1": Standing(in_flight=4), "n2": Standing(in_flight=2)}
-    assert next(in_order(table, (), health)).name == "n1"
-
-
-def test_a_zone_is_preferred_for_new_clients_and_left_when_it_has_no_ready_server() -> None:
-    """system 1 (f)"""
-    near = member("n2", "http://n2", zone="b")
-    table = Table(view_of(member("n1", "http://n1", zone="a"), near))
-    prefer = Preference(zone="b")
-    assert [t.name for t in in_order(table, (), {}, prefer)] == ["n2", "n1"]
-    assert [t.name for t in in_order(table, ("n1",), {}, prefer)] == ["n1", "n2"]
-    down = {"n2": Standing("down")}
-    assert next(in_order(table, (), down, prefer)).name == "n1"
 
 
 def test_draining_and_starting_members_come_last_also_for_their_own_clients() -> None:

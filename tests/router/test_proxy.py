@@ -365,10 +365,12 @@ async def test_no_server_of_the_wanted_type_is_503_with_the_reason(world: World)
     """system 1 (d)"""
     n1 = await world.node("n1")
     await world.route(
-        member("n1", n1.url, engines=(EngineAddress("0", "web"),)), engine_types={"/api": "api"}
+        member("n1", n1.url, engines=(EngineAddress("0", "web"),)), engine_types=(("/api", "api"),)
     )
-    assert await world.request("GET", "/") == (200, "n1")
-    assert (await world.request("GET", "/api/x"))[0] == 503
+    assert await world.request("GET", "/apis") == (200, "n1")
+    assert await world.request("GET", "/api/x?y=/") == (
+        503, "Unavailable: no server with engines of type api is known.\n",
+    )  # fmt: skip
     assert len(n1.seen) == 1
 
 

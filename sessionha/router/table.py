@@ -1,0 +1,75 @@
+"""The servers of a view as a router sees them: by name, each with the address to connect to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from sessionha.identity import server_name
+from sessionha.view import Member, View
+
+SLOTS: Final = 64
+"""Engine slots whose names are known for a node although no such engine is published now: after
+an engine's death its name in a cookie still leads to the node, where a sibling serves."""
+
+
+class Target(NamedTuple):
+    """Something a router can connect to: a node, or one engine of it that has its own address."""
+
+    name: str
+    """Its server name, unique in the view."""
+    node: str
+    engine: str
+    """The engine's slot; empty for the address that all engines of the node share."""
+    types: frozenset[str]
+    """Engine types that answer there; empty: the node published none, so any."""
+    url: str
+    zone: str
+    weight: int
+    ready: bool
+    spare: bool
+
+
+class Table:
+    """The servers of one view, by name. Only what stands here is ever connected to (R16)."""
+
+    def __init__(self, view: View) -> None:
+        self._of_node = {
+            member.node: tuple(_targets(member))
+            for member in view.members
+            if member.role != "witness"
+        }
+        self._names: dict[str, tuple[str, str]] = {}
+        for member in view.members:
+            for slot in map(str, range(SLOTS if member.engines else 0)):
+                self._names[server_name(member.node, slot)] = (member.node, slot)
+            for engine in member.engines:
+                name = server_name(member.node, engine.engine)
+                self._names[name] = (member.node, engine.engine)
+        for member in view.members:  # last: a node's own name wins over a name of an engine
+            self._names[server_name(member.node)] = (member.node, "")
+        self.nodes = tuple(filter(None, self._of_node.values()))
+        """The targets of each node that has any."""
+        self.targets = tuple(target for node in self.nodes for target in node)
+
+    def lead(self, name: str) -> tuple[tuple[Target, ...], str]:
+        """Where a name from a cookie leads: to a node's targets, and there to which engine first.
+
+        Empty for a name that the view does not have.
+        """
+        node, engine = self._names.get(name, ("", ""))
+        return self._of_node.get(node, ()), engine
+
+
+def _targets(member: Member) -> Iterator[Target]:
+    spare = member.role == "spare"
+    common = (member.zone, max(1, member.weight), member.ready, spare)
+    if member.url:
+        sharing = [engine for engine in member.engines if not engine.url] or member.engines
+        types = frozenset(engine.type for engine in sharing)
+        yield Target(server_name(member.node), member.node, "", types, member.url, *common)
+    for engine in member.engines:
+        if engine.url:
+            name = server_name(member.node, engine.engine)
+            types = frozenset((engine.type,))
+            yield Target(name, member.node, engine.engine, types, engine.url, *common)
