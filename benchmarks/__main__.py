@@ -3,7 +3,7 @@
 `load` (the default) compares kinds of sessions under wrk, `elements` with a session of 64 KB of
 which each request changes one small element; `inprocess` gives microseconds per
 request without sockets; `profile read|write` shows where they go; `store` and `stream` measure the
-store and the stream between two nodes alone.
+store and the stream between two nodes alone; `detection` how soon five nodes know that one died.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from benchmarks import application, elements, inprocess, load, store, stream
+from benchmarks import application, detection, elements, inprocess, load, store, stream
 from benchmarks.processes import NotStarted
 from benchmarks.served import WrongAnswer
 
-BENCHMARKS = ("load", "elements", "inprocess", "profile", "store", "stream")
+BENCHMARKS = ("load", "elements", "inprocess", "profile", "store", "stream", "detection")
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,6 +37,15 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=16, help="load: each with a session")
     parser.add_argument(
         "--variants", metavar="A,B", help=f"of {', '.join(inprocess.VARIANTS)} (default: all)"
+    )
+    parser.add_argument(
+        "--namespaces", action="store_true", help="detection: each node on a host of its own"
+    )
+    parser.add_argument(
+        "--consistency",
+        choices=("quorum", "available"),
+        default="quorum",
+        help="detection: how views are agreed",
     )
     found = parser.parse_args(words)
     found.variants = _variants(parser, found)
@@ -77,6 +86,14 @@ def _run(found: argparse.Namespace) -> int:
         return store.main(found.rounds, quiet=found.json, save=found.save)
     if found.benchmark == "stream":
         return stream.main(found.rounds, quiet=found.json, save=found.save)
+    if found.benchmark == "detection":
+        return detection.main(
+            found.rounds,
+            namespaces=found.namespaces,
+            consistency=found.consistency,
+            quiet=found.json,
+            save=found.save,
+        )
     plan = load.Plan(found.variants, found.rounds, found.seconds, found.connections)
     if found.benchmark == "elements":
         return elements.main(plan, quiet=found.json, save=found.save)

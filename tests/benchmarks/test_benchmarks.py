@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import application, elements, figures, inprocess, load, store, stream
+from benchmarks import application, detection, elements, figures, inprocess, load, store, stream
 from benchmarks.__main__ import arguments, main
 from benchmarks.processes import NotStarted, Processes
 from benchmarks.stream_client import KINDS
@@ -121,6 +121,28 @@ def test_the_stream_is_compared_with_each_way_of_redis() -> None:
     assert ratios["redis-asyncio"] == {"64": 9.0, "256": 10.0}
     assert ratios["redis-sync"] == {}
     assert "–" in stream.text(found)
+
+
+def test_a_death_is_over_when_a_view_without_the_victim_is_in_the_log() -> None:
+    """A view that still has it, and other lines, do not count."""
+    log = """2026-11-23 07:50:01,000 7 INFO topology view 7 (n1): as before; members n1, n2
+2026-11-23 07:50:01,100 7 INFO topology n2 is silent
+2026-11-23 07:50:01,250 7 INFO topology view 8 (n1): n2 failed; members n1, n20
+"""
+    first = detection.installed_without("n2", log)
+    assert first is not None
+    assert round(first % 60, 3) == 1.25
+    assert detection.installed_without("n1", log) is None
+
+
+def test_detection_is_compared_with_its_goals() -> None:
+    """A proven death has 300 ms, a silent one as much after the times to suspect and confirm."""
+    told = detection.report(
+        {"SIGKILL": [50.0] * 99 + [900.0], "SIGSTOP": [1790.0, 1810.0]}, "quorum", namespaces=True
+    )
+    assert told["detection"]["SIGKILL"]["met"]
+    assert not told["detection"]["SIGSTOP"]["met"]
+    assert "1800 MISSED" in detection.text(told)
 
 
 @pytest.fixture

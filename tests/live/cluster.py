@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,7 @@ from typing import Any, Self
 import aiohttp
 
 from demo_app.processes import Group, Ports, Watchdog
+from tests.live.namespaces import Network
 
 READY = 60.0
 """Seconds a start may take on a machine that is busy with something else."""
@@ -66,6 +67,7 @@ class Server:
     """One node: its addresses and, while it lives, its processes."""
 
     name: str
+    host: str
     port: int
     peer: str
     environment: dict[str, str] = field(repr=False)
@@ -76,7 +78,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def alive(self) -> bool:
@@ -90,8 +92,9 @@ class Server:
 class Cluster:
     """Nodes n1, n2, …; everything it starts and writes is gone when it is closed.
 
-    `hosts`: one for each node, which then all listen at the same port. `late`: nodes that are not
-    started in the beginning.
+    `hosts`: one for each node, which then all listen at the same port. `network`: has a host for
+    each node, of its name, that nobody outside reaches. `late`: nodes that are not started in the
+    beginning.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Cluster:
         *,
         workers: int = 1,
         hosts: Sequence[str] = (),
+        network: Network | None = None,
         late: Collection[str] = (),
         **settings: object,
     ) -> None:
@@ -110,6 +114,9 @@ class Cluster:
         self._refused: set[str] = set()
         names = [f"n{number}" for number in range(1, nodes + 1)]
         self._late = late
+        self._network = network
+        if network is not None:
+            hosts = [network.address(name) for name in names]
         peers = {name: f"127.0.0.1:{_ports.take()}" for name in names}
         if hosts:
             self.peer_port = _ports.take()
@@ -121,17 +128,18 @@ class Cluster:
         self.servers = {name: self._server(name, peers[name], workers) for name in names}
 
     def _server(self, name: str, peer: str, workers: int) -> Server:
+        host = "127.0.0.1" if self._network is None else self._network.address(name)
         port = _ports.take()
         own = {
             "SESSIONHA_NODE": name,
             "SESSIONHA_LISTEN": peer,
-            "SESSIONHA_URL": f"http://127.0.0.1:{port}",
+            "SESSIONHA_URL": f"http://{host}:{port}",
             "SESSIONHA_STORE": str(self._place / name),
             "SESSIONHA_STATE_DIR": str(self._place / f"{name}-state"),
         }
         environment = {**self.environment, **own}
         log = self._place / f"{name}.log"
-        return Server(name, port, peer, environment, self._place / name, log, workers)
+        return Server(name, host, port, peer, environment, self._place / name, log, workers)
 
     def tell(self, **settings: object) -> None:
         """Settings of all nodes and of the router that are known only now."""
@@ -160,7 +168,8 @@ class Cluster:
     async def __aenter__(self) -> Self:
         self._watchdog = Watchdog.start([self._place])
         timeout = aiohttp.ClientTimeout(total=5.0)
-        connector = aiohttp.TCPConnector(force_close=True)
+        client = None if self._network is None else self._network.client
+        connector = aiohttp.TCPConnector(force_close=True, socket_factory=client)
         self._http = aiohttp.ClientSession(timeout=timeout, connector=connector)
         try:
             await self.start(*(name for name in self.names if name not in self._late))
@@ -205,10 +214,12 @@ class Cluster:
 
     def _launch(self, server: Server) -> None:
         command = [sys.executable, "-m", "uvicorn", "--factory", "tests.live.app:create_app"]
-        command += ["--port", str(server.port), "--no-access-log"]
+        command += ["--host", server.host, "--port", str(server.port), "--no-access-log"]
         command += ["--log-config", str(Path(__file__).with_name("logging.json"))]
         command += ["--workers", str(server.workers)] if server.workers > 1 else []
-        server.group = self.watchdog.spawn(command, server.environment, server.log)
+        host = nullcontext() if self._network is None else self._network.inside(server.name)
+        with host:
+            server.group = self.watchdog.spawn(command, server.environment, server.log)
 
     def launch_router(self) -> str:
         """Start a router, which dies with the cluster; its URL."""
@@ -225,6 +236,7 @@ class Cluster:
         self._refused.add("claimant")
         claimant = Server(
             name,
+            "127.0.0.1",
             port,
             self.servers[name].peer,
             {
