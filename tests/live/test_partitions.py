@@ -160,36 +160,36 @@ async def test_nothing_is_lost_by_deaths_pauses_and_partitions(
     """system 3 (d), (e), (f), (k), G1, G2, G9: two neighbours killed at once, one node stopped for
     longer than its detection, and a partition of three and two, in which the three accept writes
     and the two refuse them; every client finds all that was acknowledged, through every node."""
-    async with Cluster(5, network=network, **manner()) as cluster:
-        async with writing(cluster, http) as writers:
-            await everybody_writes(writers)
+    async with (
+        Cluster(5, network=network, **manner()) as cluster,
+        writing(cluster, http) as writers,
+    ):
+        await everybody_writes(writers)
 
-            await cluster.kill("n2", "n3")
-            await cluster.settled()
-            await everybody_writes(writers)
-            await cluster.start("n2", "n3")
+        await cluster.kill("n2", "n3")
+        await cluster.settled()
+        await everybody_writes(writers)
+        await cluster.start("n2", "n3")
 
-            before = (await cluster.ask("n5"))["incarnation"]
-            cluster.freeze("n5")
-            await cluster.settled(["n1", "n2", "n3", "n4"])
-            cluster.thaw("n5")
-            await cluster.settled()
-            assert (await cluster.ask("n5"))["incarnation"] != before
+        before = (await cluster.ask("n5"))["incarnation"]
+        cluster.freeze("n5")
+        await cluster.settled(["n1", "n2", "n3", "n4"])
+        cluster.thaw("n5")
+        await cluster.settled()
+        assert (await cluster.ask("n5"))["incarnation"] != before
 
-            network.split(("n1", "n2", "n3"), ("n4", "n5"))
-            await cluster.settled(["n1", "n2", "n3"])
-            await everybody_writes(writers, 2)
-            for name in ("n4", "n5"):
-                await ready(cluster, Browser(http), name, 503)
-                answer = (
-                    await writers[0].sessions[-1][0].copy().post(f"{cluster[name].url}/increment")
-                )
-                assert answer.status == 503
-            network.mend()
-            await cluster.settled()
-            for name in NAMES:
-                await ready(cluster, Browser(http), name, 200)
-            await everybody_writes(writers)
+        network.split(("n1", "n2", "n3"), ("n4", "n5"))
+        await cluster.settled(["n1", "n2", "n3"])
+        await everybody_writes(writers, 2)
+        for name in ("n4", "n5"):
+            await ready(cluster, Browser(http), name, 503)
+            answer = await writers[0].sessions[-1][0].copy().post(f"{cluster[name].url}/increment")
+            assert answer.status == 503
+        network.mend()
+        await cluster.settled()
+        for name in NAMES:
+            await ready(cluster, Browser(http), name, 200)
+        await everybody_writes(writers)
 
 
 async def test_a_broken_link_is_no_death(network: Network) -> None:
