@@ -38,8 +38,9 @@ format: $(INSTALLED) ## Format the code
 bench: $(INSTALLED) ## Compare with the alternatives, side by side (needs wrk and redis-server)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(INSTALLED) ## Write docs/settings.md anew from the table of settings
+docs: $(INSTALLED) ## Write what is generated from code: docs/settings.md, the states in docs/architecture.md
 	$(BIN)/sessionha config --markdown > docs/settings.md
+	$(BIN)/python -m sessionha.topology.diagram docs/architecture.md
 
 wheel: $(INSTALLED) ## Build the wheel and the sdist into dist/
 	$(BIN)/python -m build --no-isolation

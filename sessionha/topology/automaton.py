@@ -1,11 +1,8 @@
-"""The topology automaton of one node, `available` mode: events and time in, effects out.
+"""The topology automaton of one node: events and time in, effects out.
 
-connecting    somebody has a view: joining · nobody has, and discovery is over: form one, joined
-joining       admitted: joined · those who had the view are gone: connecting
-joined        a view without this node: connecting, in a new incarnation · this process was stopped
-              for a while: reconnecting · asked to leave: leaving
-reconnecting  the view still holds, or goes on without some: joined · it does not: connecting
-leaving       a view without this node, or nobody answers: stopped
+What both ways of agreeing share: who is known and alive, joins, goodbyes, leases. How the next
+view comes about is in `available` (its lowest member decides it) and in `quorum` (a majority
+does); which states there are, and what leads from one to another, in `states`.
 
 No asyncio, no clock, no chance: the same events give the same effects.
 """
@@ -16,7 +13,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 
@@ -40,47 +36,10 @@ from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
 from sessionha.topology.health import Signs
-from sessionha.topology.members import Plan, Removal, accepts, forked, holds, merge, next_view
+from sessionha.topology.members import Plan, Removal, forked, holds
+from sessionha.topology.states import HEARS, MOVES, Event, State
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
-
-
-class State(StrEnum):
-    """Where a node stands in its cluster."""
-
-    CONNECTING = "connecting"
-    """In no view; looks for somebody who is in one."""
-    JOINING = "joining"
-    """Has asked to be admitted to a view; nodes that are in none are ignored."""
-    JOINED = "joined"
-    """A member."""
-    RECONNECTING = "reconnecting"
-    """Was a member before a restart or a pause, and asks whether that view still holds."""
-    LEAVING = "leaving"
-    """Has said goodbye and waits for a view without itself."""
-    STOPPED = "stopped"
-
-
-_S = State
-MOVES: Mapping[State, frozenset[State]] = {
-    _S.CONNECTING: frozenset({_S.JOINING, _S.JOINED, _S.STOPPED}),
-    _S.JOINING: frozenset({_S.CONNECTING, _S.JOINED, _S.STOPPED}),
-    _S.JOINED: frozenset({_S.CONNECTING, _S.RECONNECTING, _S.LEAVING, _S.STOPPED}),
-    _S.RECONNECTING: frozenset({_S.CONNECTING, _S.JOINED, _S.STOPPED}),
-    _S.LEAVING: frozenset({_S.STOPPED}),
-    _S.STOPPED: frozenset(),
-}
-"""Every transition there is."""
-
-HEARS: Mapping[State, frozenset[type[Message]]] = {
-    _S.CONNECTING: frozenset({Ping, Install}),
-    _S.JOINING: frozenset({Ping, Install}),
-    _S.JOINED: frozenset({Ping, Install, Join, Report, Leave}),
-    _S.RECONNECTING: frozenset({Ping, Install}),
-    _S.LEAVING: frozenset({Ping, Install}),
-    _S.STOPPED: frozenset(),
-}
-"""What a state listens to; everything else is dropped and counted."""
 
 WATCH_ALL = 8
 """Up to so many nodes everybody watches everybody."""
@@ -142,8 +101,6 @@ class Automaton:
         self._joins: dict[str, tuple[Join, int]] = {}
         self._leavers: dict[str, Leave] = {}
         self._differing: set[str] = set()
-        self._proposed: tuple[View, set[str]] = (NO_MEMBERS, set())
-        self._proposed_at = NEVER
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
@@ -224,14 +181,14 @@ class Automaton:
         if self.state is State.CONNECTING:
             found = [node for node in self._configured if self._fresh(node, now)]
             missing = [node for node in self._configured if node not in found]
-            sought = _names(missing) if self._admission == "static-only" or missing else "others"
-            return f"a view: found {_names(found)}, looking for {sought}"
+            sought = names(missing) if self._admission == "static-only" or missing else "others"
+            return f"a view: found {names(found)}, looking for {sought}"
         if self.state is State.JOINING:
             why = f" ({self._rejection})" if self._rejection else ""
             return f"a member to admit this node{why}"
         if self.state is State.RECONNECTING and self.kept is not None:
             others = [node for node in self.kept.nodes if node != self.me.node]
-            return f"{_names(others)} to say whether view {self.kept.id.number} still holds"
+            return f"{names(others)} to say whether view {self.kept.id.number} still holds"
         return "a view without this node" if self.state is State.LEAVING else ""
 
     # --- events ----------------------------------------------------------------------------------
@@ -333,10 +290,10 @@ class Automaton:
         self._since = now
         self._sent = NEVER
         self._end_lease()
-        if self.state is State.JOINED and self._others():
-            self._move(State.LEAVING, "asked to leave")
+        if self.state is State.JOINED and not self._others():
+            self._move(Event.ALONE)
         elif self.state is not State.STOPPED:
-            self._move(State.STOPPED, "asked to leave")
+            self._move(Event.GOODBYE)
         return self._act(now)
 
     def stored(self, now: int, view: View, kept: View | None) -> list[Effect]:
@@ -403,13 +360,13 @@ class Automaton:
         best = self._best_view(now)
         if best is not None:
             if self.state is State.CONNECTING:
-                self._move(State.JOINING, f"found view {numbered(best.id)}")
+                self._move(Event.FOUND, numbered(best.id))
                 self._sent = NEVER
             if now - self._sent >= self._timing.heartbeat:
                 self._sent = now
                 self._ask_to_join(now, best)
         elif self.state is State.JOINING:
-            self._move(State.CONNECTING, "the members that were found are gone")
+            self._move(Event.VANISHED)
             self._since = now
         else:
             self._form(now)
@@ -446,31 +403,6 @@ class Automaton:
     def _highest_held(self) -> int:
         return max(self.view.id.number, self.kept.id.number if self.kept else 0)
 
-    def _form(self, now: int) -> None:
-        """Form a view with everybody who is in none, if this is the lowest of them."""
-        found = [n for n in self._configured if self._fresh(n, now)]
-        # A host that refuses may have a node that is starting, with newer data than there is here.
-        new = self._highest_held == 0
-        settled = self._admission == "static-only" and all(
-            n in found or (new and self._detector.refused(n)) for n in self._configured
-        )  # what is found is never known to be all there is
-        waited = now - self._since
-        if not settled and waited < self._timing.discovery_time:
-            return
-        ready = [n for n in found if self._state_of(n) in (State.CONNECTING, State.JOINING)]
-        returning = [n for n in found if self._state_of(n) == State.RECONNECTING]
-        if returning and waited < 2 * self._timing.discovery_time:
-            return  # a view that was kept may hold again within their own discovery time
-        if self.me.node != min([self.me.node, *ready]):
-            return
-        others = [m for n in ready if (m := self._detector.known[n].member) is not None]
-        kept = {n: self._detector.known[n].view_id.number > 0 for n in ready}
-        joining = [msgspec.structs.replace(m, kept=kept[m.node]) for m in others]
-        myself = msgspec.structs.replace(self.me, kept=self._highest_held > 0)
-        removed = self._missing(self.view, {})
-        view = next_view(self.view, Plan(removed, (myself, *joining)), self._highest)
-        self._decide(now, view, "formed with " + _names(view.nodes))
-
     def _missing(self, view: View, alive: Mapping[str, str]) -> dict[str, Removal]:
         return {
             member.node: Removal("failed", proven=self._detector.refused(member.node))
@@ -478,70 +410,10 @@ class Automaton:
             if alive.get(member.node) != member.incarnation
         }
 
-    def _return(self, now: int) -> None:
-        """Was a member: does that view still hold?"""
-        kept = self.kept
-        assert kept is not None, "reconnecting to a view"
-        alive = {self.me.node: self.me.incarnation}
-        unknown = []
-        for member in kept.members:
-            if member.node == self.me.node:
-                continue
-            known = self._detector.node(member.node, now)
-            if self._agrees(now, member, known):
-                alive[member.node] = member.incarnation
-                if known.state in (State.JOINED, State.LEAVING):
-                    self._restore(now, kept)
-                    return
-            elif not self._is_lost(now, member, known):
-                unknown.append(member.node)
-        if unknown and now - self._since < self._timing.discovery_time:
-            return
-        removed = self._missing(kept, alive)
-        if not removed:
-            self._restore(now, kept)
-        elif self.me.node == min(alive):
-            view = next_view(kept, Plan(removed), self._highest)
-            self._decide(now, view, "went on without " + _names(removed))
-
-    def _agrees(self, now: int, member: Member, known: Known) -> bool:
-        return (
-            self._fresh(member.node, now)
-            and known.incarnation == member.incarnation
-            and self.kept is not None
-            and known.view_id == self.kept.id
-        )
-
-    def _is_lost(self, now: int, member: Member, known: Known) -> bool:
-        """Whether it answers, and is not what it was. A host that refuses proves nothing: its node
-        may have gone on without this one, and be starting again."""
-        if not self._fresh(member.node, now):
-            return False
-        return known.incarnation != member.incarnation or known.state == State.CONNECTING
-
     def _restore(self, now: int, kept: View) -> None:
         before = self.view
         self._write(kept)
         self._entered(now, before)
-
-    def _govern(self, now: int) -> None:
-        """A member: decide the next view if it is due and this is the lowest living member."""
-        removed = self._removals(now)
-        decider = next(node for node in self.view.by_name if node not in removed)
-        if decider != self.me.node:
-            self._tell(now, decider)
-            return
-        plan = Plan(removed, *self._arrivals(now, removed), barrier=self._needs_barrier(now))
-        if plan:
-            told = [node for node in self._leavers if node in removed]
-            self._decide(now, next_view(self.view, plan, self._highest), _why(plan), told)
-            return
-        other = self._side_to_join(now)
-        if other is not None:
-            live = {n: known.incarnation for n, known in self._detector.known.items()}
-            live[self.me.node] = self.me.incarnation
-            view = merge(self.view, other, live, self._highest)
-            self._decide(now, view, f"met view {other.id.number} ({other.id.lowest})")
 
     def _removals(self, now: int) -> dict[str, Removal]:
         removed: dict[str, Removal] = {}
@@ -585,9 +457,6 @@ class Automaton:
         told = self.me if member.node == self.me.node else self._described.get(member.node)
         return told if told is not None and told.incarnation == member.incarnation else None
 
-    def _needs_barrier(self, now: int) -> bool:
-        return any(join.served and self._is_admitted(now, join) for join, _ in self._joins.values())
-
     def _is_admitted(self, now: int, join: Join) -> bool:
         """Whether the joiner is who answers at its node's address, so that it can be reached and
         nobody else lives under that ID."""
@@ -598,20 +467,6 @@ class Automaton:
             and known.state in (State.CONNECTING, State.JOINING)
             and self._fresh(join.me.node, now)
         )
-
-    def _side_to_join(self, now: int) -> View | None:
-        """Another view in force that nobody of this one is in, if this node must join the two."""
-        for node in sorted(self._detector.recent):
-            known = self._detector.node(node, now)
-            if not self._in_force(now, node, known) or known.view is None:
-                continue
-            if not forked(self.view, known.view):
-                continue
-            if known.view_id < self.view.id and holds(self.view, node, known.incarnation):
-                continue  # the two are joined already, and it has not heard of that
-            if self.me.node == min([*self.view.nodes, *known.view.nodes]):
-                return known.view
-        return None
 
     def _tell(self, now: int, decider: str) -> None:
         """Not the one that decides: tell who is."""
@@ -632,7 +487,7 @@ class Automaton:
     def _depart(self, now: int) -> None:
         others = self._others()
         if not others or now - self._since >= LEAVE_PATIENCE:
-            self._move(State.STOPPED, "left" if not others else "nobody acknowledged the goodbye")
+            self._move(Event.UNHEARD if others else Event.ALONE)
         elif now - self._sent >= self._timing.heartbeat:
             self._sent = now
             living = [n for n in others if self._fresh(n, now)]
@@ -643,6 +498,34 @@ class Automaton:
     def _told_of_leaving(self, living: list[str]) -> list[str]:
         """Who has to hear of it: the one that decides."""
         return [min(living)]
+
+    # --- how views come about --------------------------------------------------------------------
+
+    def _form(self, now: int) -> None:
+        """Nobody is in a view that could take this node in: begin one, if that is due."""
+        raise NotImplementedError
+
+    def _return(self, now: int) -> None:
+        """Was a member: does that view still hold?"""
+        raise NotImplementedError
+
+    def _govern(self, now: int) -> None:
+        """A member: bring the next view about if one is due, or tell who does."""
+        raise NotImplementedError
+
+    def _learn(self, now: int, offered: View, *, verified: bool = True) -> None:
+        """A view that somebody holds; not `verified`: one that itself is only reconnecting to."""
+        raise NotImplementedError
+
+    def _accepted(self, view: View) -> None:
+        """A node says that it holds the view it was sent."""
+
+    def _bring_up_to_date(self, node: str, known: Known) -> None:
+        """Who answers may have missed a view."""
+        raise NotImplementedError
+
+    def _stood_still(self, now: int, stopped: int) -> None:
+        """This process did not run for so many milliseconds."""
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -678,41 +561,6 @@ class Automaton:
             known.view = self.view if self.view.id == known.view_id else None
         self._check_claim(node, known)
         self._bring_up_to_date(node, known)
-
-    def _bring_up_to_date(self, node: str, known: Known) -> None:
-        """A member that missed a view gets it."""
-        if self.state is not State.JOINED or known.view_id >= self.view.id:
-            return
-        if known.state in (State.CONNECTING, State.JOINING):
-            return  # its own request to join decides
-        if holds(self.view, node, known.incarnation):
-            self._out.append(Send(node, Install(self.view), self._timing.suspect_after))
-
-    def _learn(self, now: int, offered: View, *, verified: bool = True) -> None:
-        """A view that somebody holds; not `verified`: one that itself is only reconnecting to."""
-        self._highest = max(self._highest, offered.id.number)
-        before = self.kept or self.view
-        returning = self.state is State.RECONNECTING
-        if self.state is State.STOPPED:
-            return
-        if holds(offered, self.me.node, self.me.incarnation):
-            if not offered.supersedes(before):
-                return
-            if returning and not verified:
-                self._write(View(id=offered.id), offered)
-            else:
-                self._write(offered)
-                self._entered(now, before)
-        elif returning and offered.members:
-            if accepts(before, offered, self.me):
-                self._write(offered)
-                self._left_out(now, before)
-            elif verified and forked(before, offered):
-                self._write(self.view)
-                self._left_out(now, before)
-        elif self.is_member and accepts(before, offered, self.me):
-            self._write(offered)
-            self._left_out(now, before)
 
     def _asked_to_join(self, now: int, sender: Sender, join: Join) -> None:
         """A node wants in; it must prove by an answer that it is who lives at that address."""
@@ -786,35 +634,6 @@ class Automaton:
 
     # --- changes of this node's own standing -----------------------------------------------------
 
-    def _decide(self, now: int, view: View, why: str, told: Iterable[str] = ()) -> None:
-        """Make `view` the cluster's next one and send it to every member, and to who leaves.
-
-        Only a view's lowest member puts it into force, so that no ID is ever given twice: when a
-        lower node joins it must install the view first, and the others follow its word.
-        """
-        timeout = self._timing.suspect_after
-        targets = {*view.nodes, *told} - {self.me.node}
-        owner = view.id.lowest
-        if owner == self.me.node:
-            before = self.view
-            self._log(logging.INFO, f"decided view {numbered(view.id)}: {why}")
-            self._write(view)
-            self._entered(now, before)
-            self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
-        elif now - self._proposed_at >= self._timing.heartbeat:
-            self._log(logging.INFO, f"proposed view {view.id.number} to {owner}: {why}")
-            self._proposed, self._proposed_at = (view, targets - {owner}), now
-            self._out.append(Send(owner, Install(view), timeout))
-
-    def _accepted(self, view: View) -> None:
-        """The owner of a proposed view put it into force: tell the others."""
-        proposed, targets = self._proposed
-        self._proposed_at = NEVER
-        if proposed == view:
-            self._proposed = (NO_MEMBERS, set())
-            timeout = self._timing.suspect_after
-            self._out += [Send(node, Install(view), timeout) for node in sorted(targets)]
-
     def _write(self, view: View, kept: View | None = None) -> None:
         if (view, kept) != (self.view, self.kept):
             self._out.append(Write(self.view, view, kept))
@@ -836,8 +655,7 @@ class Automaton:
         self._described = {n: m for n, m in self._described.items() if n in others}
         self._told.clear()
         self._rejection = ""
-        if self.state not in (State.JOINED, State.LEAVING):
-            self._move(State.JOINED, f"member of view {self.view.id.number}")
+        self._move(Event.ENTERED, numbered(self.view.id))
 
     def _is_settled(self, now: int, held: tuple[Join, int]) -> bool:
         join, at = held
@@ -846,12 +664,10 @@ class Automaton:
     def _left_out(self, now: int, before: View) -> None:
         """The others have a view without this node: it is a new member, or it has left."""
         self._last = before
-        if self.state is State.LEAVING:
-            self._move(State.STOPPED, "the others have a view without this node")
+        self._move(Event.LEFT_OUT, numbered(self.view.id))
+        if self.state is State.STOPPED:
             return
         self.counts["excluded"] += 1
-        if self.state is not State.CONNECTING:
-            self._move(State.CONNECTING, f"view {self.view.id.number} is without this node")
         self._since = self._joined_at = now
         self._end_lease()
         for known in self._detector.known.values():
@@ -863,28 +679,24 @@ class Automaton:
         self._out.append(Renew())
 
     def _wake(self, now: int) -> None:
-        """After a while in which this process did not run nobody is blamed for it, and the view
-        must be verified before anything is served under it."""
-        if now - self._ticked < self._timing.pause:
+        """After a while in which this process did not run nobody is blamed for it."""
+        stopped = now - self._ticked
+        if stopped < self._timing.pause:
             return
-        stopped, self._ticked = now - self._ticked, now
+        self._ticked = now
         self._detector.forgive(now)
         self.counts["pauses"] += 1
-        for known in self._detector.known.values():
-            known.heard = known.asked = NEVER
-        self._since = now
-        if self.state is State.JOINED and self._others():
-            self._log(logging.WARNING, f"stopped for {stopped} ms; checking the view")
-            self._move(State.RECONNECTING, "was stopped")
-            self._last = self.view
-            self._write(View(id=self.view.id), self.view)
+        self._stood_still(now, stopped)
 
-    def _move(self, state: State, why: str) -> None:
-        assert state in MOVES[self.state], f"{self.state} to {state}"
+    def _move(self, event: Event, view: str = "") -> None:
+        """Go where the table of transitions leads; staying is no transition."""
+        move = MOVES[self.state, event]
+        if move.to is self.state:
+            return
         self.counts["transitions"] += 1
-        self.counts[f"{self.state}_to_{state}"] += 1
-        self._log(logging.INFO, f"{self.state} → {state}: {why}")
-        self.state = state
+        self.counts[f"{self.state}_to_{move.to}"] += 1
+        self._log(logging.INFO, f"{self.state} → {move.to}: {move.why.format(view=view)}")
+        self.state = move.to
 
     # --- heartbeats ------------------------------------------------------------------------------
 
@@ -1052,11 +864,13 @@ def _differs(told: Member, held: Member) -> bool:
     return msgspec.structs.replace(told, joined=held.joined, kept=held.kept) != held
 
 
-def _names(nodes: Iterable[str]) -> str:
+def names(nodes: Iterable[str]) -> str:
+    """Nodes, for people."""
     return ", ".join(sorted(nodes)) or "nobody"
 
 
-def _why(plan: Plan) -> str:
+def reasons(plan: Plan) -> str:
+    """Why there is a next view."""
     parts = [f"{node} {removal.how}" for node, removal in sorted(plan.removed.items())]
     parts += [f"{member.node} joins" for member in plan.added]
     parts += [f"{member.node} describes itself anew" for member in plan.updated]

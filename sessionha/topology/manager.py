@@ -30,7 +30,8 @@ from sessionha.peer.messages import (
 )
 from sessionha.store.base import Reader, Store
 from sessionha.topology.answers import FOR_THE_LEADER, answer, standing
-from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, State, numbered
+from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered
+from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.base import ViewListener
 from sessionha.topology.description import Description
 from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
@@ -38,6 +39,7 @@ from sessionha.topology.health import NO_SIGNS, NodeState, Signs, state_of
 from sessionha.topology.members import changes, holds
 from sessionha.topology.quorum import QuorumAutomaton
 from sessionha.topology.rows import Rows, Voting
+from sessionha.topology.states import State
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
 
@@ -422,7 +424,9 @@ class TopologyManager:
         )
         now, voting = self._clock(), self._voting
         if voting is None:
-            return Automaton(self._member(), self._description, self._timing, now, **shared)
+            return AvailableAutomaton(
+                self._member(), self._description, self._timing, now, **shared
+            )
         return QuorumAutomaton(
             self._member(),
             self._description,

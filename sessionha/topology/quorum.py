@@ -26,11 +26,12 @@ from sessionha.peer.messages import (
     Prepare,
     Prepared,
 )
-from sessionha.topology.automaton import Automaton, State
+from sessionha.topology.automaton import Automaton
 from sessionha.topology.detector import NEVER
 from sessionha.topology.effects import Effect, Release, Send
 from sessionha.topology.members import Plan, Removal, holds, next_view
 from sessionha.topology.proposal import Proposal
+from sessionha.topology.states import State
 from sessionha.view import View
 
 PATIENCE = 3_000
@@ -265,9 +266,6 @@ class QuorumAutomaton(Automaton):
             return False
         return known.incarnation not in ("", member.incarnation)
 
-    def _needs_barrier(self, now: int) -> bool:  # noqa: ARG002 - see Automaton
-        return False
-
     def _following(self, now: int, plan: Plan) -> View:
         """The next view, in which who lost its votes is an elector again."""
         view = next_view(self.base, plan)
@@ -311,15 +309,6 @@ class QuorumAutomaton(Automaton):
         for node in self.base.voters:
             if node != self.me.node and node in self.addresses:
                 self._ping_again(now, node)
-
-    def _wake(self, now: int) -> None:
-        """After a while in which this process did not run nobody is blamed for it. What it may
-        serve its lease says."""
-        if now - self._ticked < self._timing.pause:
-            return
-        self._ticked = now
-        self._detector.forgive(now)
-        self.counts["pauses"] += 1
 
     # --- proposing -------------------------------------------------------------------------------
 
@@ -417,9 +406,6 @@ class QuorumAutomaton(Automaton):
             self._entered(now, before)
         elif was:
             self._left_out(now, before)
-
-    def _accepted(self, view: View) -> None:
-        """An installed view is nobody's proposal here."""
 
     def _bring_up_to_date(self, node: str, known: Any) -> None:
         """Who missed a view gets it, in it or not."""

@@ -10,6 +10,7 @@ from sessionha.peer.base import Sender
 from sessionha.peer.messages import Join, Ping, Pong
 from sessionha.store.memory import MemoryStore
 from sessionha.topology.automaton import Automaton
+from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.description import Description
 from sessionha.topology.manager import TopologyManager
 from sessionha.topology.rows import GONE_LIMIT, Rows
@@ -83,7 +84,9 @@ def joined_automaton() -> Automaton:
     """n1, a member with n2."""
     members = (member("n1", "i1", "10.0.0.1:7946"), member("n2", "i2", "10.0.0.2:7946"))
     view = View(id=ViewID(3, "n1"), members=members)
-    return Automaton(members[0], Description(), Timing(), 0, view=view, admission="dynamic")
+    return AvailableAutomaton(
+        members[0], Description(), Timing(), 0, view=view, admission="dynamic"
+    )
 
 
 def test_a_member_keeps_its_address_whoever_claims_its_id_elsewhere() -> None:

@@ -23,6 +23,7 @@ from sessionha.peer.messages import (
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.answers import FOR_THE_LEADER, answer
 from sessionha.topology.automaton import Automaton
+from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.base import Change
 from sessionha.topology.description import Description, Node
 from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
@@ -107,7 +108,9 @@ class SimNode:
                 **shared,
             )
         else:
-            self.automaton = Automaton(self.me, self.description, TIMING, world.now, **shared)
+            self.automaton = AvailableAutomaton(
+                self.me, self.description, TIMING, world.now, **shared
+            )
         self.told = kept or view if (kept or view).members else NO_MEMBERS
         self.events: list[tuple[View, tuple[Change, ...]]] = []
         self.log: list[str] = []
