@@ -51,14 +51,14 @@ from sessionha.state.node import Node, Options
 from sessionha.state.upkeep import Upkeep
 from sessionha.store import LMDBStore, MemoryStore, choose, durable
 from sessionha.topology.base import Change
-from sessionha.topology.description import Node as Described
 from sessionha.topology.health import NodeState
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
 from sessionha.topology.rows import Voting
 from sessionha.topology.timing import LEASE_MARGIN, Timing
 from sessionha.topology.votefile import DiskVotes
-from sessionha.view import Member, View
+from sessionha.view import EngineAddress, Member, View
+from sessionha.view import Node as Described
 
 log = logging.getLogger("sessionha.engine")
 
@@ -514,6 +514,7 @@ def _member(
         member,
         url=settings.url or member.url,
         zone=settings.zone or member.zone,
+        engines=member.engines or (EngineAddress("", settings.engine_type),),
         keys=tuple(sorted(prints)),
         settings=shown(settings, OF_A_CLUSTER),
     )

@@ -18,6 +18,7 @@ class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
     """An engine that a node publishes; `url` is empty where engines share the node's address."""
 
     engine: str
+    """Its ID among the node's engines; empty: any that shares the node's address."""
     type: str = "web"
     url: str = ""
 
@@ -41,12 +42,45 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     kept: bool = False
     """When it joined its store held data from before."""
     engines: tuple[EngineAddress, ...] = ()
-    """Engines that have an address or a type of their own; routers choose among them."""
+    """Its engine types, and the engines that have an address of their own."""
     keys: tuple[bytes, ...] = ()
     """Fingerprints of its application's keys: nodes without a common one lose each other's
     sessions."""
     settings: tuple[tuple[str, str], ...] = ()
     """Name and shown value of each setting that every node must have alike."""
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True):
+    """One configured node."""
+
+    node: str
+    peer: str
+    """`host:port` of its peer listener."""
+    url: str = ""
+    """Where routers reach its application; empty when it serves none."""
+    zone: str = ""
+    host: str = ""
+    """The machine, for placement; the host of `peer` when it is not told."""
+    weight: int = 1
+    role: Role = "server"
+    engines: tuple[EngineAddress, ...] = ()
+    """What it publishes of its engines; none: one type, which its processes are told."""
+
+    def member(self, incarnation: str, *, ready: bool = True) -> Member:
+        """The node as it offers itself to a view."""
+        return Member(
+            node=self.node,
+            incarnation=incarnation,
+            joined=NO_VIEW,
+            peer=self.peer,
+            url=self.url,
+            role=self.role,
+            zone=self.zone,
+            host=self.host or self.peer.rpartition(":")[0].strip("[]"),
+            weight=self.weight,
+            ready=ready,
+            engines=self.engines,
+        )
 
 
 class View(msgspec.Struct, frozen=True, array_like=True, dict=True):

@@ -634,3 +634,19 @@ def test_a_majority_is_one_of_nodes_that_are_written_down() -> None:
         node="n1", nodes="dns://web.example:7946", secret=new_secret(), consistency="quorum"
     )
     assert "`consistency` = `quorum` needs nodes that are written down" in problem
+
+
+def test_a_process_says_which_of_its_nodes_engines_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(
+        f'[cluster]\nnode = "n1"\nsecret = "{SECRET}"\n'
+        '[[node]]\nid = "n1"\npeer = "10.0.0.1:7946"\n'
+        'engines = [{url = "http://10.0.0.1:8001"}, {type = "api", url = "http://10.0.0.1:8002"}]\n'
+        '[[node]]\nid = "n2"\npeer = "10.0.0.2:7946"\n'
+    )
+    assert Settings.load({}, config=path).engine_type == "web"
+    assert Settings.load({}, config=path, engine="1").engine_type == "api"
+    with pytest.raises(InvalidSettings, match=r"`engine` = '2' is not one of .* \(0, 1\)"):
+        Settings.load({}, config=path, engine="2")
+    with pytest.raises(InvalidSettings, match="it has none"):
+        Settings.load({}, config=path, engine="1", node="n2")

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import ipaddress
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -15,46 +15,22 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sessionha.errors import InvalidSettings
-from sessionha.identity import NO_VIEW, is_name, server_name
-from sessionha.view import Member, Role
+from sessionha.identity import is_name, server_name
+from sessionha.view import EngineAddress, Node, Role
 
-KEYS = ("id", "peer", "url", "zone", "host", "weight", "role")
+KEYS = ("id", "peer", "url", "zone", "host", "weight", "role", "engines")
 """What a `[[node]]` table may say; `id` and `peer` it must."""
+
+ENGINE_KEYS = ("id", "type", "url")
+"""What an entry of `engines` may say; its place is its ID where none is told."""
+
+MAX_ENGINES = 64
+"""Of one node: more is a mistake in a file."""
 
 MAX_NODES = 4096
 """More is a mistake in a file, not a cluster."""
 
 MAX_WEIGHT = 1000
-
-
-class Node(msgspec.Struct, frozen=True, array_like=True):
-    """One configured node."""
-
-    node: str
-    peer: str
-    """`host:port` of its peer listener."""
-    url: str = ""
-    """Where routers reach its application; empty when it serves none."""
-    zone: str = ""
-    host: str = ""
-    """The machine, for placement; the host of `peer` when it is not told."""
-    weight: int = 1
-    role: Role = "server"
-
-    def member(self, incarnation: str, *, ready: bool = True) -> Member:
-        """The node as it offers itself to a view."""
-        return Member(
-            node=self.node,
-            incarnation=incarnation,
-            joined=NO_VIEW,
-            peer=self.peer,
-            url=self.url,
-            role=self.role,
-            zone=self.zone,
-            host=self.host or split_address(self.peer)[0],
-            weight=self.weight,
-            ready=ready,
-        )
 
 
 class Description(msgspec.Struct, frozen=True, dict=True):
@@ -180,14 +156,20 @@ def _node(row: Mapping[str, Any], label: str, problems: list[str]) -> Node | Non
         host=row.get("host") or split_address(peer)[0],
         weight=row.get("weight", 1),
         role=row.get("role", "server"),
+        engines=tuple(_engines(row)),
     )
+
+
+def _engines(row: Mapping[str, Any]) -> Iterator[EngineAddress]:
+    for place, entry in enumerate(row.get("engines", ())):
+        engine, url = entry.get("id", str(place)), entry.get("url", "").rstrip("/")
+        yield EngineAddress(engine, entry.get("type", "web"), url)
 
 
 def _mistakes(row: Mapping[str, Any]) -> Iterable[str]:
     for key in row:
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1)
-            yield f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
+            yield _unknown(key, KEYS)
     for key in ("id", "peer", "url", "zone", "host", "role"):
         if not isinstance(row.get(key, ""), str):
             yield f"`{key}` must be text"
@@ -204,6 +186,39 @@ def _mistakes(row: Mapping[str, Any]) -> Iterable[str]:
     weight = row.get("weight", 1)
     if type(weight) is not int or not 1 <= weight <= MAX_WEIGHT:
         yield f"`weight` must be a whole number from 1 to {MAX_WEIGHT}"
+    yield from _mistakes_of_engines(row.get("engines", []))
+
+
+def _mistakes_of_engines(entries: Any) -> Iterator[str]:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        yield '`engines` must be a list such as [{type = "web", url = "http://10.0.0.1:8001"}]'
+        return
+    if len(entries) > MAX_ENGINES:
+        yield f"`engines` has {len(entries)} entries, more than {MAX_ENGINES}"
+    ids: set[str] = set()
+    urls: set[str] = set()
+    for place, entry in enumerate(entries):
+        engine, url = entry.get("id", str(place)), entry.get("url", "")
+        label = f"`engines`, {engine!r}"
+        for key in entry:
+            if key not in ENGINE_KEYS:
+                yield f"{label}: {_unknown(key, ENGINE_KEYS)}"
+        for key, value in (("id", engine), ("type", entry.get("type", "web"))):
+            if not isinstance(value, str) or not is_name(value):
+                yield f"{label}: `{key}` must be a name, not {value!r}"
+        if not isinstance(url, str) or (url and not _is_url(url)):
+            yield f"{label}: `url` must be http://HOST[:PORT] or https://…, not {url!r}"
+        elif url in urls:
+            yield f"{label}: another engine has its `url` {url}"
+        if str(engine) in ids:
+            yield f"{label} stands twice; every engine of a node needs an `id` of its own"
+        ids.add(str(engine))
+        urls |= {str(url)} - {""}
+
+
+def _unknown(key: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(key, known, 1)
+    return f"unknown key `{key}`" + (f"; did you mean `{near[0]}`?" if near else "")
 
 
 def _peer_address(text: str) -> str:

@@ -16,12 +16,12 @@ from sessionha.peer.base import Sender, Verdict
 from sessionha.peer.messages import Message, Push, decode
 from sessionha.store.base import Reader
 from sessionha.topology.base import Change, ViewListener
-from sessionha.topology.description import Description, Node
+from sessionha.topology.description import Description
 from sessionha.topology.lone import FOREVER
 from sessionha.topology.manager import AFTER_ERROR, TICK, TopologyManager
 from sessionha.topology.timing import Timing
 from sessionha.topology.votes import Vote
-from sessionha.view import View
+from sessionha.view import Node, View
 
 if TYPE_CHECKING:
     from tests.simulation.world import Engine, Host, World

@@ -8,6 +8,7 @@ import pytest
 
 from sessionha.errors import InvalidSettings
 from sessionha.topology.description import Description, same_host
+from sessionha.view import EngineAddress
 
 
 def test_the_short_form_keeps_the_order_and_takes_the_peer_address() -> None:
@@ -31,6 +32,52 @@ def test_a_file_names_every_part(tmp_path: Path) -> None:
     member = Description.read(path).nodes[0].member("i")
     assert (member.url, member.zone, member.host) == ("http://10.0.0.1:8000", "a", "rack1")
     assert (member.weight, member.role, member.ready) == (2, "spare", True)
+
+
+def test_a_file_names_the_engines_of_a_node() -> None:
+    (node,) = Description.of_tables(
+        [
+            {
+                "id": "n1",
+                "peer": "10.0.0.1:7946",
+                "engines": [
+                    {"url": "http://10.0.0.1:8001/"},
+                    {"type": "api", "url": "http://10.0.0.1:8002", "id": "jobs"},
+                ],
+            }
+        ]
+    ).nodes
+    assert node.member("i").engines == (
+        EngineAddress("0", "web", "http://10.0.0.1:8001"),
+        EngineAddress("jobs", "api", "http://10.0.0.1:8002"),
+    )
+
+
+def test_mistakes_in_engines_are_told_at_once() -> None:
+    url = "http://10.0.0.1:8001"
+    entries = [
+        {"url": url},
+        {"url": url, "tipe": "web"},
+        {"id": "0", "type": 5},
+        {"url": "ftp://x"},
+    ]
+    with pytest.raises(InvalidSettings) as caught:
+        Description.of_tables(
+            [
+                {"id": "n1", "peer": "10.0.0.1:7946", "engines": entries},
+                {"id": "n2", "peer": "10.0.0.2:7946", "engines": ["web"]},
+            ]
+        )
+    text = str(caught.value)
+    for part in (
+        f"`engines`, '1': another engine has its `url` {url}",
+        "`engines`, '1': unknown key `tipe`; did you mean `type`?",
+        "`engines`, '0': `type` must be a name, not 5",
+        "`engines`, '0' stands twice",
+        "`engines`, '3': `url` must be http://HOST[:PORT]",
+        '`engines` must be a list such as [{type = "web"',
+    ):
+        assert part in text
 
 
 def test_all_mistakes_are_told_at_once() -> None:

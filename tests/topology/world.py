@@ -25,14 +25,14 @@ from sessionha.topology.answers import FOR_THE_LEADER, answer
 from sessionha.topology.automaton import Automaton
 from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.base import Change
-from sessionha.topology.description import Description, Node
+from sessionha.topology.description import Description
 from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
 from sessionha.topology.members import changes
 from sessionha.topology.quorum import QuorumAutomaton
 from sessionha.topology.rows import Rows, Voting
 from sessionha.topology.timing import LEASE_MARGIN, Admission, Timing
 from sessionha.topology.votes import Vote
-from sessionha.view import NO_MEMBERS, View
+from sessionha.view import NO_MEMBERS, Node, View
 
 TICK = 25
 SEEK = 500
