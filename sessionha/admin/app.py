@@ -18,6 +18,7 @@ from sessionha.admin.snapshot import counts, status
 from sessionha.admin.subjects import NO_STORE, SubjectsPage
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, may, role_of
+from sessionha.admin.topology import topology
 from sessionha.engine import Engine
 from sessionha.settings import Settings
 
@@ -36,6 +37,9 @@ def build(engine: Engine, tally: Tally) -> Starlette:
     async def show(request: Request) -> Response:  # noqa: ARG001
         return JSONResponse(status(engine, tally.total(counts(engine))), headers=NO_STORE)
 
+    async def draw(request: Request) -> Response:  # noqa: ARG001
+        return JSONResponse(topology(engine), headers=NO_STORE)
+
     settings, subjects = engine.settings, SubjectsPage(engine)
     members, health = MembershipPage(engine), HealthPage(engine)
     theirs = "/v1/subjects/{subject:path}"
@@ -45,6 +49,7 @@ def build(engine: Engine, tally: Tally) -> Starlette:
             Route("/readyz", health.readyz),
             Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
             Route("/v1/status", _guarded(show, settings, "read")),
+            Route("/v1/topology", _guarded(draw, settings, "read")),
             Route(
                 f"{data.PREFIX}/{{address:path}}",
                 _guarded(data.endpoint(engine), settings, "data"),

@@ -11,7 +11,6 @@ from typing import Any
 from sessionha import __version__
 from sessionha.engine import Engine
 from sessionha.store.base import Store
-from sessionha.topology.health import NodeState
 from sessionha.topology.lone import LoneMembership
 from sessionha.view import Member, View
 
@@ -57,16 +56,9 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "awaited": list(membership.awaited),
         "member": membership.is_member(),
         "leased": membership.leased(),
-        "view": {
-            "number": view.id.number,
-            "lowest": view.id.lowest,
-            "barrier": view.barrier.number,
-            "electors": list(view.electors),
-            "voters": list(view.voters),
-            "majority": view.majority if view.electors else 0,
-        },
-        "members": [_member(member, membership.node_state(member.node)) for member in view.members],
-        "others": _others(engine, view),
+        "view": view_row(view),
+        "members": [member_row(engine, member) for member in view.members],
+        "others": other_rows(engine, view),
         "consistency": settings.consistency,
         "backups": engine.backups,
         "min_copies": settings.min_copies,
@@ -79,11 +71,24 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _member(member: Member, state: NodeState) -> dict[str, Any]:
+def view_row(view: View) -> dict[str, Any]:
+    """A view without its members."""
+    return {
+        "number": view.id.number,
+        "lowest": view.id.lowest,
+        "barrier": view.barrier.number,
+        "electors": list(view.electors),
+        "voters": list(view.voters),
+        "majority": view.majority if view.electors else 0,
+    }
+
+
+def member_row(engine: Engine, member: Member) -> dict[str, Any]:
+    """A member, with its state in the eyes of this node."""
     return {
         "node": member.node,
         "incarnation": member.incarnation,
-        "state": state,
+        "state": engine.membership.node_state(member.node),
         "joined": member.joined.number,
         "peer": member.peer,
         "url": member.url,
@@ -100,7 +105,8 @@ def strangers(engine: Engine, view: View) -> list[str]:
     return [node for node in dict.fromkeys(known) if view.member(node) is None]
 
 
-def _others(engine: Engine, view: View) -> list[dict[str, Any]]:
+def other_rows(engine: Engine, view: View) -> list[dict[str, Any]]:
+    """The nodes that are not in the view; an awaited one may hold sessions that nobody else has."""
     membership, awaited = engine.membership, engine.membership.unproven()
     return [
         {"node": node, "state": membership.node_state(node), "awaited": node in awaited}

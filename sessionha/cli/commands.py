@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
 import typer
@@ -21,6 +21,9 @@ from sessionha.errors import InvalidSettings
 from sessionha.keys import new_secret
 from sessionha.quantities import read_duration
 from sessionha.settings import Explained, Settings, markdown
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="sessionha",
@@ -104,42 +107,67 @@ def token(
     print(asking.token(Settings.observe(config=file), _role(role)))
 
 
-@app.command()
-def status(
-    address: Annotated[
-        str | None,
-        typer.Argument(metavar="[URL]", help="The node's administration, such as 10.0.0.1:7947."),
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="The same, as `sessions` takes it.")
-    ] = None,
-    file: ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Print what a node knows of itself and of its cluster."""
-    with needs("cli", "the status"):
-        from rich.console import Console
-
-        from sessionha.cli.status import show
-    if address is not None and url is not None:
-        raise typer.BadParameter("give the address once: as URL or as --url URL")
-    settings = Settings.observe(config=file)
-    try:
-        base, bearer = asking.address_of(settings, url or address), asking.token(settings, "read")
-        found = asking.ask(base, "/v1/status", bearer, has="members")
-    except asking.NoAnswer as problem:
-        print(problem, file=sys.stderr)
-        raise typer.Exit(1) from None
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        show(found, Console())
-
-
 Administration = Annotated[
     str | None,
     typer.Option("--url", help="The node's administration, such as 10.0.0.1:7947."),
 ]
+
+Address = Annotated[
+    str | None,
+    typer.Argument(metavar="[URL]", help="The node's administration, such as 10.0.0.1:7947."),
+]
+
+TheSame = Annotated[str | None, typer.Option("--url", help="The same, as `sessions` takes it.")]
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def status(
+    address: Address = None, url: TheSame = None, file: ConfigFile = None, as_json: AsJSON = False
+) -> None:
+    """Print what a node knows of itself and of its cluster."""
+    with needs("cli", "the status"):
+        from sessionha.cli.status import show
+    _tell(_read(file, _one(address, url), "/v1/status"), show, as_json=as_json)
+
+
+@app.command()
+def topology(
+    address: Address = None, url: TheSame = None, file: ConfigFile = None, as_json: AsJSON = False
+) -> None:
+    """Print the cluster as a node sees it: members, who watches whom, who decides, what changed."""
+    with needs("cli", "the topology"):
+        from sessionha.cli.topology import show
+    _tell(_read(file, _one(address, url), "/v1/topology"), show, as_json=as_json)
+
+
+def _one(address: str | None, url: str | None) -> str | None:
+    if address is not None and url is not None:
+        raise typer.BadParameter("give the address once: as URL or as --url URL")
+    return url or address
+
+
+def _read(file: Path | None, url: str | None, path: str) -> dict[str, Any]:
+    """What a node's administration tells whoever may read; without it the command ends."""
+    settings = Settings.observe(config=file)
+    address, bearer = asking.address_of(settings, url), asking.token(settings, "read")
+    try:
+        return asking.ask(address, path, bearer, has="members")
+    except asking.NoAnswer as problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _tell(
+    found: dict[str, Any], show: Callable[[dict[str, Any], Console], None], *, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found, Console())
 
 
 @app.command()

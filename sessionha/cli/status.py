@@ -24,7 +24,7 @@ def show(status: Mapping[str, Any], console: Console) -> None:
         f" {status['backups']} backups",
         "node": f"{status['node']} ({status['state']}{waits}), engines"
         f" {', '.join(map(str, status['engines']))}",
-        "view": f"{view['number']}, {len(status['members'])} members{_votes(view)}",
+        "view": f"{view['number']}, {len(status['members'])} members{votes(view)}",
         "store": f"{store['used'] / MIB:.1f} of {store['limit'] / MIB:.1f} MiB",
         "done": ", ".join(f"{counts.get(f'state/{name}', 0)} {name}" for name in _SHOWN),
         "version": status["versions"]["sessionha"],
@@ -34,7 +34,7 @@ def show(status: Mapping[str, Any], console: Console) -> None:
     console.print(_members(status))
 
 
-def _votes(view: Mapping[str, Any]) -> str:
+def votes(view: Mapping[str, Any]) -> str:
     """Who decides the next view, where a majority does."""
     if not view.get("electors"):
         return ""

@@ -36,7 +36,7 @@ from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
 from sessionha.topology.health import Signs
-from sessionha.topology.members import Plan, Removal, forked, holds
+from sessionha.topology.members import Plan, Removal, forked, holds, ring_after
 from sessionha.topology.states import HEARS, MOVES, Event, State
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
@@ -100,7 +100,8 @@ class Automaton:
         self._last = kept if kept is not None else view if self.is_member else None
         self._joins: dict[str, tuple[Join, int]] = {}
         self._leavers: dict[str, Leave] = {}
-        self._differing: set[str] = set()
+        self.differing: dict[str, str] = {}
+        """Nodes with another description, each with the hash of theirs."""
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
@@ -802,9 +803,9 @@ class Automaton:
     def _note_hash(self, node: str, theirs: str) -> None:
         mine = self._description.hash
         if theirs in ("", mine):
-            self._differing.discard(node)
-        elif node not in self._differing and len(self._differing) < WATCH_ALL:
-            self._differing.add(node)
+            self.differing.pop(node, None)
+        elif self.differing.get(node) != theirs and len(self.differing) < WATCH_ALL:
+            self.differing[node] = theirs
             self.counts["differing_descriptions"] += 1
             text = f"{node} has another description of the cluster ({theirs}, here {mine})"
             self._log(logging.WARNING, text + ": give every node the same `nodes`, in one order")
@@ -828,8 +829,7 @@ class _Around:
     others: Mapping[str, str]
     """The other members' incarnations."""
     after: tuple[str, ...]
-    """The other members in the description's order, from this node on; those that are not
-    described come last, by ID."""
+    """The other members, as `ring_after` orders them."""
     outside: tuple[str, ...]
     """Described nodes that are no members."""
     described: Mapping[str, str]
@@ -839,20 +839,23 @@ class _Around:
 
     @classmethod
     def of(cls, me: Member, view: View, kept: View | None, description: Description) -> _Around:
-        place = {node: index for index, node in enumerate(description.order)}
-        ring = sorted(view.nodes, key=lambda node: (place.get(node, len(place)), node))
-        at = ring.index(me.node) if me.node in ring else 0
         described = {n: address for n, address in description.addresses.items() if n != me.node}
         return cls(
             view=view,
             kept=kept,
             description=description,
             others={m.node: m.incarnation for m in view.members if m.node != me.node},
-            after=tuple(ring[at + 1 :] + ring[:at]),
+            after=ring_after(me.node, view.nodes, description.order),
             outside=tuple(node for node in described if view.member(node) is None),
             described=described,
-            complete=place.keys() >= {*(kept or view).nodes},
+            complete={*description.order} >= {*(kept or view).nodes},
         )
+
+
+def watched_by(node: str, view: View, order: Iterable[str]) -> tuple[str, ...]:
+    """Whom a member of the view watches."""
+    after = ring_after(node, view.nodes, order)
+    return after if len(after) < WATCH_ALL else after[:WATCHED]
 
 
 def numbered(view_id: ViewID) -> str:

@@ -19,6 +19,28 @@ class Change(NamedTuple):
     """returned: its store outlived the absence. left: it said that it will come back."""
 
 
+class LastChange(NamedTuple):
+    """The last view that was news to this engine."""
+
+    view: ViewID
+    changes: tuple[Change, ...]
+    ago: int
+    """Milliseconds since this engine learned of it."""
+
+
+class Picture(NamedTuple):
+    """What people want to see of the topology besides the view."""
+
+    watches: Mapping[str, tuple[str, ...]]
+    """Each member with those it watches."""
+    description: str
+    """Hash of this node's static description."""
+    differing: Mapping[str, str]
+    """Nodes with another description, each with the hash of theirs."""
+    last_change: LastChange | None
+    """None until there was one since this process started."""
+
+
 class ViewListener(Protocol):
     """Told every view that this node installs, in order and once an engine."""
 

@@ -9,7 +9,7 @@ from sessionha.identity import ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Message
 from sessionha.store.base import Reader, Store
-from sessionha.topology.base import ViewListener
+from sessionha.topology.base import Picture, ViewListener
 from sessionha.topology.health import NodeState, Signs, state_of
 from sessionha.topology.members import changes, holds
 from sessionha.topology.rows import Rows
@@ -44,6 +44,10 @@ class LoneMembership:
     def node_state(self, node: str) -> NodeState:
         """Ready, once begun."""
         return state_of(node, self.view(), Signs(self.state, self._store.incarnation))
+
+    def picture(self) -> Picture:
+        """Nobody watches, and nothing is described."""
+        return Picture({}, "", {}, None)
 
     def begin(self) -> None:
         """Put the view of one member into the store, unless it is there from before."""

@@ -30,9 +30,9 @@ from sessionha.peer.messages import (
 )
 from sessionha.store.base import Reader, Store
 from sessionha.topology.answers import FOR_THE_LEADER, answer, standing
-from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered
+from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered, watched_by
 from sessionha.topology.available import AvailableAutomaton
-from sessionha.topology.base import ViewListener
+from sessionha.topology.base import Change, LastChange, Picture, ViewListener
 from sessionha.topology.description import Description
 from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
 from sessionha.topology.health import NO_SIGNS, NodeState, Signs, state_of
@@ -95,6 +95,7 @@ class TopologyManager:
         self._automaton: Automaton | None = None
         self._listeners: list[ViewListener] = []
         self._told = NO_MEMBERS
+        self._changed: tuple[int, ViewID, tuple[Change, ...]] | None = None
         self._raw: tuple[bytes | None, bytes | None] = (None, None)
         self._incarnation = ""
         self._reach: tuple[Mapping[str, str], tuple[str, ...]] = ({}, ())
@@ -189,6 +190,19 @@ class TopologyManager:
         waits = not self.leased() if member else automaton is not None and automaton.outvoted(now)
         state = self.state if member or self.state != State.JOINED else State.CONNECTING
         return Signs(state, self._store.incarnation, waits=waits)
+
+    def picture(self) -> Picture:
+        """What people want to see besides; descriptions are compared by the engine that leads."""
+        view, order, last = self.view(), self._description.order, None
+        if self._changed is not None:
+            at, view_id, news = self._changed
+            last = LastChange(view_id, news, self._clock() - at)
+        return Picture(
+            {node: watched_by(node, view, order) for node in view.nodes},
+            self._description.hash,
+            dict(self._automaton.differing) if self._automaton is not None else {},
+            last,
+        )
 
     @property
     def leads(self) -> bool:
@@ -535,6 +549,8 @@ class TopologyManager:
     def _publish(self, view: View) -> None:
         news = changes(self._told, view)
         self._told = view
+        if news:
+            self._changed = (self._clock(), view.id, news)
         self._counts["installed"] += 1
         words = ", ".join(f"{change.kind} {change.node}" for change in news) or "as before"
         level = logging.INFO if self.leads else logging.DEBUG

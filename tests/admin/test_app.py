@@ -164,6 +164,16 @@ async def test_status_says_who_the_node_is_and_whom_it_knows(engine: Engine) -> 
     assert found["counts"]["state/commits"] == 0
 
 
+async def test_the_topology_of_a_lone_node_is_itself(engine: Engine) -> None:
+    assert (await ask(engine, "/v1/topology")).status_code == 401
+    found: dict[str, Any] = (await ask(engine, "/v1/topology", bearer("read"))).json()
+    assert [(each["node"], each["state"]) for each in found["members"]] == [("n1", "ready")]
+    assert found["members"][0]["incarnation"] == store_of(engine).incarnation
+    assert found["members"][0]["watches"] == []
+    assert (found["others"], found["absent"], found["last_change"]) == ([], [], None)
+    assert found["view"]["number"] == engine.membership.view().id.number
+
+
 @pytest.mark.parametrize("path", ["/v1/forget/n2", "/v1/bootstrap?without=n2"])
 async def test_what_only_a_person_can_know_needs_the_role_operate(
     engine: Engine, path: str

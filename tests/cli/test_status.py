@@ -43,6 +43,31 @@ STATUS: dict[str, Any] = {
 }  # fmt: skip
 
 
+TOPOLOGY: dict[str, Any] = {
+    "cluster": "shop",
+    "node": "n1",
+    "consistency": "quorum",
+    "state": "ready",
+    "waiting_for": "",
+    "view": {
+        "number": 7, "lowest": "", "barrier": 0,
+        "electors": ["n1", "n2", "n3"], "voters": ["n1", "n2"], "majority": 2,
+    },
+    "members": [
+        {
+            "node": "n1", "state": "ready", "joined": 4, "peer": "h:1", "zone": "east", "weight": 2,
+            "role": "spare", "incarnation": "0123456789abcdef", "watches": ["n2"],
+        },
+    ],
+    "others": [{"node": "[bold]n3", "state": "absent", "awaited": False}],
+    "absent": ["n3"],
+    "description": {"hash": "aa11", "nodes": ["n1", "n2", "n3"], "differing": {"n2": "bb22"}},
+    "last_change": {
+        "view": 7, "seconds_ago": 90.0, "changes": [{"node": "n3", "kind": "failed"}],
+    },
+}  # fmt: skip
+
+
 class Node(HTTPServer):
     """Stands in for a node's administration: gives one answer and keeps what it was asked."""
 
@@ -160,6 +185,31 @@ def test_status_without_an_address_exits_2(capsys: Output, monkeypatch: pytest.M
     assert main(["status"]) == 2
     assert "`admin` is off" in capsys.readouterr().err
     assert main(["status", "ftp://x"]) == 2
+
+
+# --- topology -------------------------------------------------------------------------------------
+
+
+def test_topology_shows_members_watchers_and_electors(
+    node: Node, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    node.body = json.dumps(TOPOLOGY).encode()
+    assert main(["topology", node.address]) == 0
+    assert node.asked == [("/v1/topology", f"Bearer {tokens(SETTINGS, 'read')[0]}")]
+    shown = capsys.readouterr().out
+    for words in ("2 of n1, n2 decide the next (n3 absent)", "1 min ago: n3 failed (view 7)",
+                  "n3, by proof", "aa11, but n2 has bb22", " 01234567 ", " n2 ", " east ",
+                  " spare ", "[bold]n3"):  # fmt: skip
+        assert words in shown
+    node.body = json.dumps({**TOPOLOGY, "last_change": None, "absent": []}).encode()
+    assert main(["topology", "--json", node.address]) == 0
+    assert json.loads(capsys.readouterr().out)["last_change"] is None
+    assert main(["topology", node.address]) == 0
+    assert "nobody, by proof" in capsys.readouterr().out
+
+
+# --- refusals -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [401, 403])

@@ -293,6 +293,33 @@ async def test_a_leader_dies_in_the_middle_and_a_sibling_goes_on_voting(voters: 
     await voters.until(lambda: voters.agreed("n1", "n2") and led(voters, "n1").manager.leased())
 
 
+async def test_a_picture_tells_who_watches_whom_what_changed_and_who_is_described_otherwise(
+    voters: Wire,
+) -> None:
+    """System 3 (j): a different description is reported by its hash."""
+    for engine in [e for e in voters.engines if e.node == "n3"]:
+        await voters.kill(engine)
+    await voters.until(lambda: voters.agreed("n1", "n2"))
+    voters.now += 400
+    manager = led(voters, "n1").manager
+    member = manager.view().member("n2")
+    assert member is not None
+    ping = Ping(member, manager.view().id, description="another")
+    manager.handle(Sender("n2", member.incarnation), ping)
+    picture = manager.picture()
+    assert picture.watches == {"n1": ("n2",), "n2": ("n1",)}
+    assert picture.description == voters.description.hash
+    assert picture.differing == {"n2": "another"}
+    assert picture.last_change is not None
+    assert picture.last_change.changes == (Change("failed", "n3"),)
+    assert picture.last_change.ago >= 400
+    manager.handle(
+        Sender("n2", member.incarnation),
+        msgspec.structs.replace(ping, description=picture.description),
+    )
+    assert manager.picture().differing == {}
+
+
 async def test_an_operators_word_is_for_the_leader_of_a_node_that_votes(voters: Wire) -> None:
     for engine in [e for e in voters.engines if e.node != "n2"]:
         await voters.kill(engine)
