@@ -33,6 +33,7 @@ async def _check(options: argparse.Namespace) -> int:
             nodes=options.nodes,
             workers=options.workers,
             front=options.front,
+            consistency=options.consistency,
             port=options.port or 0,
             history=options.history,
         )
@@ -45,7 +46,11 @@ async def _demo(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     plan = Plan(
-        nodes=options.nodes, workers=options.workers, front=options.front, port=options.port or 8000
+        nodes=options.nodes,
+        workers=options.workers,
+        front=options.front,
+        port=options.port or 8000,
+        consistency=options.consistency,
     )
     cluster = Cluster(plan)
     control = Control(cluster)
@@ -89,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("router", "roundrobin"),
         default="router",
         help="`sessionha router`, or a front that knows nothing of the cookies",
+    )
+    parser.add_argument(
+        "--consistency",
+        choices=("available", "quorum"),
+        default="available",
+        help="with `quorum` the last server of three stops (default available)",
     )
     parser.add_argument("--port", type=_Count(1, 65_000), help="of the front (default 8000)")
     group = parser.add_argument_group("check", "kill servers under load, count what was lost")

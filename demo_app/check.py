@@ -26,7 +26,7 @@ from random import Random
 
 from demo_app.accounting import Death, Report, percentile
 from demo_app.clients import Books, Client, Jar, connect
-from demo_app.cluster import Cluster, Front, Plan, StartFailed
+from demo_app.cluster import Cluster, Consistency, Front, Plan, StartFailed
 from demo_app.processes import dead, terminate
 
 EVERYBODY = 60.0
@@ -49,6 +49,7 @@ class Options:
     nodes: int = 3
     workers: int = 1
     front: Front = "router"
+    consistency: Consistency = "available"
     port: int = 0
     history: Path | None = None
 
@@ -176,7 +177,13 @@ async def run(options: Options) -> int:
     rng = Random(options.seed)
     port = options.port or Random().randrange(10_000, 30_000)  # beside other runs
     cluster = Cluster(
-        Plan(nodes=options.nodes, workers=options.workers, front=options.front, port=port)
+        Plan(
+            nodes=options.nodes,
+            workers=options.workers,
+            front=options.front,
+            port=port,
+            consistency=options.consistency,
+        )
     )
     passed = False
     try:

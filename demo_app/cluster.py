@@ -23,6 +23,7 @@ from demo_app.processes import Group, Ports, Watchdog
 logger = logging.getLogger("demo_app.cluster")
 
 Front = Literal["router", "roundrobin"]
+Consistency = Literal["available", "quorum"]
 State = Literal["up", "starting", "down"]
 
 HEAL_AFTER = 2.0
@@ -53,6 +54,8 @@ class Plan:
     port: int = 8000
     """Of the front; the other ports follow it. The next free ones are taken."""
     heal_after: float = HEAL_AFTER
+    consistency: Consistency = "available"
+    """The demo kills two of three servers one after the other and goes on: no majority does."""
 
 
 @dataclass
@@ -240,6 +243,7 @@ class Cluster:
         """The TOML description that the nodes and the router share."""
         lines = ["[cluster]", 'cluster = "demo"', 'health_path = "/"']
         lines += [f"heal_after = {self.plan.heal_after}", f"store_size = {STORE_BYTES}"]
+        lines += [f'consistency = "{self.plan.consistency}"']
         for node in self.nodes.values():
             lines += ["", "[[node]]", f'id = "{node.name}"']
             lines += [f'peer = "{node.peer}"', f'url = "{node.url}"']

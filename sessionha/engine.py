@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
 from sessionha.peer.messages import (
     Claim,
+    Failed,
     Fetch,
     Forward,
     Message,
@@ -71,6 +72,11 @@ STOP_PATIENCE = 5.0
 ROUNDS = 4
 """Times that a starting node looks for others in the discovery time: the first round may be before
 the others listen, or before DNS knows of them."""
+
+WITNESS_STORE = 4 * 2**20
+"""Bytes for what a witness keeps besides its vote: the view, and whom it answered."""
+
+NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
 _DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 
@@ -212,6 +218,31 @@ class Engine:
                 ]
             )
 
+    @property
+    def is_witness(self) -> bool:
+        """Whether this node votes and holds no sessions."""
+        return _is_witness(self.settings)
+
+    def _described(self) -> Described:
+        """This node, as configured. Raises InvalidSettings: it is not, or not for applications."""
+        settings = self.settings
+        if settings.discovery is not None:
+            return Described(settings.node, settings.advertise)
+        described = settings.description.node(settings.node)
+        if described is None:
+            raise InvalidSettings(
+                [f"`node` = {settings.node!r} is not among `nodes`: add it, or correct `node`"]
+            )
+        if described.role == "witness" and self._keys:
+            raise InvalidSettings(
+                [
+                    f"`node` = {settings.node!r} is described as a witness, which holds no"
+                    " sessions and runs no application: run `sessionha witness` there, or give it"
+                    " another `role`"
+                ]
+            )
+        return described
+
     def _start_alone(self) -> None:
         settings = self.settings
         store = self._open_store()
@@ -226,15 +257,8 @@ class Engine:
 
     async def _start_with_peers(self) -> None:
         settings = self.settings
+        described = self._described()
         store = self._open_store()
-        described = settings.description.node(settings.node)
-        if settings.discovery is not None:
-            described = Described(settings.node, settings.advertise)
-        if described is None:
-            store.close()
-            raise InvalidSettings(
-                [f"`node` = {settings.node!r} is not among `nodes`: add it, or correct `node`"]
-            )
         clock = _clock(store)
         me = _member(described, settings, store.incarnation, self._keys)
         meet_siblings(store, settings)
@@ -286,7 +310,8 @@ class Engine:
         self.cluster = cluster_tag(settings.cluster, topology.cluster)
         if seeker is not None:
             seeker.start()
-        parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
+        if not self.is_witness:
+            parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
         self._accompany()
         await self._joined(topology)
         self._remark_alone(topology, remarks)
@@ -340,7 +365,7 @@ class Engine:
         deadline = loop.time() + self.settings.discovery_time + JOIN_PATIENCE
         while not topology.is_member() and loop.time() < deadline:
             await topology.wait_change(topology.view().id, 0.1)
-        if not topology.is_member():
+        if not topology.is_member() and topology.leads:  # another engine would not know
             log.warning(
                 "node %s is not a member of its cluster yet; it waits for %s",
                 self.settings.node,
@@ -446,7 +471,7 @@ class Engine:
         if parts is None:
             return None
         if isinstance(message, _DATA):
-            return parts.state.handle(sender, message)
+            return NO_DATA if self.is_witness else parts.state.handle(sender, message)
         return parts.membership.handle(sender, message)
 
 
@@ -549,6 +574,29 @@ def _store_name(settings: Settings, keys: tuple[bytes, ...]) -> str:
         return f"{settings.cluster}-{settings.node}"
     words = f"{settings.cluster}/{settings.node}/{settings.virtual_server}".encode()
     return "alone-" + hmac.digest(keys[0], b"sessionha store " + words, "sha256")[:12].hex()
+
+
+def _is_witness(settings: Settings) -> bool:
+    described = settings.description.node(settings.node)
+    return described is not None and described.role == "witness"
+
+
+def witness_of(
+    settings: Settings, companions: tuple[Callable[[Engine], Companion], ...] = ()
+) -> Engine:
+    """The engine of a node that votes and holds no sessions.
+
+    Raises:
+        InvalidSettings: the node is described as something else.
+    """
+    if not _is_witness(settings):
+        raise InvalidSettings(
+            [
+                f"`node` = {settings.node!r} is not described as a witness: give it a [[node]]"
+                ' table with role = "witness" in the file that every node reads (`config`)'
+            ]
+        )
+    return Engine(replace(settings, store_size=WITNESS_STORE), (), companions)
 
 
 _engines: dict[tuple[object, ...], Engine] = {}

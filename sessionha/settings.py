@@ -181,19 +181,20 @@ class Settings:
         count(0, 7),
         1,
         "Copies of a session on other nodes that a change waits for (k).",
-        "1; 2 from four configured nodes",
+        "1; 2 from four configured servers",
     )
     min_copies: int = _row(
         count(0, 7),
         0,
         "With fewer copies than this a change is answered with 503.",
-        "0; 1 where `consistency` is `quorum`",
+        "0; 1 where `consistency` is `quorum` and three servers are configured, or more",
     )
     consistency: str = _row(
         choice("available", "quorum"),
         "available",
         "What a partition does: in `available` each side goes on serving, in `quorum` only the one"
         " that has a majority of the configured nodes.",
+        "`quorum` where three nodes are written down, or more; else `available`",
     )
     reads: str = _row(
         choice("local", "confirmed"),
@@ -482,6 +483,12 @@ RELATIONS: Final = (
         " tables: a majority is one of them, better of three than of two",
     ),
     Relation(
+        ("consistency", "nodes"),
+        lambda s: s.consistency == "quorum" or s.description.servers == s.description.nodes,
+        "a node with the role `witness` only votes, and where `consistency` is `available` nobody"
+        " does: give it another role, or set `quorum`",
+    ),
+    Relation(
         ("min_copies", "backups"),
         lambda s: s.min_copies <= s.backups,
         "`min_copies` must not be greater than `backups`: every change would be refused",
@@ -716,13 +723,18 @@ class _Loading:
             self._values["admin"] = f"127.0.0.1:{ADMIN_PORT}"
 
     def _resolve_numbers(self, description: Description) -> None:
-        if "backups" not in self._given and len(description.nodes) >= 4:
+        servers = len(description.servers)
+        if "backups" not in self._given and servers >= 4:
             self._values["backups"] = 2
+        # With one of two gone a majority would need the other, so that nothing were gained.
+        if "consistency" not in self._given and len(description.nodes) >= 3:
+            self._values["consistency"] = "quorum"
         quorum = self._values.get("consistency") == "quorum"
         if "forget_after" not in self._given:
             delay = self._values.get("heal_after", Settings.heal_after)
             self._values["forget_after"] = max(delay, QUORUM_FORGETS) if quorum else delay
-        if quorum and len(description.nodes) > 1 and "min_copies" not in self._given:
+        # Of a pair one must be able to go on alone, or a witness would be for nothing.
+        if quorum and servers >= 3 and "min_copies" not in self._given:
             self._values["min_copies"] = min(1, self._values.get("backups", Settings.backups))
 
     # checks
@@ -740,11 +752,11 @@ class _Loading:
         self._check_peers(settings)
 
     def _check_backups(self, settings: Settings) -> None:
-        others = len(settings.description.nodes) - 1
+        others = len(settings.description.servers) - 1
         if others > 0 and settings.backups > others and "backups" not in self._failed:
             self._problems.append(
                 f"`backups` = {settings.backups} is more than the {others} other configured"
-                " nodes: lower it or add nodes"
+                " servers: lower it or add nodes"
             )
 
     def _check_secret(self, settings: Settings) -> None:

@@ -133,6 +133,11 @@ class View(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return member is not None and member.joined <= since
 
     @property
+    def servers(self) -> tuple[Member, ...]:
+        """The members that hold sessions: all but witnesses."""
+        return tuple(member for member in self.members if member.role != "witness")
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         """The members' node IDs, in the view's order."""
         return tuple(member.node for member in self.members)

@@ -622,10 +622,40 @@ def test_a_majority_brings_its_own_defaults() -> None:
     """Contract G1, R18: a copy is required, and absent nodes are awaited for 10 minutes."""
     nodes = "n1=http://127.0.0.1:7001,n2=http://127.0.0.1:7002,n3=http://127.0.0.1:7003"
     secret = new_secret()
-    quorum = Settings.load({}, node="n1", nodes=nodes, secret=secret, consistency="quorum")
-    assert (quorum.min_copies, quorum.forget_after) == (1, 600.0)
-    other = Settings.load({}, node="n1", nodes=nodes, secret=secret)
-    assert (other.consistency, other.min_copies, other.forget_after) == ("available", 0, 30.0)
+    quorum = Settings.load({}, node="n1", nodes=nodes, secret=secret)
+    assert (quorum.consistency, quorum.min_copies, quorum.forget_after) == ("quorum", 1, 600.0)
+    other = Settings.load({}, node="n1", nodes=nodes, secret=secret, consistency="available")
+    assert (other.min_copies, other.forget_after) == (0, 30.0)
+
+
+def described(path: Path, *roles: str) -> Settings:
+    """The settings of n1 where nodes n1, n2, … with these roles are written down."""
+    tables = [
+        f'[[node]]\nid = "n{number}"\npeer = "10.0.0.{number}:7946"\nrole = "{role}"\n'
+        for number, role in enumerate(roles, 1)
+    ]
+    return Settings.load({}, config=write(path, "".join(tables)), node="n1", secret=new_secret())
+
+
+def test_a_majority_decides_where_three_nodes_vote(tmp_path: Path) -> None:
+    """Contract, section 2: `available` for two and where nodes are found. A witness is a voter and
+    holds nothing; one of the pair beside it goes on without a copy."""
+    path = tmp_path / "cluster.toml"
+    assert described(path, "server", "server").consistency == "available"
+    pair = described(path, "server", "server", "witness")
+    assert (pair.consistency, pair.backups, pair.min_copies) == ("quorum", 1, 0)
+    four = described(path, "server", "server", "spare", "witness")
+    assert (four.consistency, four.backups, four.min_copies) == ("quorum", 1, 1)
+    found = Settings.load({}, node="n1", nodes="dns://web.example:7946", secret=new_secret())
+    assert found.consistency == "available"
+
+
+def test_a_witness_needs_a_vote(tmp_path: Path) -> None:
+    """Where nobody votes it would be for nothing."""
+    with pytest.raises(InvalidSettings) as caught:
+        described(tmp_path / "cluster.toml", "server", "witness")
+    (problem,) = caught.value.problems
+    assert "`witness` only votes" in problem
 
 
 def test_a_majority_is_one_of_nodes_that_are_written_down() -> None:

@@ -17,13 +17,15 @@ from sessionha import __version__
 from sessionha.admin.tokens import ROLES, Role
 from sessionha.cli import asking
 from sessionha.cli.extras import MissingExtra, needs
-from sessionha.errors import InvalidSettings
+from sessionha.errors import InvalidSettings, StoreError
 from sessionha.keys import new_secret
 from sessionha.quantities import read_duration
 from sessionha.settings import Explained, Settings, markdown
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from sessionha.engine import Engine
 
 app = typer.Typer(
     name="sessionha",
@@ -45,7 +47,7 @@ def run(words: Sequence[str]) -> int:
         typer.main.get_command(app).main(args=list(words), prog_name="sessionha")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except (InvalidSettings, MissingExtra) as problem:
+    except (InvalidSettings, StoreError, MissingExtra) as problem:
         print(problem, file=sys.stderr)
         return 2
     return 0
@@ -287,6 +289,10 @@ def router(
         Path | None, typer.Option(help="PEM file of the certificate, to serve https.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    witness: Annotated[
+        bool,
+        typer.Option("--witness", help="Vote as well, as the witness that SESSIONHA_NODE names."),
+    ] = False,
 ) -> None:
     """Pass each client's requests to the server that has its session."""
     with needs("router", "the router"):
@@ -296,17 +302,39 @@ def router(
         health_path=health_path,
         response_timeout=_duration("--response-timeout", response_timeout),
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    _log_to_stderr()
     serve(
         Settings.observe(
             config=file, nodes=nodes, policy=policy, zone=zone, engine_types=engine_type or None
         ),
         listen,
         options,
+        beside=_witness(file) if witness else None,
         trusted_proxies=trusted_proxies,
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
     )
+
+
+@app.command(name="witness")
+def vote(file: ConfigFile = None) -> None:
+    """Vote on which servers are members, as the witness that SESSIONHA_NODE names. It holds no
+    sessions; a third vote for two servers lets either go on when the other is gone."""
+    from sessionha.cli.witness import run as run_witness
+
+    _log_to_stderr()
+    run_witness(_witness(file))
+
+
+def _witness(file: Path | None) -> Engine:
+    from sessionha.admin.administration import Administration as Served
+    from sessionha.engine import witness_of
+
+    return witness_of(Settings.load(config=file), (Served,))
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def _role(text: str) -> Role:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
 
+from sessionha.errors import SessionHAError
 from sessionha.identity import is_below
 from sessionha.rarely import Rarely
 from sessionha.router.affinity import IDEMPOTENT
@@ -38,6 +39,16 @@ class Observer(Protocol):
     async def stop(self) -> None: ...
 
 
+class Beside(Protocol):
+    """What runs on the router's event loop for as long as the router does."""
+
+    async def start(self) -> None:
+        """Begin. Raises SessionHAError: then the router does not start either."""
+
+    async def stop(self) -> None:
+        """End."""
+
+
 class Router:
     """The ASGI application.
 
@@ -46,6 +57,7 @@ class Router:
         cookies: Verifies route cookies; None treats every client as a new one.
         options: Limits and preferences.
         observer: Started and stopped with the router.
+        beside: The same; a witness.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class Router:
         cookies: RouteCookies | None,
         options: Options | None = None,
         observer: Observer | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self.upstreams = upstreams
         self.options = options or Options()
@@ -61,6 +74,7 @@ class Router:
         self._cookie_name = cookies.name.encode() if cookies is not None else b""
         self._observer = observer
         self._rarely = Rarely[str](SAY_EVERY)
+        self._beside = beside
         self._connections: Connections | None = None
         self._anywhere = Preference("", self.options.policy, self.options.zone)
         self._typed = [
@@ -73,9 +87,13 @@ class Router:
         self._connections = Connections(self.options)
         if self._observer is not None:
             self._observer.start()
+        if self._beside is not None:
+            await self._beside.start()
 
     async def stop(self) -> None:
         """Stop following and close all connections."""
+        if self._beside is not None:
+            await self._beside.stop()
         if self._observer is not None:
             await self._observer.stop()
         if self._connections is not None:
@@ -93,7 +111,12 @@ class Router:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        await self.start()
+        try:
+            await self.start()
+        except SessionHAError as error:
+            await self.stop()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.stop()

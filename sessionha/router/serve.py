@@ -19,7 +19,7 @@ from sessionha.keys import ROUTE_LABEL
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Message
 from sessionha.peer.streams import Streams
-from sessionha.router.app import Router
+from sessionha.router.app import Beside, Router
 from sessionha.router.follow import Follower
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstreams
@@ -108,7 +108,9 @@ def _contradictions(settings: Settings) -> Iterable[str]:
         )
 
 
-def build(settings: Settings, options: Options | None = None) -> Router:
+def build(
+    settings: Settings, options: Options | None = None, beside: Beside | None = None
+) -> Router:
     """The router of a cluster; nothing is opened before it starts.
 
     Raises:
@@ -133,7 +135,7 @@ def build(settings: Settings, options: Options | None = None) -> Router:
         zone=settings.zone,
         engine_types=settings.engine_types,
     )
-    return Router(upstreams, cookies, options, observer)
+    return Router(upstreams, cookies, options, observer, beside)
 
 
 def serve(
@@ -141,6 +143,7 @@ def serve(
     listen: str = "127.0.0.1:8000",
     options: Options | None = None,
     *,
+    beside: Beside | None = None,
     trusted_proxies: str = "",
     tls_certificate: str | None = None,
     tls_key: str | None = None,
@@ -152,6 +155,7 @@ def serve(
             servers are chosen.
         listen: `host:port` for clients.
         options: Limits.
+        beside: Started and stopped with the router; a witness.
         trusted_proxies: Addresses (comma-separated) whose `X-Forwarded-For` and `-Proto` are
             believed, when something stands in front of the router; empty: nobody's.
         tls_certificate: PEM file of the certificate, to serve https.
@@ -165,7 +169,7 @@ def serve(
         raise InvalidSettings([f"`listen` = {listen!r} must be host:port, such as 0.0.0.0:8000"])
     options = options or Options()
     uvicorn.run(
-        build(settings, options),
+        build(settings, options, beside),
         host=host.strip("[]"),
         port=int(port),
         access_log=False,  # nothing per request above DEBUG

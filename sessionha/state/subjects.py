@@ -244,7 +244,8 @@ class Subjects:
         ]
         await self.bury([(each.group, each.key) for each in ended])
         node.counters.revoked += len(ended)
-        missing = {*self._elsewhere(unasked), *node.membership.view().nodes} - told - {node.me}
+        members = {member.node for member in node.membership.view().servers}
+        missing = {*self._elsewhere(unasked), *members} - told - {node.me}
         return LoggedOut(len(ended), tuple(sorted(missing)))
 
     def _alive(

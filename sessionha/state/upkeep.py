@@ -199,7 +199,7 @@ class Upkeep:
             seat != node.me and seat not in valid and view.member(seat) for seat in record.seats
         )
         missing = [seat for seat in record.seats if view.member(seat) is None]
-        lacking = len(valid) < min(node.options.backups, len(view.members) - 1)
+        lacking = len(valid) < min(node.options.backups, len(view.servers) - 1)
         healing = lacking and all(seat in away for seat in missing)
         return returned or healing or bool(record.leaving)
 

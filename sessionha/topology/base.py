@@ -74,11 +74,12 @@ class Membership(Protocol):
 
     def unproven(self) -> tuple[str, ...]:
         """Configured nodes that are not in the view and not yet forgotten: they may hold data
-        that nobody in the view has, so nothing may be called gone because of them (R12, R18)."""
+        that nobody in the view has, so nothing may be called gone because of them (R12, R18).
+        Witnesses hold none."""
         ...
 
     def elsewhere(self) -> tuple[str, ...]:
-        """Nodes that are configured or were members, and are not in the view."""
+        """Nodes that are configured or were members, and are not in the view; no witnesses."""
         ...
 
     def away(self) -> Mapping[str, int]:

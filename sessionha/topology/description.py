@@ -105,6 +105,11 @@ class Description(msgspec.Struct, frozen=True, dict=True):
         """The configured node of this ID, if there is one."""
         return next((each for each in self.nodes if each.node == node), None)
 
+    @property
+    def servers(self) -> tuple[Node, ...]:
+        """Those that hold sessions: all but witnesses."""
+        return tuple(each for each in self.nodes if each.role != "witness")
+
     @cached_property
     def order(self) -> tuple[str, ...]:
         """The configured node IDs, in the description's order."""

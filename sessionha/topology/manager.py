@@ -147,7 +147,7 @@ class TopologyManager:
         gone = (self._rows.found() if self._admission == "dynamic" else {}) | self._rows.gone()
         found = []
         for node in dict.fromkeys((*self._description.order, *gone)):
-            if node == self._me.node or view.member(node) is not None:
+            if node == self._me.node or view.member(node) is not None or self._is_witness(node):
                 continue
             if node in gone:
                 # An instant of another boot may lie ahead; then the wait begins anew.
@@ -162,7 +162,16 @@ class TopologyManager:
         """Nodes that are configured or were members, and are not in the view."""
         view = self.view()
         known = dict.fromkeys((*self._description.order, *self._rows.gone()))
-        return tuple(each for each in known if each != self._me.node and not view.member(each))
+        return tuple(
+            each
+            for each in known
+            if each != self._me.node and not view.member(each) and not self._is_witness(each)
+        )
+
+    def _is_witness(self, node: str) -> bool:
+        """Whether the node never holds anything."""
+        described = self._description.node(node)
+        return described is not None and described.role == "witness"
 
     def away(self) -> dict[str, int]:
         """Nodes that were members and are not now: milliseconds since each went."""

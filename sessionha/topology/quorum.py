@@ -38,6 +38,9 @@ PATIENCE = 3_000
 """Milliseconds after which a proposal is begun anew: longer than the longest lease by default, for
 which the electors may have to wait."""
 
+GIVE_UP = "`sessionha bootstrap --without NODE` goes on without one that will never come"
+"""What to do about electors that are gone for good."""
+
 
 class QuorumAutomaton(Automaton):
     """See `Automaton`."""
@@ -91,11 +94,16 @@ class QuorumAutomaton(Automaton):
         """See `Automaton.waiting_for`."""
         if self._is_settled_here(now):
             return ""
-        voters, missing = self.base.voters, self._silent(now)
-        return (
-            f"a majority: {len(voters) - len(missing)} of {len(voters)} electors answer,"
-            f" {self._needed} are needed, missing {', '.join(missing) or 'nobody'}"
-        )
+        base, missing = self.base, self._silent(now)
+        lost = ", ".join(self._without_votes(now))
+        number = len(base.voters)
+        found = f"{number - len(missing)} of {number} electors answer"
+        names = f"missing {', '.join(missing) or 'nobody'}"
+        if base.id == NO_VIEW:
+            return f"all electors, to begin: {found}, {names}; {GIVE_UP}"
+        if self._needed(now) > base.majority:
+            return f"all electors, for {lost} lost their votes: {found}, {names}; {GIVE_UP}"
+        return f"a majority: {found}, {base.majority} are needed, {names}"
 
     def awaited(self, now: int) -> tuple[str, ...]:
         """See `Automaton.awaited`."""
@@ -103,7 +111,7 @@ class QuorumAutomaton(Automaton):
 
     def outvoted(self, now: int) -> bool:
         """See `Automaton.outvoted`."""
-        return len(self.base.voters) - len(self._silent(now)) < self._needed
+        return len(self.base.voters) - len(self._silent(now)) < self._needed(now)
 
     def _is_settled_here(self, now: int) -> bool:
         leased = self._heard_at(now) + self._timing.lease > now
@@ -113,11 +121,27 @@ class QuorumAutomaton(Automaton):
         """The electors that do not answer."""
         return tuple(n for n in self.base.voters if n != self.me.node and not self._fresh(n, now))
 
-    @property
-    def _needed(self) -> int:
-        """How many electors must be here: the first view needs all of them."""
+    def _without_votes(self, now: int) -> tuple[str, ...]:
+        """The electors that answer, and say that they lost their votes."""
+        return tuple(
+            n
+            for n in self.base.voters
+            if (self.blank if n == self.me.node else self._blank_of(n, now))
+        )
+
+    def _blank_of(self, node: str, now: int) -> str:
+        known = self._detector.known.get(node)
+        return known.blank if known is not None and self._fresh(node, now) else ""
+
+    def _needed(self, now: int) -> int:
+        """How many electors must be here: all of them for the first view, and where too few that
+        are here have their votes."""
         base = self.base
-        return base.majority if base.id.number else len(base.voters)
+        here = len(base.voters) - len(self._silent(now))
+        able = here - len(self._without_votes(now))
+        if base.id == NO_VIEW or here >= base.majority > able:
+            return len(base.voters)
+        return base.majority
 
     @property
     def neighbours(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 import sessionha
 from sessionha.keys import new_secret
 from sessionha.settings import Settings, table
+from sessionha.topology.description import Description
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -119,13 +121,15 @@ def test_the_settings_of_the_three_nodes_are_accepted() -> None:
 
 
 def test_the_description_of_the_operations_page_is_accepted(tmp_path: Path) -> None:
-    (described,) = blocks(ROOT / "docs" / "operations.md", "toml")
+    described, witness = blocks(ROOT / "docs" / "operations.md", "toml")
     secret, config = tmp_path / "secret", tmp_path / "cluster.toml"
     secret.write_text(new_secret())
     config.write_text(described.replace("/etc/sessionha/secret", str(secret)))
     settings = Settings.load({}, config=config, node="n2")
     assert settings.description.order == ("n1", "n2", "n3")
     assert settings.heal_after == 60
+    (node,) = Description.of_tables(tomllib.loads(witness)["node"]).nodes
+    assert (node.node, node.role) == ("w", "witness")
 
 
 def test_the_settings_of_the_pods_are_accepted() -> None:

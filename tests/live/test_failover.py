@@ -81,7 +81,7 @@ async def test_the_cookie_names_exactly_who_holds_a_copy(browser: Browser) -> No
 
 async def test_the_last_of_three_backups_serves(browser: Browser) -> None:
     """system 5 (c): the primary and two backups are killed at once."""
-    async with Cluster(5, backups=3) as cluster:
+    async with Cluster(5, backups=3, consistency="available") as cluster:
         answer = await browser.post(f"{cluster['n2'].url}/increment")
         assert (answer["n"], len(browser.backups)) == (1, 3)
         third = browser.backups[2]
@@ -243,7 +243,7 @@ async def test_an_old_primary_that_returns_never_serves_its_older_data(browser: 
 async def test_older_data_alone_is_refused_not_served(browser: Browser) -> None:
     """system 5 (h): every node that has the newer state is dead: 503, not the older state; when
     they are back, the newest."""
-    async with Cluster(3) as cluster:
+    async with Cluster(3, consistency="available") as cluster:
         await browser.post(f"{cluster['n1'].url}/increment")
         old = browser.primary
         await cluster.kill(old)

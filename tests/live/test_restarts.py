@@ -164,7 +164,7 @@ async def test_three_nodes_that_are_all_killed_still_have_their_sessions(
 async def test_missing_copies_are_made_without_any_request(browser: Browser) -> None:
     """system 6: the healing delay ends, nobody asks for the session, and it has a copy on another
     node; then its last holder of before dies, and nothing is lost."""
-    async with Cluster(3, heal_after=1.6) as cluster:
+    async with Cluster(3, heal_after=1.6, consistency="available") as cluster:
         await browser.post(f"{cluster['n1'].url}/increment")
         primary, backup = browser.route.servers
         (other,) = set(cluster.names).difference(browser.route.servers)

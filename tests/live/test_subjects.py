@@ -14,7 +14,7 @@ async def test_log_out_everywhere_ends_also_what_only_dead_servers_hold(
 ) -> None:
     """contract G6: a user's sessions are listed from any server. Both holders of one are killed,
     and it is not listed, which the answer says; the log-out holds for it when they are back."""
-    async with Cluster(3, forget_after="2min") as cluster:
+    async with Cluster(3, forget_after="2min", consistency="available") as cluster:
         devices = {name: Browser(http) for name in cluster.names}
         for name, device in devices.items():
             await device.post(f"{cluster[name].url}/log-in", user="ada")
