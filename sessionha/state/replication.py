@@ -78,13 +78,15 @@ def _contains(record: GroupRecord, push: Push) -> bool:
     return end is not None and (end == -1 or end >= push.version)
 
 
-def _is_everywhere(record: GroupRecord, push: Push) -> bool:
-    """Whether all of C have the push, when the history contains it."""
+def _who_have(record: GroupRecord, push: Push, me: str) -> tuple[str, ...]:
+    """Who surely have the push, when the history contains it; empty: not known yet."""
     if not record.held:
-        return True  # a copy is given up only when all of C have what comes after it
-    if record.acked == record.version or epoch_at(record.line, record.acked) > push.epoch:
-        return True
-    return len(record.holders) == 2 and record.acked >= push.version  # who adopted it, and this
+        return record.seats  # a copy is given up only when all of C have what comes after it
+    if record.acked == record.version:
+        return record.holders
+    if record.epoch > push.epoch and record.epoch.node != me:
+        return record.epoch.node, me  # who adopted it, and pushed it back to this node
+    return ()
 
 
 class Replication:
@@ -170,8 +172,7 @@ class Replication:
                 found = get_group(reader, push.group)
             if found is None or (found.epoch > push.epoch and not _contains(found, push)):
                 raise fenced
-            if _contains(found, push) and _is_everywhere(found, push):
-                holders = found.holders or found.seats
+            if _contains(found, push) and (holders := _who_have(found, push, node.me)):
                 return Receipt(Position(push.epoch, push.version), holders, len(holders) - 1)
             if node.clock.now() >= deadline:
                 raise fenced
