@@ -33,6 +33,8 @@ from sessionha.peer.messages import (
     Failed,
     Fetch,
     Forward,
+    Inspect,
+    Inspected,
     Message,
     Promise,
     Push,
@@ -42,7 +44,7 @@ from sessionha.peer.messages import (
     Whose,
 )
 from sessionha.peer.streams import Streams
-from sessionha.session.cookies import RouteCookies, cluster_tag
+from sessionha.session.cookies import RouteCookies, check_key, cluster_tag
 from sessionha.session.terms import Event
 from sessionha.settings import Settings
 from sessionha.state.clock import NodeClock
@@ -180,6 +182,11 @@ class Engine:
         if not self.running:
             return NodeState.STARTING
         return self.membership.node_state(self.settings.node)
+
+    @property
+    def weak_key(self) -> str:
+        """What is wrong with a key of the application; empty when nothing is."""
+        return next(filter(None, map(check_key, self._keys)), "")
 
     def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
         """Cookies name the cluster with its beginning: one that began anew knows no old ones."""
@@ -472,6 +479,8 @@ class Engine:
             return None
         if isinstance(message, _DATA):
             return NO_DATA if self.is_witness else parts.state.handle(sender, message)
+        if isinstance(message, Inspect):
+            return Inspected(round(self.now() * 1000))
         return parts.membership.handle(sender, message)
 
 

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sessionha.admin import data
+from sessionha.admin.doctor import examined
 from sessionha.admin.health import HealthPage
 from sessionha.admin.membership import MembershipPage
 from sessionha.admin.metrics import CONTENT_TYPE, text
@@ -40,6 +41,9 @@ def build(engine: Engine, tally: Tally) -> Starlette:
     async def draw(request: Request) -> Response:  # noqa: ARG001
         return JSONResponse(topology(engine), headers=NO_STORE)
 
+    async def examine(request: Request) -> Response:  # noqa: ARG001
+        return JSONResponse(await examined(engine), headers=NO_STORE)
+
     settings, subjects = engine.settings, SubjectsPage(engine)
     members, health = MembershipPage(engine), HealthPage(engine)
     theirs = "/v1/subjects/{subject:path}"
@@ -49,6 +53,7 @@ def build(engine: Engine, tally: Tally) -> Starlette:
             Route("/readyz", health.readyz),
             Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
             Route("/v1/status", _guarded(show, settings, "read")),
+            Route("/v1/doctor", _guarded(examine, settings, "read")),
             Route("/v1/topology", _guarded(draw, settings, "read")),
             Route(
                 f"{data.PREFIX}/{{address:path}}",

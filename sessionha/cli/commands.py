@@ -144,6 +144,30 @@ def topology(
     _tell(_read(file, _one(address, url), "/v1/topology"), show, as_json=as_json)
 
 
+@app.command()
+def doctor(
+    address: Address = None,
+    url: TheSame = None,
+    engines: Annotated[
+        int | None, typer.Option(min=1, help="How many processes of the node should live.")
+    ] = None,
+    file: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Look for what is wrong with a node, and say what to do; exits 1 when a check fails."""
+    with needs("cli", "the examination"):
+        from rich.console import Console
+
+        from sessionha.cli.doctor import examine
+    found = examine(file, _one(address, url), engines)
+    if as_json:
+        print(found.as_json())
+    else:
+        found.show(Console())
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
 def _one(address: str | None, url: str | None) -> str | None:
     if address is not None and url is not None:
         raise typer.BadParameter("give the address once: as URL or as --url URL")

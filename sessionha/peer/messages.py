@@ -1,7 +1,8 @@
 """Every message that travels between nodes, as typed structs, and the one codec for them.
 
-Requests have a reply (or are cast: no reply is awaited). No message carries an instant: deadlines
-travel as remaining milliseconds. A decoder accepts only what is listed here (contract, section 8).
+Requests have a reply (or are cast: no reply is awaited). No message that decides anything carries
+an instant: deadlines travel as remaining milliseconds. A decoder accepts only what is listed here
+(contract, section 8).
 """
 
 from __future__ import annotations
@@ -502,6 +503,17 @@ class Accepted(Wire, frozen=True):
     held: int
 
 
+class Inspect(Wire, frozen=True):
+    """An operator wants to know whether the receiver answers, and what time it has."""
+
+
+class Inspected(Wire, frozen=True):
+    """The answer: people are told when clocks differ, and nothing else is done with it."""
+
+    now: int
+    """Milliseconds of the wall clock."""
+
+
 class Done(Wire, frozen=True):
     """Received; nothing else to say."""
 
@@ -511,7 +523,7 @@ Message = (
     | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Whose | Found | Revoke
     | Revocations | Revoked | Ping | Pong | Join | Watch | Install | Installed | Confirm
     | Confirmed | Report | Leave | Done
-    | Prepare | Prepared | Accept | Accepted
+    | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -31,6 +31,7 @@ Event = Literal[
     "session_revoked",
     "late_commit_failed",
     "element_unreadable",
+    "late_start",
 ]
 
 SEEN_CHARS: Final = 2048

@@ -22,7 +22,7 @@ _NETWORK = re.compile(
 )
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuseblk", "fuse.bindfs"})
 
-_VOLATILE = frozenset({"tmpfs", "ramfs"})
+VOLATILE = frozenset({"tmpfs", "ramfs"})
 _SYSTEM_STATE = Path("/var/lib/sessionha")
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -86,7 +86,7 @@ def durable(
     """
     if setting is not None:
         base = setting.expanduser().absolute()
-        if file_system(base, mounts) in _VOLATILE:
+        if file_system(base, mounts) in VOLATILE:
             _log.warning(
                 "%s is memory: after a reboot this node has lost its votes, and a majority that"
                 " has cannot go on by itself; set SESSIONHA_STATE_DIR to a directory on a disk",
@@ -95,7 +95,7 @@ def durable(
         return _made(base / name)
     tried = _states() if places is None else tuple(places)
     for base in tried:
-        if file_system(base, mounts) in _VOLATILE or not _is_writable(_existing(base)):
+        if file_system(base, mounts) in VOLATILE or not _is_writable(_existing(base)):
             continue
         return _made(base / name)
     raise StoreError(

@@ -28,6 +28,7 @@ class LoneMembership:
     leads = True
     waiting_for = ""
     awaited: tuple[str, ...] = ()
+    has_lost_votes = False
 
     def __init__(self, store: Store, me: Member) -> None:
         self._store = store

@@ -229,6 +229,11 @@ class TopologyManager:
         return self._automaton.awaited(self._clock()) if self._automaton is not None else ()
 
     @property
+    def has_lost_votes(self) -> bool:
+        """Whether this elector does not vote until a view is decided without its vote (R7a)."""
+        return bool(self._rows.blank())
+
+    @property
     def counts(self) -> Counter[str]:
         """views, suspicions, false_suspicions, transitions, dropped, refused_joins, excluded,
         pauses, differing_descriptions, and one for each transition (`joined_to_leaving`, …)."""

@@ -21,6 +21,7 @@ from sessionha.web.base import (
     agree,
     default_factory,
     health_pages,
+    note_late_start,
     readiness,
     refusal_headers,
     refusals,
@@ -104,7 +105,7 @@ class SessionMiddleware:
             return
         engine = self._engine
         if engine is None or not engine.running:
-            engine = await self._running_engine()
+            engine = await self._running_engine(late=True)
         cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
         secure = scope.get("scheme") in ("https", "wss")
         outside = scope.get("sessionha")
@@ -140,7 +141,7 @@ class SessionMiddleware:
             return ALIVE
         engine = self._engine
         if engine is None or not engine.running:
-            engine = await self._running_engine()
+            engine = await self._running_engine(late=True)
         return readiness(engine)
 
     async def _is_answered(self, error: Exception, exchange: _Exchange) -> bool:
@@ -182,15 +183,19 @@ class SessionMiddleware:
 
         await self.app(scope, receive_starting, send_stopping)
 
-    async def _running_engine(self) -> Engine:
+    async def _running_engine(self, *, late: bool = False) -> Engine:
+        """`late`: a request waits for it."""
         if self._invalid is not None:
             raise self._invalid
         engine = self._engine
         if engine is None:
             engine = self._engine = self._factory(self.settings, self._keys)
-        if not engine.running:
+        runs = engine.running
+        if not runs:
             warn_of_weak_keys(self._keys)
         await engine.start()  # it also says when it runs for somebody else
+        if late and not runs:
+            note_late_start(engine)
         return engine
 
 

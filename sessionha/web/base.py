@@ -233,6 +233,17 @@ def terms_for(
     )
 
 
+def note_late_start(engine: Engine) -> None:
+    """Say that a request has started the engine: its node was no member of its cluster before."""
+    if engine.settings.has_peers:
+        engine.count("late_start")
+        log.warning(
+            "node %s joins its cluster with its first request: let the server run the lifespan, or"
+            " a hook of it start the node before (docs/operations.md, WSGI servers)",
+            engine.settings.node,
+        )
+
+
 HEALTHZ: Final = "healthz"
 """Whether the process answers: for liveness probes."""
 READYZ: Final = "readyz"

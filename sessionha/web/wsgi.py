@@ -27,6 +27,7 @@ from sessionha.web.base import (
     agree,
     default_factory,
     health_pages,
+    note_late_start,
     readiness,
     refusal_headers,
     refusals,
@@ -153,12 +154,8 @@ class WSGISessionMiddleware:
         if not engine.running:
             warn_of_weak_keys(self._keys)
         host = host_for(engine)
-        if host.start() and late and self.settings.has_peers:
-            log.warning(
-                "node %s joins its cluster with its first request: let a hook of the server start"
-                " it before (docs/operations.md, WSGI servers)",
-                self.settings.node,
-            )
+        if host.start() and late:
+            note_late_start(engine)
         self._host = host
         return host
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -104,16 +105,25 @@ class _Answering(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    monkeypatch.setenv("SESSIONHA_SECRET", SECRET)
+@contextmanager
+def serving() -> Iterator[Node]:
+    """A node that answers until the end of the block; then its port refuses."""
     made = Node()
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
+    try:
+        yield made
+    finally:
+        made.shutdown()
+        thread.join()
+        made.server_close()
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    monkeypatch.setenv("SESSIONHA_SECRET", SECRET)
+    with serving() as made:
+        yield made
 
 
 # --- token ----------------------------------------------------------------------------------------

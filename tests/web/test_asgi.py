@@ -703,6 +703,19 @@ async def test_without_lifespan_the_first_request_starts_the_engine() -> None:
     assert engine.starts == 1
 
 
+async def test_a_node_that_only_a_request_starts_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A node must be a member before its first request."""
+    settings = Settings.load({}, listen="127.0.0.1:7946", secret="insecure-loopback")
+    engine = FakeEngine(settings=settings)
+    browser = Browser(middleware(engine=engine))
+    await browser.get("/")
+    await browser.get("/")
+    assert engine.counts.count("late_start") == 1
+    assert caplog.text.count("joins its cluster with its first request") == 1
+
+
 async def test_health_is_answered_only_where_it_is_turned_on() -> None:
     engine = FakeEngine(settings=Settings.load({}, health_path="/internal"))
     browser = Browser(middleware(engine=engine))
