@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from sessionha.identity import is_name
 from sessionha.quantities import read_duration, read_size, show_duration, show_size
+from sessionha.virtual import VirtualServers
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -120,6 +121,25 @@ def _read_engine_types(value: object) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
 
+def _read_virtual(value: object) -> VirtualServers:
+    """A name, or hosts and paths with a name each: a mapping, or text."""
+    if isinstance(value, VirtualServers):
+        return value
+    if isinstance(value, str) and is_name(value):
+        return VirtualServers(value)
+    if isinstance(value, Mapping):
+        pairs = [(str(place), str(name)) for place, name in value.items()]
+    else:
+        words = [word.partition("=") for word in _words(value)]
+        pairs = [(place, name) for place, equals, name in words if equals]
+        if not words or len(pairs) < len(words):
+            raise ValueError(
+                "must be a name, or HOST=NAME and /PATH=NAME with commas between them, and *=NAME"
+                " for the rest"
+            )
+    return VirtualServers.read(pairs)
+
+
 def _pair(word: str) -> tuple[str, str]:
     prefix, equals, engine_type = word.rpartition("=")
     return (prefix if equals else "/"), engine_type
@@ -203,3 +223,4 @@ ENGINE_TYPES: Final = Kind(
     _read_engine_types,
     lambda value: ",".join(f"{prefix}={engine_type}" for prefix, engine_type in value),
 )
+VIRTUAL: Final = Kind("name, or `host=name`, `/path=name`, …", _read_virtual)

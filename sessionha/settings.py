@@ -35,6 +35,7 @@ from sessionha.kinds import (
     POLICY,
     SECRETS,
     TEXT,
+    VIRTUAL,
     Kind,
     PolicyWord,
     choice,
@@ -43,6 +44,7 @@ from sessionha.kinds import (
     size,
 )
 from sessionha.topology.description import Description, same_host
+from sessionha.virtual import VirtualServers
 
 ENVIRONMENT: Final = "SESSIONHA_"
 ARGUMENTS: Final = (
@@ -174,8 +176,12 @@ class Settings:
         " which type serves a path.",
         "`web`; `type` of the engine that `engine` names",
     )
-    virtual_server: str = _row(
-        NAME, "default", "Application or tenant: sessions of different ones are apart."
+    virtual_server: VirtualServers = _row(
+        VIRTUAL,
+        VirtualServers(),
+        "Application or tenant: sessions of different ones are apart. One name for all requests, or"
+        " a name for each host and path: `shop.example=shop,*.blog.example=blog,/admin=admin`;"
+        " `*=NAME` for the rest, else `default`.",
     )
     backups: int = _row(
         count(0, 7),
@@ -283,6 +289,12 @@ class Settings:
         "Paths for which `sessionha router` asks for engines of a type: `/api=api` for `/api` and"
         " what is below it, `api` for every path.",
         "none: any engine",
+    )
+    session_in: str = _row(
+        choice("cookies", "headers", "both"),
+        "cookies",
+        "Where clients carry their sessions. `both`: those that send the header `Sessionha-Token`,"
+        " in headers; `headers`: all, and no cookie is read or set.",
     )
     health_path: str = _row(
         HEALTH_PATH,

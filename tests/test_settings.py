@@ -79,7 +79,12 @@ def test_keyword_beats_environment_beats_file_beats_default(tmp_path: Path) -> N
 
     settings = load(environ, cluster="k")
 
-    found = (settings.cluster, settings.engine_type, settings.virtual_server, settings.elements)
+    found = (
+        settings.cluster,
+        settings.engine_type,
+        str(settings.virtual_server),
+        settings.elements,
+    )
     assert found == ("k", "e", "f", 256)
 
 

@@ -161,7 +161,7 @@ def _proven(engine: Engine, request: Request, address: DataAddress) -> str:
         NoSession: it is not; in the words of a session that does not exist.
     """
     session_id = request.headers.get(SESSION, "")
-    server = request.headers.get(VIRTUAL_SERVER, engine.settings.virtual_server)
+    server = request.headers.get(VIRTUAL_SERVER, engine.settings.virtual_server.default)
     try:
         expected = group_of(session_id) + session_key(session_id, server)
     except ValueError:

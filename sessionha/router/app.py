@@ -193,12 +193,13 @@ class Router:
 
     def _candidates(self, request: Request, prefer: Preference) -> Iterator[Upstream]:
         """The upstreams for a request by its route, what it needs, and the view."""
-        servers: tuple[str, ...] = ()
-        if request.cookies and self._cookies is not None:
+        route = None
+        if request.route and self._cookies is not None:
+            route = self._cookies.read(request.route)
+        elif request.cookies and self._cookies is not None:
             values = cookie_values(request.cookies, self._cookies.name)
             route = only_valid(values, self._cookies.read)
-            if route is not None:
-                servers = route.servers
+        servers = () if route is None else route.servers
         return self.upstreams.candidates(servers, prefer)
 
     def _preference(self, target: str) -> Preference:

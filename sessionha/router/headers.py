@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from multidict import CIMultiDict
 
-from sessionha.session.headers import HOPS, RETRY
+from sessionha.session.headers import HOPS, RETRY, ROUTE, TOKEN
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -37,6 +37,10 @@ MOST_HOPS: Final = 4
 """Routers on a request's way: one of the site and one of a zone are usual, more is a loop."""
 
 _HOPS: Final = HOPS.encode()
+_OF_CLIENTS: Final = frozenset({TOKEN.encode(), ROUTE.encode()})
+"""What clients themselves say, as their cookies do."""
+
+_ROUTE: Final = ROUTE.encode()
 _NOT_RETURNED: Final = HOP_BY_HOP | {RETRY.encode()}
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 
@@ -52,12 +56,14 @@ class Endless(Malformed):
 class Request:
     """What the router reads of a request's head."""
 
-    __slots__ = ("body_length", "cookies", "headers", "hops", "idempotency_key", "target")
+    __slots__ = ("body_length", "cookies", "headers", "hops", "idempotency_key", "route", "target")
 
     def __init__(self, scope: dict[str, Any], cookie_name: bytes) -> None:
         """Read the head. Raises Malformed, Endless."""
         self.hops = 0
         """Routers that the request has passed before."""
+        self.route = ""
+        """What a client without cookies says of its servers."""
         self.cookies: list[str] = []
         self.body_length: int | None = 0
         """Bytes of the body; None: it is chunked."""
@@ -70,9 +76,9 @@ class Request:
         single: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name in _NOT_FORWARDED or name.startswith(_INTERNAL):
-                self._keep_back(name, value, single)
-                continue
-            if name == b"cookie":
+                if not self._passes(name, value, single):
+                    continue
+            elif name == b"cookie":
                 if cookie_name in value:
                     self.cookies.append(value.decode("latin-1"))
             elif name in (b"host", b"content-length"):
@@ -94,14 +100,19 @@ class Request:
         _add_forwarded(headers, scope, single.get(b"host", b""))
         return headers
 
-    def _keep_back(self, name: bytes, value: bytes, single: dict[bytes, bytes]) -> None:
-        """A header that does not pass, and may mean something here."""
+    def _passes(self, name: bytes, value: bytes, single: dict[bytes, bytes]) -> bool:
+        """Whether such a header passes all the same; it may mean something here."""
+        if name in _OF_CLIENTS:
+            if name == _ROUTE:
+                self.route = value.decode("latin-1")
+            return True
         if name == b"connection":
             single[name] = value
         elif name == b"transfer-encoding":
             _only(single, name, value)
         elif name == _HOPS and value.isdigit():
             self.hops = int(value[:3])
+        return False
 
     def _frame(self, single: dict[bytes, bytes]) -> None:
         length, coding = single.get(b"content-length"), single.get(b"transfer-encoding")

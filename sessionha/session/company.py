@@ -340,25 +340,43 @@ class Part:
     def cookie(self) -> str | None:
         """The `Set-Cookie` header of the session, None where there is no news."""
         if not (self.committed or self.gone or self.extended or self.stillborn):
+            return None  # as `news` would say; nearly every request that reads ends here
+        if (news := self.news()) is None:
             return None
-        session, visit = self.session, self.visit
+        attributes, secure = self.terms.attributes, self.visit.secure
+        if news.value is None:
+            return attributes.delete(secure=secure)
+        return attributes.set(news.value, news.max_age, secure=secure)
+
+    def news(self) -> News | None:
+        """What the client is to keep of the session from now on, None where there is no news."""
+        if not (self.committed or self.gone or self.extended or self.stillborn):
+            return None
+        session = self.session
         if not self.committed and (session.failure is not None or self.closed is not None):
             return None
-        terms, attributes = self.terms, self.terms.attributes
+        terms = self.terms
         if self.stillborn is not None:
-            value = terms.cookies.write(self.stillborn, 0)
-            return attributes.set(value, terms.max_age, secure=visit.secure)
+            return News(terms.cookies.write(self.stillborn, 0), terms.max_age)
         known = session.known
         if known is None:
             cleared = self.gone or (self.ticket is not None and self.committed)
-            return attributes.delete(secure=visit.secure) if cleared else None
+            return FORGET if cleared else None
         if self._is_announced(known):
             return None
         max_age = terms.max_age
         if max_age is not None and known.idle_timeout != terms.create.idle_timeout:
             max_age = -(-known.idle_timeout // 1000)  # it began with lifetimes of its own
-        value = terms.cookies.write(known.session_id, self._ends(known))
-        return attributes.set(value, max_age, secure=visit.secure)
+        return News(terms.cookies.write(known.session_id, self._ends(known)), max_age)
+
+    def token(self) -> str | None:
+        """What the client has from now on in a header's place of the cookie; None: nothing."""
+        if (news := self.news()) is not None:
+            return news.value
+        ticket = self.ticket
+        return (
+            None if ticket is None else self.terms.cookies.write(ticket.session_id, ticket.deadline)
+        )
 
     def _is_announced(self, known: Known) -> bool:
         same = self.ticket is not None and self.ticket.session_id == known.session_id
@@ -380,6 +398,18 @@ class Part:
 def _no_id() -> tuple[str, SessionKey]:
     """What a session would have for an ID and a key that only shall tell whether it changed."""
     return "", b""
+
+
+class News(NamedTuple):
+    """What a client is told of a session."""
+
+    value: str | None
+    """Of the cookie; None: it is to be forgotten."""
+    max_age: int | None = None
+    """Seconds that a browser keeps it; None: as long as it runs."""
+
+
+FORGET: Final = News(None)
 
 
 class Member(NamedTuple):

@@ -249,14 +249,21 @@ class SessionCookies:
     into the signature, so that a value cannot be moved to another cookie.
     """
 
-    def __init__(self, keys: Sequence[bytes], name: str = "session") -> None:
+    def __init__(
+        self,
+        keys: Sequence[bytes],
+        name: str = "session",
+        use: Literal["cookie", "header"] = "cookie",
+    ) -> None:
+        """`use`: bound into the signature too, so that what is told in a header is no cookie."""
         if not keys:
             raise ValueError("session cookies need at least one key")
         self.name = name
+        self.use = use
         self.ids = SessionIDs(tuple(keys))
         self._keys = tuple(keys)
         self._named = re.compile(rf"(?:^|;)[ \t]*{re.escape(name)}-({_NAME})=([^;]*)")
-        salt = f"sessionha session cookie {name}".encode()
+        salt = f"sessionha session {use} {name}".encode()
         self._signers = tuple(_Signer(hmac.digest(key, salt, "sha256")) for key in keys)
         self._verified: dict[str, Ticket] = {}
 
@@ -276,7 +283,11 @@ class SessionCookies:
 
     def secondary(self, name: str) -> SessionCookies:
         """The cookies of secondary sessions of this name: `<this name>-<name>`."""
-        return SessionCookies(self._keys, f"{self.name}-{name}")
+        return SessionCookies(self._keys, f"{self.name}-{name}", self.use)
+
+    def of_use(self, use: Literal["cookie", "header"]) -> SessionCookies:
+        """The same for another use: neither verifies what the other writes."""
+        return SessionCookies(self._keys, self.name, use)
 
     def secondary_values(self, headers: Iterable[str]) -> dict[str, list[str]]:
         """What may be cookies of secondary sessions, by the sessions' names: as many as count.

@@ -11,6 +11,12 @@ ELSEWHERE: Final = "elsewhere"
 IF_REPEATABLE: Final = "elsewhere-if-repeatable"
 """The same for a request whose change may last all the same: only where repeating does no harm."""
 
+TOKEN: Final = "sessionha-token"
+"""The sessions of a client that keeps no cookies, in both directions (`session.tokens`)."""
+
+ROUTE: Final = "sessionha-route"
+"""What the route cookie says, to and from such a client."""
+
 HOPS: Final = "sessionha-hops"
 """How many routers a request has passed."""
 

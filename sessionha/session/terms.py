@@ -89,6 +89,10 @@ class Terms:
     lifetime: int = 0
     """0: no absolute lifetime."""
     depth: int = DEPTH
+    in_headers: bool = False
+    """Whether clients carry their sessions in headers (`session.tokens`), and not in cookies."""
+    vary: str = "Cookie"
+    """What responses that depend on the session depend on: the value of `Vary`."""
     session_requests: int = 128
     """Requests and websockets of one session at the same time, in this process."""
     under_way: dict[str, int] = field(default_factory=dict, repr=False)

@@ -28,9 +28,10 @@ from sessionha.identity import GroupID, Position, server_name
 from sessionha.peer.messages import Create
 from sessionha.session.company import Company, Part
 from sessionha.session.cookies import SECONDARIES, Route, RouteCookies, Ticket, is_session_name
-from sessionha.session.headers import COPIES
+from sessionha.session.headers import COPIES, ROUTE, TOKEN
 from sessionha.session.session import Session
 from sessionha.session.terms import NOTHING, Home, Terms, presented
+from sessionha.session.tokens import token_of
 
 log = logging.getLogger("sessionha.session")
 
@@ -198,6 +199,8 @@ class Visit(Part):
         mine, theirs = self.company, outer.company
         if outer._home.state is not self._home.state or theirs.failed or mine.failed:
             return
+        if outer.terms.in_headers != self.terms.in_headers:
+            return  # each tells its clients the route in its own way
         if outer.terms.virtual_server == self.terms.virtual_server:
             return  # perhaps the same session twice, and then each has to be committed apart
         if mine.group is not None and theirs.group is not None:
@@ -381,14 +384,17 @@ class Visit(Part):
         found: list[tuple[str, str]] = []
         if self.left:
             return found
-        for part in self.parts() if self._secondary else (self,):
-            if (cookie := part.cookie()) is not None:
-                found.append(("set-cookie", cookie))  # noqa: PERF401 -- faster for none
+        if self.terms.in_headers:
+            self._tell_token(found)
+        else:
+            for part in self.parts() if self._secondary else (self,):
+                if (cookie := part.cookie()) is not None:
+                    found.append(("set-cookie", cookie))  # noqa: PERF401 -- faster for none
         if self._shared or self._home.route_cookies is None:
             return found
         companies = self._companies()
-        if (cookie := self._route_cookie(companies, self._home.route_cookies)) is not None:
-            found.append(("set-cookie", cookie))
+        if (value := self._told_route(companies, self._home.route_cookies)) is not None:
+            found.append(self._route_header(value))
             if self._outer is not None:
                 self._outer._told_inside = True
         copies = most = self._home.backups
@@ -399,7 +405,22 @@ class Visit(Part):
             found.append((COPIES, str(copies)))
         return found
 
-    def _route_cookie(self, companies: Sequence[Company], cookies: RouteCookies) -> str | None:
+    def _tell_token(self, found: list[tuple[str, str]]) -> None:
+        """All sessions in one header, if there is news of one: the client keeps it as it is."""
+        parts = {"": self, **self._secondary}
+        if all(part.news() is None for part in parts.values()):
+            return
+        tokens = [(name, token) for name, part in parts.items() if (token := part.token())]
+        found.append((TOKEN, token_of(tokens)))
+        found.append(("cache-control", "no-store"))  # caches know of cookies only
+
+    def _route_header(self, value: str) -> tuple[str, str]:
+        if self.terms.in_headers:
+            return ROUTE, value
+        attributes, age = self.terms.route_attributes, self.terms.max_age
+        return "set-cookie", attributes.set(value, age, secure=self.secure)
+
+    def _told_route(self, companies: Sequence[Company], cookies: RouteCookies) -> str | None:
         """Where the client's sessions are: those of one group, for there is one such cookie."""
         for company in companies:
             if company.used:
@@ -416,9 +437,7 @@ class Visit(Part):
                 return None
             if not company.extended and self._is_known(names, group, held.position):
                 return None
-        route = Route(names, group, held.position, self._home.cluster)
-        attributes = self.terms.route_attributes
-        return attributes.set(cookies.write(route), self.terms.max_age, secure=self.secure)
+        return cookies.write(Route(names, group, held.position, self._home.cluster))
 
     def _is_known(self, names: tuple[str, ...], group: GroupID, position: Position) -> bool:
         """Whether the client has this route; a newer version alone is no news without a write."""

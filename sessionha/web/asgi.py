@@ -10,12 +10,14 @@ from typing import Any, Final, Literal
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
 from sessionha.session.carrier import carry, lay_down
 from sessionha.session.cookies import SameSite
+from sessionha.session.headers import ROUTE, TOKEN
 from sessionha.session.session import Session, UnavailableSession
 from sessionha.session.visit import Visit, visit_of
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
     UNAVAILABLE,
+    Asked,
     Engine,
     Factory,
     agree,
@@ -40,6 +42,9 @@ OnError = Literal["discard", "commit"]
 _STARTS: Final = frozenset(
     {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 )
+_TOKEN: Final = TOKEN.encode()
+_ROUTE: Final = ROUTE.encode()
+_ASKED: Final = frozenset({b"host", _TOKEN, _ROUTE})
 _TRY_AGAIN_LATER: Final = 1013  # the close code of websockets that 503 would be for requests
 
 
@@ -84,7 +89,7 @@ class SessionMiddleware:
             "https_only": https_only, "domain": domain, "partitioned": partitioned,
         }  # fmt: skip
         try:
-            self.settings, self._keys, self._terms = agree(
+            self.settings, self._keys, self._terms, self._choice = agree(
                 engine, settings, secret_key, cookie, max_age, on_error
             )
             self._health = health_pages(self.settings)
@@ -111,7 +116,11 @@ class SessionMiddleware:
         outside = scope.get("sessionha")
         outer = None if outside is None else visit_of(outside)
         values = None if outer is None else scope.get("session")
-        visit = Visit(engine, self._terms, cookies, secure=secure, outer=outer)
+        terms = self._terms
+        if self._choice is not None:
+            terms, instead = self._choice.choose(_asked(scope), outer)
+            cookies = cookies if instead is None else instead
+        visit = Visit(engine, terms, cookies, secure=secure, outer=outer)
         carried = carry(visit)
         try:
             if not visit.arrive():
@@ -199,6 +208,17 @@ class SessionMiddleware:
         return engine
 
 
+def _asked(scope: Scope) -> Asked:
+    found = {name: value for name, value in scope["headers"] if name in _ASKED}
+    token = found.get(_TOKEN)
+    return Asked(
+        found.get(b"host", b"").decode("latin-1"),
+        scope["path"],
+        None if token is None else token.decode("latin-1"),
+        found.get(_ROUTE, b"").decode("latin-1"),
+    )
+
+
 class _Exchange:
     """What one request sends: the session is committed before the first byte of it."""
 
@@ -240,9 +260,23 @@ class _Exchange:
         if added := self.visit.headers():
             headers = [*message.get("headers", ())]
             headers += [(name.encode(), value.encode()) for name, value in added]
-            message["headers"] = _vary_by_cookie(headers) if vary else headers
+            message["headers"] = self._varying(headers) if vary else headers
         elif vary:
-            message["headers"] = _vary_by_cookie([*message.get("headers", ())])
+            message["headers"] = self._varying([*message.get("headers", ())])
+
+    def _varying(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers with what the session depends on in `Vary`, beside what the application put
+        there."""
+        fields = self.visit.terms.vary.encode()
+        for index, (name, value) in enumerate(headers):
+            if len(name) == 4 and name.lower() == b"vary":
+                told = {part.strip().lower() for part in value.split(b",")}
+                missing = [each for each in fields.split(b", ") if each.lower() not in told]
+                if b"*" in told or not missing:
+                    return headers
+                joined = b", ".join([value, *missing])
+                return [*headers[:index], (name, joined), *headers[index + 1 :]]
+        return [*headers, (b"vary", fields)]
 
     async def refuse(self, why: SessionUnavailable) -> None:
         """Answer 503 with Retry-After, or what a websocket has in its place."""
@@ -276,17 +310,6 @@ async def _answer(
     ]
     await send({"type": f"{kind}.start", "status": status, "headers": [*about, *headers]})
     await send({"type": f"{kind}.body", "body": body})
-
-
-def _vary_by_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers with `Cookie` in `Vary`, beside what the application put there."""
-    for index, (name, value) in enumerate(headers):
-        if len(name) == 4 and name.lower() == b"vary":
-            fields = {part.strip().lower() for part in value.split(b",")}
-            if fields & {b"*", b"cookie"}:
-                return headers
-            return [*headers[:index], (name, value + b", Cookie"), *headers[index + 1 :]]
-    return [*headers, (b"vary", b"Cookie")]
 
 
 def session_from(scope: Mapping[str, Any]) -> Session:

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
 from sessionha.errors import InvalidSettings, SessionError, SessionUnavailable
@@ -17,8 +18,10 @@ from sessionha.session.cookies import (
     application_keys,
     check_key,
 )
-from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
+from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY, TOKEN
 from sessionha.session.terms import Home, Terms
+from sessionha.session.tokens import EITHER, as_cookies, in_headers
+from sessionha.session.visit import Visit
 from sessionha.settings import Settings
 from sessionha.topology.health import NodeState
 
@@ -77,12 +80,62 @@ def default_factory(settings: Settings, keys: tuple[bytes, ...]) -> Engine:
     return engine
 
 
+class Asked(NamedTuple):
+    """What of a request decides about its terms, beside its cookies."""
+
+    host: str
+    """The header of this name; empty without one."""
+    path: str
+    """As the client sees it."""
+    token: str | None
+    """`Sessionha-Token`; None without one."""
+    route: str
+    """`Sessionha-Route`; empty without one."""
+
+
+class Choice:
+    """The terms of a door whose requests have different ones: several virtual servers, or clients
+    that carry their sessions in headers."""
+
+    def __init__(self, settings: Settings, terms: Terms) -> None:
+        self._servers = settings.virtual_server
+        self._always = settings.session_in == "headers"
+        self._never = settings.session_in == "cookies"
+        if settings.session_in == "both":
+            terms = replace(terms, vary=EITHER)
+        elif self._always:
+            terms = replace(terms, vary=TOKEN.title())
+        self._terms = self._of_each(terms)
+        self._in_headers = self._of_each(in_headers(terms))
+
+    def _of_each(self, terms: Terms) -> Mapping[str, Terms]:
+        return {
+            name: replace(terms, virtual_server=name, named={}, under_way={})
+            for name in self._servers.names
+        }
+
+    def choose(self, asked: Asked, outer: Visit | None) -> tuple[Terms, list[str] | None]:
+        """The terms of a request, and what counts as its cookies; None: its cookies do.
+
+        Its token decides: with one, whatever it says, the cookies are not looked at. Of two doors
+        around each other only one speaks in headers, for there is one header of the name.
+        """
+        name = self._servers.of(asked.host, asked.path)
+        spoken = not self._never and (self._always or asked.token is not None)
+        if not spoken or (outer is not None and outer.terms.in_headers):
+            return self._terms[name], None
+        terms = self._in_headers[name]
+        return terms, as_cookies(terms, asked.token or "", asked.route)
+
+
 class Agreed(NamedTuple):
     """What a door was made with, checked."""
 
     settings: Settings
     keys: tuple[bytes, ...]
     terms: Terms
+    choice: Choice | None
+    """None: all requests have these terms."""
 
 
 def agree(
@@ -126,7 +179,9 @@ def agree(
         problems += error.problems
     if problems or found is None or attributes is None:
         raise InvalidSettings(problems)
-    return Agreed(found, keys, terms_for(found, keys, attributes, max_age))
+    terms = terms_for(found, keys, attributes, max_age)
+    alike = len(found.virtual_server.names) == 1 and found.session_in == "cookies"
+    return Agreed(found, keys, terms, None if alike else Choice(found, terms))
 
 
 def _mistakes(cookie: Mapping[str, Any], max_age: Any, on_error: object) -> Iterable[str]:
@@ -224,7 +279,7 @@ def terms_for(
             domain=attributes.domain,
             partitioned=attributes.partitioned,
         ),
-        virtual_server=settings.virtual_server,
+        virtual_server=settings.virtual_server.default,
         max_age=max_age,
         idle_timeout=int(idle * 1000),
         lifetime=0 if math.isinf(lifetime) else int(lifetime * 1000),

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from sessionha.errors import SessionUnavailable, StoreFull
 from sessionha.session.carrier import Carried, carry, lay_down
 from sessionha.session.cookies import SameSite
-from sessionha.session.terms import Terms
+from sessionha.session.headers import ROUTE, TOKEN
 from sessionha.session.visit import Visit, visit_of
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
     UNAVAILABLE,
+    Asked,
     Engine,
     Factory,
     agree,
@@ -51,6 +52,8 @@ OnError = Literal["discard", "commit"]
 WAIT: Final = "sessionha.wait"
 """Key of the environment: runs a coroutine of sessionha to its end, `session.commit()` for one."""
 
+_TOKEN: Final = "HTTP_" + TOKEN.upper().replace("-", "_")
+_ROUTE: Final = "HTTP_" + ROUTE.upper().replace("-", "_")
 _REASONS: Final = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
 
 doors: weakref.WeakSet[WSGISessionMiddleware] = weakref.WeakSet()
@@ -95,7 +98,7 @@ class WSGISessionMiddleware:
             "session_cookie": session_cookie, "path": path, "same_site": same_site,
             "https_only": https_only, "domain": domain, "partitioned": partitioned,
         }  # fmt: skip
-        self.settings, self._keys, self.terms = agree(
+        self.settings, self._keys, self.terms, self._choice = agree(
             engine, settings, secret_key, cookie, max_age, on_error
         )
         self.app = app
@@ -118,7 +121,7 @@ class WSGISessionMiddleware:
             if host is None or not host.running:
                 host = self.start(late=True)
             outer = visit_of(environ.get(self.environ_key))
-            visit, found = host.call(partial(_arrived, host.engine, self.terms, environ, outer))
+            visit, found = host.call(partial(self._arrived, host.engine, environ, outer))
             if not found:
                 _acquire(host, visit)
         except EngineSilent as error:
@@ -158,6 +161,32 @@ class WSGISessionMiddleware:
             note_late_start(engine)
         self._host = host
         return host
+
+    def _arrived(
+        self, engine: Engine, environ: dict[str, Any], outer: Visit | None
+    ) -> tuple[Visit, bool]:
+        """The visit of a request, and whether its session was found at once."""
+        terms, header = self.terms, environ.get("HTTP_COOKIE")
+        cookies = [header] if header else []
+        if self._choice is not None:
+            terms, instead = self._choice.choose(_asked(environ), outer)
+            cookies = cookies if instead is None else instead
+        secure = environ.get("wsgi.url_scheme") == "https"
+        visit = Visit(engine, terms, cookies, secure=secure, outer=outer)
+        try:
+            return visit, visit.arrive()
+        except BaseException:
+            visit.leave()
+            raise
+
+
+def _asked(environ: dict[str, Any]) -> Asked:
+    return Asked(
+        environ.get("HTTP_HOST", ""),
+        environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+        environ.get(_TOKEN),
+        environ.get(_ROUTE, ""),
+    )
 
 
 class _Exchange:
@@ -307,7 +336,9 @@ class _Exchange:
         else:
             self._started = True
             headers = [*headers, *added]
-            self._send = self._start_response(status, _vary_by_cookie(headers) if vary else headers)
+            if vary:
+                headers = _varying(headers, self._visit.terms.vary)
+            self._send = self._start_response(status, headers)
 
     def _commit(self) -> Told:
         host, visit = self._host, self._visit
@@ -374,20 +405,6 @@ class _ResponseRefused(OSError):
     """What an application that still writes is told, as after a disconnect."""
 
 
-def _arrived(
-    engine: Engine, terms: Terms, environ: dict[str, Any], outer: Visit | None
-) -> tuple[Visit, bool]:
-    """The visit of a request, and whether its session was found at once."""
-    cookies = environ.get("HTTP_COOKIE")
-    secure = environ.get("wsgi.url_scheme") == "https"
-    visit = Visit(engine, terms, [cookies] if cookies else [], secure=secure, outer=outer)
-    try:
-        return visit, visit.arrive()
-    except BaseException:
-        visit.leave()
-        raise
-
-
 def _acquire(host: Host, visit: Visit) -> None:
     try:
         host.wait(visit.acquire())
@@ -434,15 +451,17 @@ def _refused(
     return _answered(start_response, 503, UNAVAILABLE, [*refusal_headers(why), *told])
 
 
-def _vary_by_cookie(headers: Headers) -> Headers:
-    """The headers with `Cookie` in `Vary`, beside what the application put there."""
+def _varying(headers: Headers, fields: str) -> Headers:
+    """The headers with these fields in `Vary`, beside what the application put there."""
     for index, (name, value) in enumerate(headers):
         if len(name) == 4 and name.lower() == "vary":
-            fields = {part.strip().lower() for part in value.split(",")}
-            if fields & {"*", "cookie"}:
+            told = {part.strip().lower() for part in value.split(",")}
+            missing = [each for each in fields.split(", ") if each.lower() not in told]
+            if "*" in told or not missing:
                 return headers
-            return [*headers[:index], (name, f"{value}, Cookie"), *headers[index + 1 :]]
-    return [*headers, ("vary", "Cookie")]
+            joined = ", ".join([value, *missing])
+            return [*headers[:index], (name, joined), *headers[index + 1 :]]
+    return [*headers, ("vary", fields)]
 
 
 def _nowhere(data: bytes) -> None:

@@ -44,7 +44,7 @@ class Visitor:
         """The session's first request; gives the session's address."""
         await self.does(lambda session: session.update(values))
         self.session_id = await self.does(lambda session: session.id)
-        return self.at(self._engine.settings.virtual_server)
+        return self.at(self._engine.settings.virtual_server.default)
 
     def at(self, virtual_server: str) -> DataAddress:
         """The session's address where that is its virtual server."""
