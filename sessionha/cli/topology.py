@@ -45,7 +45,7 @@ def _change(last: Mapping[str, Any] | None) -> str:
 
 
 def _description(description: Mapping[str, Any]) -> str:
-    others = [f"{node} has {theirs}" for node, theirs in description["differing"].items()]
+    others = [f"{node} has another: {what}" for node, what in description["differing"].items()]
     return ", but ".join([description["hash"] or "none", *others])
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from sessionha.errors import BadMessage
 from sessionha.identity import NO_EPOCH, Epoch, GroupID, Position, SessionKey
-from sessionha.view import Member, View
+from sessionha.view import Member, Node, View
 
 
 def size_of(value: bytes | None) -> str:
@@ -409,6 +409,16 @@ class Join(Wire, frozen=True):
     """Whether its store holds data from an earlier membership."""
 
 
+class Describe(Wire, frozen=True):
+    """Ask a node for its description of the cluster; answered by Described."""
+
+
+class Described(Wire, frozen=True):
+    """The nodes that the receiver's description has, in its order."""
+
+    nodes: tuple[Node, ...]
+
+
 class Watch(Wire, frozen=True):
     """An observer (a router) holds this view; answered by Installed when it differs, else Done
     after a heartbeat."""
@@ -524,6 +534,7 @@ Message = (
     | Revocations | Revoked | Ping | Pong | Join | Watch | Install | Installed | Confirm
     | Confirmed | Report | Leave | Done
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
+    | Describe | Described
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -22,6 +22,8 @@ from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Confirm,
     Confirmed,
+    Describe,
+    Described,
     Failed,
     Install,
     Installed,
@@ -32,6 +34,7 @@ from sessionha.peer.messages import (
     Pong,
     Report,
 )
+from sessionha.topology.comparison import Comparison
 from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
@@ -100,8 +103,8 @@ class Automaton:
         self._last = kept if kept is not None else view if self.is_member else None
         self._joins: dict[str, tuple[Join, int]] = {}
         self._leavers: dict[str, Leave] = {}
-        self.differing: dict[str, str] = {}
-        """Nodes with another description, each with the hash of theirs."""
+        self._comparison = Comparison(description, self.counts)
+        self._dismissed: set[str] = set()
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
@@ -156,6 +159,11 @@ class Automaton:
             return tuple(sorted(self.addresses))
         decider = next((node for node in self.view.by_name if node != self.me.node), None)
         return tuple(sorted({*self._watched(), *([decider] if decider else [])}))
+
+    @property
+    def differing(self) -> Mapping[str, str]:
+        """Nodes that have had another description for a while, each with what differs."""
+        return self._comparison.reported
 
     def signs(self, node: str, now: int) -> Signs:
         """What is known of another node besides the view."""
@@ -253,6 +261,8 @@ class Automaton:
             case Install(), Installed():
                 self._learn(now, reply.view)
                 self._accepted(reply.view)
+            case Describe(), Described():
+                self._out += self._comparison.told(node, Description(reply.nodes))
             case Join(), Failed() if self.state is State.JOINING:
                 self._rejected(node, reply.reason)
             case _:
@@ -278,6 +288,18 @@ class Automaton:
     def describe(self, now: int, me: Member) -> list[Effect]:
         """This node describes itself anew: ready, weight, zone, url."""
         self.me = msgspec.structs.replace(me, incarnation=self.me.incarnation)
+        return self._act(now)
+
+    def reloaded(self, now: int, description: Description, admission: Admission) -> list[Effect]:
+        """The description of the cluster is another one now. Members that it had and has no more
+        leave the view; whoever was refused may ask again."""
+        before, after = {*self._description.order}, {*description.order}
+        if admission == "static-only":
+            self._dismissed |= before - after
+        self._dismissed -= after
+        self._description, self._admission = description, admission
+        self._comparison.describe(description)
+        self._refused.clear()
         return self._act(now)
 
     def found(self, now: int, directory: Mapping[str, Found]) -> list[Effect]:
@@ -432,6 +454,9 @@ class Automaton:
             death = self._detector.deaths.get(node)
             if node not in removed and death is not None and death.incarnation == incarnation:
                 removed[node] = Removal("failed", proven=death.proven)
+        for node in self._dismissed:
+            if node in others:
+                removed.setdefault(node, Removal("left", proven=False))
         return removed
 
     def _arrivals(
@@ -535,7 +560,7 @@ class Automaton:
         if self._is_foreign(ping.cluster):
             self._drop(sender, ping)
             return
-        self._note_hash(sender.node, ping.description)
+        self._compare(now, sender.node, ping.description)
         known = self._detector.node(sender.node, now)
         news = ping.view != known.view_id or ping.state != known.state
         if sender.node in self.addresses and news and now - known.asked >= self._ping_gap:
@@ -552,7 +577,7 @@ class Automaton:
         known = self._detector.node(node, now)
         known.member, known.state, known.blank = pong.me, pong.state, pong.blank
         self._detector.answered(now, node)
-        self._note_hash(node, pong.description)
+        self._compare(now, node, pong.description)
         known.view_id = ViewID(*pong.view)
         self._highest = max(self._highest, known.view_id.number)
         if pong.newer is not None:
@@ -575,7 +600,10 @@ class Automaton:
             self._refuse_claim(node, join.me.incarnation, reason)
             return
         if self._admission == "static-only" and self._description.node(node) is None:
-            reason = f"{node} is not in this node's description"
+            reason = (
+                f"{node} is not in the description of {self.me.node}; describe it there and"
+                " `sessionha reload`, or set `admission` to dynamic"
+            )
             self._refuse_claim(node, join.me.incarnation, reason)
             return
         if holds(self.view, node, join.me.incarnation):
@@ -800,15 +828,9 @@ class Automaton:
         address = self.addresses.get(node)
         return address is not None and same_host(address, self.me.peer)
 
-    def _note_hash(self, node: str, theirs: str) -> None:
-        mine = self._description.hash
-        if theirs in ("", mine):
-            self.differing.pop(node, None)
-        elif self.differing.get(node) != theirs and len(self.differing) < WATCH_ALL:
-            self.differing[node] = theirs
-            self.counts["differing_descriptions"] += 1
-            text = f"{node} has another description of the cluster ({theirs}, here {mine})"
-            self._log(logging.WARNING, text + ": give every node the same `nodes`, in one order")
+    def _compare(self, now: int, node: str, theirs: str) -> None:
+        if node in self.addresses:
+            self._out += self._comparison.heard(now, node, theirs, self._timing.suspect_after)
 
     def _drop(self, sender: Sender, message: Message) -> None:
         self.counts["dropped"] += 1

@@ -36,7 +36,7 @@ class Picture(NamedTuple):
     description: str
     """Hash of this node's static description."""
     differing: Mapping[str, str]
-    """Nodes with another description, each with the hash of theirs."""
+    """Nodes that have had another description for a while, each with what differs."""
     last_change: LastChange | None
     """None until there was one since this process started."""
 

@@ -121,6 +121,38 @@ class Description(msgspec.Struct, frozen=True, dict=True):
         return {each.node: each.peer for each in self.nodes}
 
 
+DIFFERENCES = 6
+"""Told of two descriptions at most; a whole list helps nobody."""
+
+
+def differences(mine: Description, theirs: Description) -> list[str]:
+    """In what two descriptions differ, for people: at most a few, and how many more there are."""
+    found = [f"{node} is missing there" for node in mine.order if theirs.node(node) is None]
+    found += [f"{node} is missing here" for node in theirs.order if mine.node(node) is None]
+    for each in mine.nodes:
+        other = theirs.node(each.node)
+        if other is not None:
+            found += _fields(each, other)
+    common = [node for node in mine.order if theirs.node(node) is not None]
+    if common != [node for node in theirs.order if mine.node(node) is not None]:
+        found.append("the order of the nodes")
+    more = len(found) - DIFFERENCES
+    return [*found[:DIFFERENCES], f"and {more} more"] if more > 0 else found
+
+
+def _fields(mine: Node, theirs: Node) -> Iterator[str]:
+    for name in mine.__struct_fields__:
+        here, there = getattr(mine, name), getattr(theirs, name)
+        if here != there:
+            yield f"{mine.node}: `{name}` {_shown(here)} here, {_shown(there)} there"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{each.engine} ({each.type}) {each.url}".strip() for each in value) or "–"
+    return str(value) or "–"
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port` or `[v6]:port`; ValueError for anything else."""
     parts = urlsplit(f"//{address}")

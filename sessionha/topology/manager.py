@@ -18,6 +18,8 @@ from sessionha.peer.base import Links, Sender
 from sessionha.peer.messages import (
     Confirm,
     Confirmed,
+    Describe,
+    Described,
     Done,
     Failed,
     Install,
@@ -296,6 +298,21 @@ class TopologyManager:
         else:
             self._post(Join(me=self._member(), view=NO_MEMBERS, served=False))
 
+    def reloaded(self, description: Description, admission: Admission, me: Member) -> None:
+        """The description of the cluster is another one now, and this node is described by `me`,
+        but for what it says of itself while it runs."""
+        self._description, self._admission = description, admission
+        if self._voting is not None:
+            self._voting = self._voting._replace(electors=description.order)
+        kept = self._member()
+        self._me = msgspec.structs.replace(
+            me, incarnation=kept.incarnation, ready=kept.ready, kept=kept.kept
+        )
+        if self._automaton is not None:
+            self._step(lambda automaton, now: automaton.reloaded(now, description, admission))
+            self._step(lambda automaton, now: automaton.describe(now, self._me))
+        self._reach_out()
+
     def found(self, directory: Mapping[str, Found]) -> None:
         """Discovery says where nodes are, this one left out."""
         self._found = directory
@@ -349,6 +366,8 @@ class TopologyManager:
         match message:
             case Confirm():
                 return self._confirm(message.node)
+            case Describe():
+                return Described(self._description.nodes)
             case Watch():
                 return self._watch(ViewID(*message.view))
         reply = self._answer(sender, message)

@@ -27,11 +27,13 @@ from sessionha.peer.messages import (
     Prepared,
 )
 from sessionha.topology.automaton import Automaton
+from sessionha.topology.description import Description
 from sessionha.topology.detector import NEVER
 from sessionha.topology.effects import Effect, Release, Send
 from sessionha.topology.members import Plan, Removal, holds, next_view
 from sessionha.topology.proposal import Proposal
 from sessionha.topology.states import State
+from sessionha.topology.timing import Admission
 from sessionha.view import View
 
 PATIENCE = 3_000
@@ -159,6 +161,11 @@ class QuorumAutomaton(Automaton):
         self._log(logging.WARNING, f"told to go on without the votes of {words}")
         self._proposal = None
         return self._act(now)
+
+    def reloaded(self, now: int, description: Description, admission: Admission) -> list[Effect]:
+        """See `Automaton.reloaded`."""
+        self._electors = description.order
+        return super().reloaded(now, description, admission)
 
     def tick(self, now: int) -> list[Effect]:
         """See `Automaton.tick`. Who is dead by proof is looked at again and again until a view is

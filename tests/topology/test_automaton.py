@@ -379,21 +379,6 @@ def test_who_asks_a_node_of_its_own_id_is_refused_with_the_id_and_the_setting() 
     )
 
 
-def test_a_node_outside_the_description_is_refused_and_a_differing_hash_is_told() -> None:
-    """System 3 (j): a node missing from the description is refused by policy, a different hash is
-    reported."""
-    world = World(1, 3)
-    small = type(world.description)(tuple(n for n in world.description.nodes if n.node != "n3"))
-    world.descriptions = {"n1": small, "n2": small}
-    world.start("n1", "n2")
-    world.settle("n1", "n2")
-    world.start("n3")
-    world.run(5_000)
-    assert world.agreed("n1", "n2")
-    assert world.nodes["n1"].automaton.counts["differing_descriptions"] == 1
-    assert "not in this node's description" in world.nodes["n3"].automaton.waiting_for(world.now)
-
-
 def test_a_message_that_a_state_does_not_listen_to_is_dropped_and_counted() -> None:
     """System 3.3: an illegal message in a state is dropped and counted."""
     from sessionha.peer.base import Sender

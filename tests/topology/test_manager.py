@@ -16,6 +16,7 @@ from sessionha.peer.base import Sender, Verdict
 from sessionha.peer.messages import Done, Installed, Message, Ping, Pong, Watch, decode, encode
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.base import Change, Membership
+from sessionha.topology.comparison import ASK_UNTIL, PATIENCE
 from sessionha.topology.description import Description
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
@@ -305,11 +306,14 @@ async def test_a_picture_tells_who_watches_whom_what_changed_and_who_is_describe
     member = manager.view().member("n2")
     assert member is not None
     ping = Ping(member, manager.view().id, description="another")
-    manager.handle(Sender("n2", member.incarnation), ping)
+    for _ in range(2):
+        manager.handle(Sender("n2", member.incarnation), ping)
+        voters.now += PATIENCE + ASK_UNTIL
+        manager.poll()
     picture = manager.picture()
     assert picture.watches == {"n1": ("n2",), "n2": ("n1",)}
     assert picture.description == voters.description.hash
-    assert picture.differing == {"n2": "another"}
+    assert picture.differing == {"n2": "it does not tell in what (another)"}
     assert picture.last_change is not None
     assert picture.last_change.changes == (Change("failed", "n3"),)
     assert picture.last_change.ago >= 400

@@ -14,6 +14,8 @@ from sessionha.peer.messages import (
     Accepted,
     Confirm,
     Confirmed,
+    Describe,
+    Described,
     Failed,
     Join,
     Message,
@@ -92,7 +94,7 @@ class SimNode:
             view=view,
             kept=kept,
             trust_refused=world.trust_refused,
-            admission="dynamic" if world.dynamic else "static-only",
+            admission="dynamic" if world.dynamic else world.admission,
             run=self.store.run,
         )
         self.automaton: Automaton
@@ -133,6 +135,15 @@ class SimNode:
         self._run(event(self.automaton, self.world.now))
         self.notice()
 
+    def reload(self, description: Description, admission: Admission = "static-only") -> None:
+        """`sessionha reload` with another file."""
+        self.description = description
+        described = description.node(self.node)
+        self.step(lambda automaton, now: automaton.reloaded(now, description, admission))
+        if described is not None:
+            me = described.member(self.automaton.me.incarnation)
+            self.step(lambda automaton, now: automaton.describe(now, me))
+
     def _sync(self) -> None:
         view, kept = self.rows.held()
         if isinstance(self.automaton, QuorumAutomaton):
@@ -162,6 +173,8 @@ class SimNode:
                     self.log.append(f"{self.world.now} {self.node} {effect.text}")
 
     def receive(self, sender: Sender, message: Message) -> Message | None:
+        if isinstance(message, Describe):
+            return Described(self.description.nodes)
         me = self.automaton.me
         now, words = self.world.now, self.description.hash
         reply = answer(sender, message, me, self.rows, now, words, self.voting)
@@ -211,6 +224,7 @@ class World:
         self.now = 1_000_000
         self.description = describe(count)
         self.descriptions: dict[str, Description] = {}
+        self.admission: Admission = "static-only"
         self.trust_refused = trust_refused
         self.dynamic = dynamic
         self.nodes: dict[str, SimNode] = {}
