@@ -74,7 +74,7 @@ def examine(file: Path | None, url: str | None, engines: int | None) -> Examinat
     try:
         answer = asking.ask(address, "/v1/doctor", bearer, has="checks", timeout=TIMEOUT)
     except asking.NoAnswer as problem:
-        remedy = "is the node running? A WSGI server whose hook does not start it has none yet"
+        remedy = "start it: a WSGI server needs a hook, or has no node before its first request"
         unreached = Finding("administration", "fail", str(problem), remedy)
         return Examination([unreached, *(_before_a_start(file) if url is None else ())])
     found = [_read(row) for row in answer["checks"]]
@@ -177,7 +177,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     if said.words:
         yield Finding("store", "warn", said.words)
     else:
-        yield Finding("store", "ok", f"user {os.geteuid()} would keep sessions in {place.parent}")
+        yield Finding("store", "ok", f"user {os.geteuid()} would keep sessions in {place}")
 
 
 class _Said(logging.Handler):

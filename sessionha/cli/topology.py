@@ -29,7 +29,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         "seen by": f"{found['node']} ({found['state']}{f', waits for {waits}' if waits else ''})",
         "view": f"{view['number']}, {len(found['members'])} members{votes(view)}",
         "changed": _change(found["last_change"]),
-        "absent": f"{', '.join(found['absent']) or 'nobody'}, by proof",
+        "absent": f"{', '.join(found['absent'])}, by proof" if found["absent"] else "nobody",
         "description": _description(found["description"]),
     }
     for name, words in lines.items():
