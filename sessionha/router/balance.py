@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from sessionha.kinds import DEFAULT_POLICY, PolicyWord
 from sessionha.router.table import Target
+from sessionha.topology.health import NodeState
 
-State = Literal["up", "suspect", "down"]
 T = TypeVar("T")
 
 
@@ -16,7 +16,8 @@ class Standing(Protocol):
     """What a router knows of a target by itself."""
 
     @property
-    def state(self) -> State: ...
+    def state(self) -> NodeState:
+        """Ready, suspect or failed."""
 
     @property
     def in_flight(self) -> int: ...
@@ -85,10 +86,13 @@ class Balance:
         self._nodes.keep(nodes)
         self._engines.keep(health)
 
-    def state(self, target: Target) -> State:
-        """What is known of the target."""
+    def state(self, target: Target) -> NodeState:
+        """What the view says of the target's node; of one that takes clients, what requests showed
+        of the target itself."""
         standing = self._health.get(target.name)
-        return "up" if standing is None else standing.state
+        if standing is None or not target.state.takes_clients:
+            return target.state
+        return standing.state
 
     def load(self, target: Target) -> int:
         """What is in flight there."""
@@ -97,7 +101,7 @@ class Balance:
 
     def serves(self, target: Target) -> bool:
         """Whether it is worth a try before others were tried."""
-        return target.ready and self.state(target) != "down"
+        return self.state(target).takes_clients
 
     def inside(self, targets: Sequence[Target], engine: str = "") -> Iterator[Target]:
         """The targets of one node: the engine that is named, its siblings of the same type, the
@@ -108,7 +112,7 @@ class Balance:
         types = next((each.types for each in targets if each.engine == engine), None)
 
         def rank(target: Target) -> tuple[bool, bool, bool, int]:
-            suspect, load = self.state(target) == "suspect", self.load(target)
+            suspect, load = self.state(target) is NodeState.SUSPECT, self.load(target)
             if not engine:
                 return (False, False, suspect, load)
             return (target.engine != engine, target.types != types, suspect, load)
@@ -128,7 +132,7 @@ class Balance:
     def _node(self, nodes: Mapping[str, Sequence[Target]], prefer: Preference) -> str:
         def standing(node: str) -> tuple[bool, bool]:
             targets = nodes[node]
-            return targets[0].spare, all(self.state(each) == "suspect" for each in targets)
+            return targets[0].spare, all(self.state(each) is NodeState.SUSPECT for each in targets)
 
         def load(node: str) -> float:
             return sum(map(self.load, nodes[node])) / nodes[node][0].weight

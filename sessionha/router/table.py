@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sessionha.identity import server_name
+from sessionha.topology.health import NodeState, state_of
 from sessionha.view import Member, View
 
 SLOTS: Final = 64
@@ -26,7 +27,8 @@ class Target(NamedTuple):
     url: str
     zone: str
     weight: int
-    ready: bool
+    state: NodeState
+    """Of its node, by the view."""
     spare: bool
 
 
@@ -35,7 +37,7 @@ class Table:
 
     def __init__(self, view: View) -> None:
         self._of_node = {
-            member.node: tuple(_targets(member))
+            member.node: tuple(_targets(member, state_of(member.node, view)))
             for member in view.members
             if member.role != "witness"
         }
@@ -61,9 +63,9 @@ class Table:
         return self._of_node.get(node, ()), engine
 
 
-def _targets(member: Member) -> Iterator[Target]:
+def _targets(member: Member, state: NodeState) -> Iterator[Target]:
     spare = member.role == "spare"
-    common = (member.zone, max(1, member.weight), member.ready, spare)
+    common = (member.zone, max(1, member.weight), state, spare)
     if member.url:
         sharing = [engine for engine in member.engines if not engine.url] or member.engines
         types = frozenset(engine.type for engine in sharing)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from sessionha.router.affinity import in_order
-from sessionha.router.balance import ANY, Balance, Preference, State
+from sessionha.router.balance import ANY, Balance, Preference
 from sessionha.router.table import Table, Target
+from sessionha.topology.health import NodeState
 from sessionha.view import NO_MEMBERS, View
 
 logger = logging.getLogger("sessionha.router")
@@ -34,7 +35,7 @@ class Upstream:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.state: State = "up"
+        self.state = NodeState.READY
         self.exchanges: set[Exchange] = set()
         self.retry_at = 0.0
         self.on_trial = False
@@ -58,7 +59,7 @@ class Upstreams:
         self._changed = asyncio.Event()
 
     def view_changed(self, view: View) -> None:
-        """Follow a new view: newcomers are up, and what ran on an excluded node is abandoned.
+        """Follow a new view: newcomers are ready, and what ran on an excluded node is abandoned.
 
         A node that said goodbye is left alone: it finishes its requests.
         """
@@ -85,7 +86,7 @@ class Upstreams:
         member, now = old.member(target.node), self.view.member(target.node)
         if member is None or now is None or member.joined != now.joined:
             self._ailing.discard(upstream)
-            upstream.state, upstream.on_trial = "up", False
+            upstream.state, upstream.on_trial = NodeState.READY, False
         return upstream
 
     def routable(self) -> bool:
@@ -101,17 +102,17 @@ class Upstreams:
             if upstream is None:
                 continue  # the view lost it while others were tried: nothing would end its silence
             if upstream.on_trial:
-                self._mark(upstream, "down")  # until it answers this one request
+                self._mark(upstream, NodeState.FAILED)  # until it answers this one request
             yield upstream
 
     def _revive(self) -> None:
         now = self._clock()
         for upstream in [each for each in self._ailing if now >= each.retry_at]:
             self._ailing.discard(upstream)
-            upstream.on_trial = upstream.state == "down"
-            upstream.state = "up"
+            upstream.on_trial = upstream.state is NodeState.FAILED
+            upstream.state = NodeState.READY
 
-    def _mark(self, upstream: Upstream, state: State) -> None:
+    def _mark(self, upstream: Upstream, state: NodeState) -> None:
         upstream.state = state
         upstream.on_trial = False
         upstream.retry_at = self._clock() + RETRY_AFTER
@@ -119,21 +120,21 @@ class Upstreams:
 
     def answered(self, upstream: Upstream) -> None:
         """It answered something."""
-        if upstream.state != "up":
-            upstream.state = "up"
+        if upstream.state is not NodeState.READY:
+            upstream.state = NodeState.READY
             self._ailing.discard(upstream)
             logger.info("%s answers again", upstream.target.name)
 
     def refused(self, upstream: Upstream) -> None:
-        """It could not be connected to: down, until a request in a while finds it alive."""
-        if upstream.state == "up":
+        """It could not be connected to: failed, until a request in a while finds it alive."""
+        if upstream.state is NodeState.READY:
             logger.warning("%s cannot be connected to", upstream.target.name)
-        self._mark(upstream, "down")
+        self._mark(upstream, NodeState.FAILED)
 
     def broke(self, upstream: Upstream) -> None:
         """It closed a connection without an answer: dead, or only one engine of it; suspect."""
-        if upstream.state != "down":
-            self._mark(upstream, "suspect")
+        if upstream.state is not NodeState.FAILED:
+            self._mark(upstream, NodeState.SUSPECT)
 
     async def changed(self, timeout: float) -> None:
         """Return at the next view, or after `timeout` seconds."""

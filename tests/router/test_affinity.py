@@ -10,14 +10,15 @@ import pytest
 from sessionha.identity import server_name
 from sessionha.router import affinity
 from sessionha.router.affinity import may_repeat
-from sessionha.router.balance import ANY, Balance, Preference, State
+from sessionha.router.balance import ANY, Balance, Preference
 from sessionha.router.table import Table, Target
+from sessionha.topology.health import NodeState
 from sessionha.view import EngineAddress, View
 from tests.router.conftest import member, view_of
 
 
 class Standing(NamedTuple):
-    state: State = "up"
+    state: NodeState = NodeState.READY
     in_flight: int = 0
 
 
@@ -38,14 +39,18 @@ def view() -> View:
     ("servers", "health", "expected"),
     [
         (("n3", "n1"), {}, "n3 n1 n2 n4"),
-        (("n3", "n1"), {"n3": Standing("down")}, "n1 n2 n4 n3"),
-        (("n3", "n1"), {"n3": Standing("suspect")}, "n3 n1 n2 n4"),
+        (("n3", "n1"), {"n3": Standing(NodeState.FAILED)}, "n1 n2 n4 n3"),
+        (("n3", "n1"), {"n3": Standing(NodeState.SUSPECT)}, "n3 n1 n2 n4"),
         (("gone", "n2"), {}, "n2 n1 n3 n4"),
         (("n2", "n2", "n2"), {}, "n2 n1 n3 n4"),
         ((), {}, "n1 n2 n3 n4"),
         ((), {"n1": Standing(in_flight=2), "n2": Standing(in_flight=1)}, "n3 n4 n2 n1"),
-        ((), {"n1": Standing("suspect")}, "n2 n3 n4 n1"),
-        (("n1", "n2"), {n: Standing("down") for n in ("n1", "n2", "n3", "n4")}, "n1 n2 n3 n4"),
+        ((), {"n1": Standing(NodeState.SUSPECT)}, "n2 n3 n4 n1"),
+        (
+            ("n1", "n2"),
+            {n: Standing(NodeState.FAILED) for n in ("n1", "n2", "n3", "n4")},
+            "n1 n2 n3 n4",
+        ),
         (("10.0.0.1", "http://evil"), {}, "n1 n2 n3 n4"),
     ],
 )
@@ -94,7 +99,7 @@ def test_the_second_stage_chooses_the_engine_and_then_its_sibling() -> None:
     e1 = server_name("n2", "1")
     order = [(t.node, t.engine) for t in in_order(table, (e1, "n1"), {})]
     assert order == [("n2", "1"), ("n2", "0"), ("n1", "0"), ("n1", "1")]
-    dead = {e1: Standing("down")}
+    dead = {e1: Standing(NodeState.FAILED)}
     first = next(in_order(table, (e1, "n1"), dead))
     assert (first.node, first.engine) == ("n2", "0")
 
@@ -107,7 +112,7 @@ def test_the_name_of_an_engine_that_is_gone_still_leads_to_its_node() -> None:
 
 def test_a_sibling_of_the_same_type_is_preferred() -> None:
     table = Table(view_of(member("n1", engines=engines("0", "1", "2", types="api web api"))))
-    health = {server_name("n1", "2"): Standing("down")}
+    health = {server_name("n1", "2"): Standing(NodeState.FAILED)}
     order = [t.engine for t in in_order(table, (server_name("n1", "2"),), health)]
     assert order == ["0", "1", "2"]
 

@@ -15,6 +15,7 @@ from sessionha.router.balance import ANY, Balance, Preference
 from sessionha.router.serve import build
 from sessionha.router.table import Table
 from sessionha.settings import Settings
+from sessionha.topology.health import NodeState
 from sessionha.view import Member
 from tests.router.conftest import member, view_of
 from tests.router.test_affinity import Standing, engines
@@ -102,7 +103,7 @@ def test_a_zone_is_preferred_for_new_clients_and_left_when_it_has_no_ready_serve
     turns = Router(far, *near, prefer=by("zone", "round-robin", zone="b"), health=busy)
     assert turns.clients(4) == ["n2", "n3", "n2", "n3"]
     assert turns.first("n1") == "n1", "a client of another zone keeps its server"
-    gone = {name: Standing("down") for name in ("n2", "n3")}
+    gone = {name: Standing(NodeState.FAILED) for name in ("n2", "n3")}
     assert Router(far, *near, prefer=by("zone", zone="b"), health=gone).first() == "n1"
     without = Router(far, *near, prefer=by("least-load", zone="b"), health=busy)
     assert without.first() == "n1"
@@ -127,9 +128,9 @@ def test_the_load_of_a_node_is_that_of_its_engines_and_the_idlest_is_chosen() ->
 def test_a_node_is_suspect_when_all_its_engines_are() -> None:
     n1 = member("n1", engines=engines("0", "1"))
     e0, e1 = server_name("n1", "0"), server_name("n1", "1")
-    one = Router(n1, member("n2", "http://n2"), health={e0: Standing("suspect")})
+    one = Router(n1, member("n2", "http://n2"), health={e0: Standing(NodeState.SUSPECT)})
     assert one.clients(2) == [e1, "n2"]
-    both = {e0: Standing("suspect"), e1: Standing("suspect")}
+    both = {e0: Standing(NodeState.SUSPECT), e1: Standing(NodeState.SUSPECT)}
     assert Router(n1, member("n2", "http://n2"), health=both).clients(2) == ["n2", "n2"]
 
 
