@@ -101,9 +101,11 @@ class Detector:
         return known is not None and known.refused and self._trusts(node)
 
     def forgive(self, now: int) -> None:
-        """This process was stopped: no silence before now is held against anybody."""
+        """This process was stopped, or cut off: nothing before now is held against anybody, and a
+        host that refuses is news again."""
         for known in self.known.values():
             known.since = now
+            known.refused = False
             known.suspicion = None
         self.deaths.clear()
 

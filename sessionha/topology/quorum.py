@@ -123,6 +123,12 @@ class QuorumAutomaton(Automaton):
         """The electors that do not answer."""
         return tuple(n for n in self.base.voters if n != self.me.node and not self._fresh(n, now))
 
+    def _hears_a_majority(self, now: int) -> bool:
+        """Whether enough electors answer, this one included, to decide anything with them."""
+        base = self.base
+        here = [n for n in base.voters if n == self.me.node or self._fresh(n, now)]
+        return len(here) >= base.majority
+
     def _without_votes(self, now: int) -> tuple[str, ...]:
         """The electors that answer, and say that they lost their votes."""
         return tuple(
@@ -171,6 +177,8 @@ class QuorumAutomaton(Automaton):
         """See `Automaton.tick`. Who is dead by proof is looked at again and again until a view is
         without it: only what this elector sees itself ends a lease early."""
         self._turned, self._ticked_last = self._ticked_last, now
+        if self.state is State.JOINED and not self._hears_a_majority(now):
+            self._detector.forgive(now)  # it is this node that is cut off
         for node, death in self._detector.deaths.items():
             if death.proven:
                 self._ping(now, node)

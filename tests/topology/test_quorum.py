@@ -91,6 +91,28 @@ def test_a_minority_serves_no_more_before_the_majority_goes_on(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", FEW)
+def test_who_was_cut_off_blames_nobody_for_it(seed: int) -> None:
+    """System 3 (5): whether the others went on without the node or not, what it concluded from
+    their silence is void when it hears them again, though one of them answers later than the
+    rest; and it is the one that proposes."""
+    world = cluster(seed, 5)
+    late = world.random.choice(["n2", "n3", "n4", "n5"])
+    watcher = next(node for node in ("n2", "n3") if node != late)
+    world.split(("n1",), ("n2", "n3", "n4", "n5"))
+    world.run(world.random.choice([1_400, 2_500]))
+    world.heal()
+    world.split(("n1",), (late,))
+    world.run(900)
+    world.heal()
+    world.settle()
+    world.run(3_000)
+    assert {*world.nodes[watcher].kinds} <= {"joined " + n for n in world.nodes} | {
+        "failed n1",
+        "returned n1",
+    }
+
+
+@pytest.mark.parametrize("seed", FEW)
 def test_an_even_split_serves_on_neither_side(seed: int) -> None:
     """Section 2: without a majority there is no view, and no lease."""
     world = cluster(seed, 4)
