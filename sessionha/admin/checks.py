@@ -53,7 +53,7 @@ class Facts:
     state: NodeState = NodeState.READY
     waiting_for: str = ""
     differing: Mapping[str, str] = field(default_factory=dict)
-    """Nodes with another description, each with its hash."""
+    """Nodes that have had another description for a while, each with what differs."""
     heard: Mapping[str, Heard] = field(default_factory=dict)
     agreed: tuple[tuple[str, str], ...] = ()
     """This node's values of the settings that all nodes must have alike."""
@@ -210,11 +210,11 @@ def _description(facts: Facts) -> Iterable[Problem] | None:
     return [
         Problem(
             "warn",
-            f"{node} has another description of the cluster ({theirs})",
+            f"{node} has another description of the cluster: {what}",
             "give every node the same `nodes`, or [[node]] tables, in one order; expected while"
             " they are changed node by node",
         )
-        for node, theirs in facts.differing.items()
+        for node, what in facts.differing.items()
     ]
 
 

@@ -105,7 +105,8 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"heard": heard(n2=Heard("x:1", skew=-90.0))}, "clocks", "fail", "90.0 s behind", "NTP",
     ),
     "another description": (
-        {"differing": {"n2": "bb22"}}, "description", "warn", "n2 has another", "in one order",
+        {"differing": {"n2": "it lacks n3"}},
+        "description", "warn", "n2 has another description of the cluster: it lacks n3", "order",
     ),
     "another setting": (
         {"view": View(members=(member(1), member(2, reads="confirmed")))
