@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -162,6 +163,16 @@ async def test_status_says_who_the_node_is_and_whom_it_knows(engine: Engine) -> 
     assert [member["node"] for member in found["members"]] == ["n1"]
     assert found["others"] == []
     assert found["counts"]["state/commits"] == 0
+
+
+async def test_every_key_of_status_and_topology_is_explained_to_operators(engine: Engine) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    unexplained = []
+    for path in ("/v1/status", "/v1/topology"):
+        found: dict[str, Any] = (await ask(engine, path, bearer("read"))).json()
+        keys = {*found, *found["view"], *found["members"][0], *found.get("description", ())}
+        unexplained += [(path, key) for key in sorted(keys) if f"`{key}`" not in page]
+    assert unexplained == []
 
 
 async def test_the_topology_of_a_lone_node_is_itself(engine: Engine) -> None:

@@ -194,6 +194,11 @@ def test_a_secret_that_others_can_read_is_told(tmp_path: Path) -> None:
     assert problem.remedy == f"chmod 600 {file}"
 
 
+def test_every_check_is_explained_to_operators() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert [name for name in CHECKS if f"`{name}`" not in page] == []
+
+
 def test_no_check_is_without_a_problem_that_it_can_name() -> None:
     named = {check for _, check, *_ in PROBLEMS.values()} | {"majority"}
     assert named == set(CHECKS)

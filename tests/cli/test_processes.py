@@ -27,13 +27,13 @@ def environment(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def status(cluster: Cluster, index: int) -> dict[str, Any]:
+def asked(command: str, cluster: Cluster, index: int) -> dict[str, Any]:
     done = subprocess.run(
-        [*COMMAND, "status", "--json", f"127.0.0.1:{cluster.admins[index]}"],
+        [*COMMAND, command, "--json", f"127.0.0.1:{cluster.admins[index]}"],
         env=environment(cluster),
         cwd=ROOT,
         capture_output=True,
-        check=True,
+        check=False,  # a doctor that finds something says so by its exit code
         timeout=PATIENCE,
     )
     found: dict[str, Any] = json.loads(done.stdout)
@@ -43,7 +43,8 @@ def status(cluster: Cluster, index: int) -> dict[str, Any]:
 @pytest.mark.processes
 async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -> None:
     """`sessionha router` keeps a client with its server, and when that one is killed takes it to
-    one that has the session; `sessionha status` tells what happened."""
+    one that has the session; `sessionha status` tells what happened, and `sessionha doctor` what to
+    do about it."""
     async with running(tmp_path) as cluster:
         (port,) = free_ports(1)
         router = await asyncio.create_subprocess_exec(
@@ -70,11 +71,16 @@ async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -
                 assert (answer["n"], answer["pid"] == pid) == (4, False)
                 assert (await client.post("/add")).json() == {**answer, "n": 5}
 
-            found = await asyncio.to_thread(status, cluster, cluster.index_of(answer["pid"]))
+            survivor = cluster.index_of(answer["pid"])
+            found = await asyncio.to_thread(asked, "status", cluster, survivor)
             assert len(found["members"]) == 2
             assert found["others"] == [{"node": f"n{primary}", "state": "absent", "awaited": True}]
             assert found["counts"]["state/promotions"] == 1
             assert found["counts"]["state/commits"] == 2
+            found = await asyncio.to_thread(asked, "doctor", cluster, survivor)
+            problems = {row["check"]: row for row in found["checks"] if row["outcome"] != "ok"}
+            assert problems.keys() >= {"peers", "majority"}
+            assert f"n{primary} at 127.0.0.1:" in problems["peers"]["found"]
         finally:
             router.terminate()
             await asyncio.wait_for(router.wait(), PATIENCE)
