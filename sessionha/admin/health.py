@@ -38,6 +38,6 @@ class HealthPage:
             "state": state,
             "automaton": membership.state,
             "waiting_for": membership.waiting_for,
-            "awaited": list(membership.awaited),
+            "lacks": list(membership.lacks),
         }
         return JSONResponse(reasons, status, NO_STORE)

@@ -53,7 +53,7 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "state": membership.node_state(settings.node),
         "automaton": membership.state,
         "waiting_for": membership.waiting_for,
-        "awaited": list(membership.awaited),
+        "lacks": list(membership.lacks),
         "member": membership.is_member(),
         "leased": membership.leased(),
         "view": view_row(view),

@@ -19,7 +19,7 @@ def topology(engine: Engine) -> dict[str, Any]:
         "consistency": settings.consistency,
         "state": membership.node_state(settings.node),
         "waiting_for": membership.waiting_for,
-        "awaited": list(membership.awaited),
+        "lacks": list(membership.lacks),
         "view": view_row(view),
         "members": [
             member_row(engine, member)

@@ -173,7 +173,7 @@ class Automaton:
             return Signs(suspected=suspected)
         return Signs(known.state, known.incarnation, suspected=suspected)
 
-    def awaited(self, now: int) -> tuple[str, ...]:
+    def lacks(self, now: int) -> tuple[str, ...]:
         """The nodes without which this one cannot serve now."""
         if self.state is State.CONNECTING:
             return tuple(node for node in self._configured if not self._fresh(node, now))

@@ -27,7 +27,7 @@ class LoneMembership:
 
     leads = True
     waiting_for = ""
-    awaited: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
     has_lost_votes = False
 
     def __init__(self, store: Store, me: Member) -> None:

@@ -226,9 +226,9 @@ class TopologyManager:
         return self._automaton.waiting_for(self._clock()) if self._automaton is not None else ""
 
     @property
-    def awaited(self) -> tuple[str, ...]:
+    def lacks(self) -> tuple[str, ...]:
         """The nodes without which this one cannot serve now, as far as this engine knows."""
-        return self._automaton.awaited(self._clock()) if self._automaton is not None else ()
+        return self._automaton.lacks(self._clock()) if self._automaton is not None else ()
 
     @property
     def has_lost_votes(self) -> bool:

@@ -107,8 +107,8 @@ class QuorumAutomaton(Automaton):
             return f"all electors, for {lost} lost their votes: {found}, {names}; {GIVE_UP}"
         return f"a majority: {found}, {base.majority} are needed, {names}"
 
-    def awaited(self, now: int) -> tuple[str, ...]:
-        """See `Automaton.awaited`."""
+    def lacks(self, now: int) -> tuple[str, ...]:
+        """See `Automaton.lacks`."""
         return () if self._is_settled_here(now) else self._silent(now)
 
     def outvoted(self, now: int) -> bool:

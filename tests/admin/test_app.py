@@ -134,14 +134,14 @@ async def test_anybody_learns_whether_the_node_is_ready_and_only_operators_why(
         (NodeState.WAITING, 503, "not ready\n"),
     ):
         monkeypatch.setattr(membership, "node_state", lambda node, state=state: state)
-        monkeypatch.setattr(membership, "awaited", ("n2",))
+        monkeypatch.setattr(membership, "lacks", ("n2",))
         for headers in ({}, {"authorization": "Bearer x"}):
             answer = await ask(engine, "/readyz", headers, client="10.0.0.9", host="10.0.0.1:7947")
             assert (answer.status_code, answer.text) == (status, words)
         answer = await ask(engine, "/readyz", bearer("read"))
         assert answer.status_code == status
         found = answer.json()
-        assert (found["node"], found["state"], found["awaited"]) == ("n1", state, ["n2"])
+        assert (found["node"], found["state"], found["lacks"]) == ("n1", state, ["n2"])
 
 
 async def test_every_count_of_the_state_manager_has_a_help_text(engine: Engine) -> None:
@@ -156,7 +156,7 @@ async def test_every_count_of_the_state_manager_has_a_help_text(engine: Engine) 
 async def test_status_says_who_the_node_is_and_whom_it_knows(engine: Engine) -> None:
     found: dict[str, Any] = (await ask(engine, "/v1/status", bearer("read"))).json()
     assert (found["node"], found["cluster"], found["state"]) == ("n1", "default", "ready")
-    assert (found["automaton"], found["waiting_for"], found["awaited"]) == ("joined", "", [])
+    assert (found["automaton"], found["waiting_for"], found["lacks"]) == ("joined", "", [])
     assert found["member"] is True
     assert found["incarnation"] == store_of(engine).incarnation
     assert found["engines"] == [engine.slot]

@@ -98,8 +98,8 @@ def test_electors_that_hear_no_majority_wait_and_say_for_whom() -> None:
     world.run(3_000)
     automaton = world.nodes["n1"].automaton
     assert automaton.outvoted(world.now)
-    assert set(automaton.awaited(world.now)) == {"n2", "n3"}
+    assert set(automaton.lacks(world.now)) == {"n2", "n3"}
     world.start("n2", "n3")
     world.settle()
     assert not automaton.outvoted(world.now)
-    assert automaton.awaited(world.now) == ()
+    assert automaton.lacks(world.now) == ()

@@ -332,7 +332,7 @@ async def test_an_operators_word_is_for_the_leader_of_a_node_that_votes(voters: 
         await voters.until(lambda: True)
     assert not led(voters, "n2").manager.leased()
     assert "missing n1, n3" in led(voters, "n2").manager.waiting_for
-    assert led(voters, "n2").manager.awaited == ("n1", "n3")
+    assert led(voters, "n2").manager.lacks == ("n1", "n3")
     assert led(voters, "n2").manager.node_state("n2") == "waiting"
     assert led(voters, "n2").manager.bootstrap(("n1", "n3"))
     await voters.until(lambda: voters.agreed("n2") and led(voters, "n2").manager.leased())
