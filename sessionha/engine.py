@@ -38,11 +38,13 @@ from sessionha.peer.messages import (
     Message,
     Promise,
     Push,
+    Relay,
     Revocations,
     Revoke,
     Touch,
     Whose,
 )
+from sessionha.peer.relay import Relays
 from sessionha.peer.streams import Streams
 from sessionha.session.cookies import RouteCookies, check_key, cluster_tag
 from sessionha.session.terms import Event
@@ -57,6 +59,7 @@ from sessionha.topology.base import Change
 from sessionha.topology.health import NodeState
 from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
+from sessionha.topology.members import holds
 from sessionha.topology.rows import Voting
 from sessionha.topology.timing import LEASE_MARGIN, Timing
 from sessionha.topology.votefile import DiskVotes
@@ -103,6 +106,7 @@ class _Parts:
     state: StateManager
     streams: Streams | None = None
     seeker: Seeker | None = None
+    relays: Relays | None = None
     upkeep: asyncio.Task[None] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     """With peers: where all of it happens."""
@@ -295,7 +299,13 @@ class Engine:
         state.begin()
         upkeep = Upkeep(state)
         upkeep.keep_time()  # before anybody can ask for what it drops
-        parts = _Parts(os.getpid(), store, topology, state, streams, seeker)
+        relays = Relays(
+            lambda: Sender(settings.node, store.incarnation),
+            lambda node, incarnation: holds(topology.view(), node, incarnation),
+            streams,
+            self._handle,
+        )
+        parts = _Parts(os.getpid(), store, topology, state, streams, seeker, relays)
         parts.loop = asyncio.get_running_loop()
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")
@@ -481,6 +491,8 @@ class Engine:
             return NO_DATA if self.is_witness else parts.state.handle(sender, message)
         if isinstance(message, Inspect):
             return Inspected(round(self.now() * 1000))
+        if isinstance(message, Relay) and parts.relays is not None:
+            return parts.relays.handle(sender, message)
         return parts.membership.handle(sender, message)
 
 

@@ -15,6 +15,15 @@ class Sender(NamedTuple):
     incarnation: str
 
 
+class Way(NamedTuple):
+    """A detour to a node that cannot be reached straight."""
+
+    via: str
+    """The member that passes messages on."""
+    incarnation: str
+    """Of the node that it leads to."""
+
+
 Verdict = Literal["alive", "refused", "silent"]
 """What a fresh dial of a node met."""
 
@@ -55,6 +64,20 @@ class Peers(Protocol):
 
 class Links(Peers, Protocol):
     """What the topology manager asks of the streams besides: to hold, to test and to drop them."""
+
+    async def call(
+        self, node: str, message: Message, timeout: float, *, straight: bool = False
+    ) -> Message:
+        """As of `Peers`; `straight`: take no detour."""
+        ...
+
+    def cast(self, node: str, message: Message, *, straight: bool = False) -> None:
+        """As of `Peers`; `straight`: take no detour."""
+        ...
+
+    def detour(self, ways: Mapping[str, Way]) -> None:
+        """From now on these nodes, and no others, are reached by one hop through a member."""
+        ...
 
     def keep(self, nodes: Collection[str]) -> None:
         """Hold a stream to each of these nodes; one that breaks is dialled again."""

@@ -407,6 +407,8 @@ class Join(Wire, frozen=True):
     """Whether it could have served alone, so that a barrier is needed."""
     kept: bool = False
     """Whether its store holds data from an earlier membership."""
+    vouched: bool = False
+    """The member that tells of it has seen it answer at its address."""
 
 
 class Describe(Wire, frozen=True):
@@ -456,6 +458,8 @@ class Report(Wire, frozen=True):
     node: str
     incarnation: str
     refused: bool
+    cut: bool = False
+    """It lives, but nothing passes between it and the sender, neither straight nor by one hop."""
 
 
 class Leave(Wire, frozen=True):
@@ -524,6 +528,37 @@ class Inspected(Wire, frozen=True):
     """Milliseconds of the wall clock."""
 
 
+class Relay(Wire, frozen=True):
+    """A message that takes one hop, because nothing passes between its sender and its receiver
+    (R1). A member passes it on to the receiver; with an origin it is never passed on again."""
+
+    node: str
+    incarnation: str
+    """The receiver's: no other may have it."""
+    data: bytes
+    """The encoded message."""
+    timeout: int
+    """Milliseconds for which the sender awaits the reply; 0: it awaits none."""
+    origin: tuple[str, str] | None = None
+    """The sender and its incarnation, as the member in between knows them by their stream."""
+
+    def __repr__(self) -> str:
+        """Without the message, which may hold values."""
+        return f"<Relay: to {self.node!r}, {len(self.data)} bytes>"
+
+
+class Relayed(Wire, frozen=True):
+    """The receiver's encoded reply; None: there was none, and why."""
+
+    data: bytes | None
+    why: str = ""
+    sent: bool = True
+    """Whether the message may have arrived."""
+
+    def __repr__(self) -> str:
+        return f"<Relayed: {self.why if self.data is None else f'{len(self.data)} bytes'}>"
+
+
 class Done(Wire, frozen=True):
     """Received; nothing else to say."""
 
@@ -534,7 +569,7 @@ Message = (
     | Revocations | Revoked | Ping | Pong | Join | Watch | Install | Installed | Confirm
     | Confirmed | Report | Leave | Done
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
-    | Describe | Described
+    | Describe | Described | Relay | Relayed
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

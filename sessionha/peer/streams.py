@@ -10,7 +10,7 @@ from typing import Any
 from sessionha.discovery.base import Proof
 from sessionha.errors import PeerUnavailable
 from sessionha.peer.auth import Keys, Party, Role
-from sessionha.peer.base import Handler, LinkListener, Verdict
+from sessionha.peer.base import Handler, LinkListener, Verdict, Way
 from sessionha.peer.channel import (
     DEFAULT_LIMITS,
     Accepted,
@@ -23,6 +23,7 @@ from sessionha.peer.channel import (
 )
 from sessionha.peer.link import REFUSALS, Link, knock
 from sessionha.peer.messages import Message, encode
+from sessionha.peer.relay import call_by, wrapped
 from sessionha.peer.transport import TLS, Listening, listen
 
 __all__ = ["TLS", "Limits", "StreamCounters", "Streams"]
@@ -67,24 +68,37 @@ class Streams:
         self._known_keys: tuple[tuple[bytes, ...], Keys] | None = None
         self._directory: dict[str, str] = {}
         self._kept: frozenset[str] = frozenset()
+        self._ways: Mapping[str, Way] = {}
         self._links: dict[str, Link] = {}
         self._accepted: set[Accepted] = set()
         self._handling: set[asyncio.Task[None]] = set()
         self._listening: Listening | None = None
         self._closed = False
 
-    def call(self, node: str, message: Message, timeout: float) -> Coroutine[Any, Any, Message]:
-        """Await the reply of any engine of `node`, within `timeout` seconds.
+    def call(
+        self, node: str, message: Message, timeout: float, *, straight: bool = False
+    ) -> Coroutine[Any, Any, Message]:
+        """Await the reply of any engine of `node`, within `timeout` seconds, by the detour that
+        leads there, if there is one; `straight`: by no detour.
 
         Raises:
             PeerUnavailable: refused, closed, silent, unknown, too much queued, too large. `sent`
                 tells whether the message may have arrived.
         """
+        if self._ways and not straight and (way := self._ways.get(node)) is not None:
+            return call_by(way, self._call_straight, node, message, timeout)
+        return self._call_straight(node, message, timeout)
+
+    def _call_straight(
+        self, node: str, message: Message, timeout: float
+    ) -> Coroutine[Any, Any, Message]:
         link = self._links.get(node) or self._link(node)
         return link.call(encode(message), timeout)
 
-    def cast(self, node: str, message: Message) -> None:
+    def cast(self, node: str, message: Message, *, straight: bool = False) -> None:
         """Send if the stream is open and its queue has room; forget and count otherwise."""
+        if self._ways and not straight and (way := self._ways.get(node)) is not None:
+            node, message = way.via, wrapped(way, node, message)
         try:
             link = self._links.get(node) or self._link(node)
         except PeerUnavailable:
@@ -101,6 +115,10 @@ class Streams:
                 del self._links[node]
                 link.close("its address is not known any more")
         self._hold()
+
+    def detour(self, ways: Mapping[str, Way]) -> None:
+        """From now on these nodes, and no others, are reached by one hop through a member."""
+        self._ways = ways
 
     def keep(self, nodes: Collection[str]) -> None:
         """Hold a stream to each of these nodes, as soon as and as long as its address is known."""

@@ -18,7 +18,7 @@ import msgspec
 
 from sessionha.discovery.base import Found
 from sessionha.identity import NO_VIEW, ViewID
-from sessionha.peer.base import Sender
+from sessionha.peer.base import Sender, Way
 from sessionha.peer.messages import (
     Confirm,
     Confirmed,
@@ -77,7 +77,9 @@ class Automaton:
         trust_refused: bool | None = None,
         admission: Admission = "static-only",
         run: int = 0,
+        detours: Mapping[str, Way] | None = None,
     ) -> None:
+        """`detours`: what another engine of the node knew that led it before."""
         self.me = me
         self.view = view
         """What the store's row says; without this node while it is no member."""
@@ -93,6 +95,11 @@ class Automaton:
         self._joined_at = now
         self._lease = NEVER
         self._detector = Detector(timing, self._trusts, self.counts)
+        self._detector.detours = {node: way.via for node, way in (detours or {}).items()}
+        self._detours: Mapping[str, str] = dict(self._detector.detours)
+        """Those that were told."""
+        self._cuts: dict[tuple[str, str], int] = {}
+        """Pairs of members between which nothing passes, and when that was reported."""
         self._ticked = now
         self._since = now
         self._sent = NEVER
@@ -165,6 +172,12 @@ class Automaton:
         """Nodes that have had another description for a while, each with what differs."""
         return self._comparison.reported
 
+    @property
+    def detours(self) -> Mapping[str, Way]:
+        """Members that are reached by one hop only (R1)."""
+        others, detours = self._others(), self._detector.detours
+        return {node: Way(by, others[node]) for node, by in detours.items() if node in others}
+
     def signs(self, node: str, now: int) -> Signs:
         """What is known of another node besides the view."""
         known = self._detector.known.get(node)
@@ -216,7 +229,7 @@ class Automaton:
         """A stream to the node was made."""
         self._wake(now)
         known = self._detector.node(node, now)
-        known.refused = False
+        known.refused, known.seen = False, now
         if incarnation != known.incarnation or not self._fresh(node, now):
             self._ping(now, node)
         return self._act(now)
@@ -230,6 +243,8 @@ class Automaton:
     def received(self, now: int, sender: Sender, message: Message) -> list[Effect]:
         """A message came. What any engine can answer from the store is answered elsewhere."""
         self._wake(now)
+        if (known := self._detector.known.get(sender.node)) is not None:
+            known.seen = now
         if type(message) not in HEARS[self.state]:
             self._drop(sender, message)
             return self._act(now)
@@ -246,12 +261,14 @@ class Automaton:
                 self._said_goodbye(sender, message)
         return self._act(now)
 
-    def replied(self, now: int, node: str, request: Message, reply: Message) -> list[Effect]:
-        """A call that `Send` asked for was answered."""
+    def replied(
+        self, now: int, node: str, request: Message, reply: Message, *, straight: bool = False
+    ) -> list[Effect]:
+        """A call that `Send` asked for was answered; `straight`: as it was asked for."""
         self._wake(now)
         match request, reply:
             case Ping(), Pong():
-                self._ponged(now, node, reply)
+                self._ponged(now, node, reply, straight=straight)
                 if reply.granted and request.asked > self._joined_at and self.is_member:
                     known = self._detector.node(node, now)
                     known.granted = max(known.granted, request.asked)
@@ -356,6 +373,8 @@ class Automaton:
                     pass
         if self.state is State.JOINED:
             self._prolong(now)
+        if self._detector.detours != self._detours:
+            self._tell_detours()
         out, self._out = self._out, []
         return out
 
@@ -457,7 +476,22 @@ class Automaton:
         for node in self._dismissed:
             if node in others:
                 removed.setdefault(node, Removal("left", proven=False))
+        if self._cuts or self._detector.cuts:
+            cut_off = self._cut_off(now) - removed.keys()
+            removed |= dict.fromkeys(cut_off, Removal("failed", proven=False))
         return removed
+
+    def _cut_off(self, now: int) -> set[str]:
+        """Of two members between which nothing passes, the later one in the order (R1)."""
+        patience = self._timing.suspect_after
+        self._cuts = {pair: at for pair, at in self._cuts.items() if now - at <= patience}
+        own = {(self.me.node, node): cut.at for node, cut in self._detector.cuts.items()}
+        place = {node: index for index, node in enumerate(self._description.order)}
+        return {
+            max(pair, key=lambda node: (place.get(node, len(place)), node))
+            for pair in {**own, **self._cuts}
+            if self.view.member(pair[0]) and self.view.member(pair[1])
+        }
 
     def _arrivals(
         self, now: int, removed: Mapping[str, Removal]
@@ -485,7 +519,9 @@ class Automaton:
 
     def _is_admitted(self, now: int, join: Join) -> bool:
         """Whether the joiner is who answers at its node's address, so that it can be reached and
-        nobody else lives under that ID."""
+        nobody else lives under that ID. Where this node cannot reach it, a member's word counts."""
+        if join.vouched and not self._fresh(join.me.node, now):
+            return True
         known = self._detector.known.get(join.me.node)
         return (
             known is not None
@@ -500,8 +536,15 @@ class Automaton:
             Report(node, death.incarnation, death.proven)
             for node, death in self._detector.deaths.items()
         ]
+        news += [
+            Report(node, cut.incarnation, refused=False, cut=True)
+            for node, cut in self._detector.cuts.items()
+        ]
         news += [leave for node, leave in self._leavers.items() if node in self.view.nodes]
-        news += [join for join, _ in self._joins.values()]
+        news += [
+            msgspec.structs.replace(join, vouched=self._is_admitted(now, join))
+            for join, _ in self._joins.values()
+        ]
         mine = self.view.member(self.me.node)
         if mine is not None and _differs(self.me, mine):
             news.append(Join(me=self.me, view=NO_MEMBERS, served=False))
@@ -570,13 +613,13 @@ class Automaton:
     def _ping_gap(self) -> int:
         return self._timing.heartbeat // 5
 
-    def _ponged(self, now: int, node: str, pong: Pong) -> None:
+    def _ponged(self, now: int, node: str, pong: Pong, *, straight: bool) -> None:
         if pong.me.node != node or self._is_foreign(pong.cluster):
             self._drop(Sender(pong.me.node, pong.me.incarnation), pong)
             return
         known = self._detector.node(node, now)
         known.member, known.state, known.blank = pong.me, pong.state, pong.blank
-        self._detector.answered(now, node)
+        self._detector.answered(now, node, straight=straight)
         self._compare(now, node, pong.description)
         known.view_id = ViewID(*pong.view)
         self._highest = max(self._highest, known.view_id.number)
@@ -610,6 +653,8 @@ class Automaton:
             self._described[node] = join.me
             return
         self._highest = max(self._highest, join.view.id.number)
+        if not relayed:
+            join = msgspec.structs.replace(join, vouched=False)
         self._joins[node] = (join, now)
         if not self._is_admitted(now, join):
             self._ping(now, node)
@@ -647,12 +692,19 @@ class Automaton:
             self._drop(sender, report)
         elif others.get(report.node) != report.incarnation:
             return  # old news
+        elif report.cut:
+            self._reported_cut(now, sender.node, report.node)
         elif report.refused and self._trusts(report.node):
             self._detector.condemn(now, report.node, report.incarnation, proven=True)
         elif self._fresh(report.node, now):
             self.counts["false_suspicions"] += 1
         else:
             self._detector.condemn(now, report.node, report.incarnation, proven=False)
+
+    def _reported_cut(self, now: int, one: str, other: str) -> None:
+        """Who reaches both could pass messages on, and has only to be asked."""
+        if not (self._detector.reaches(one, now) and self._detector.reaches(other, now)):
+            self._cuts[one, other] = now
 
     def _said_goodbye(self, sender: Sender, leave: Leave) -> None:
         relayed = sender.node != leave.node
@@ -683,6 +735,7 @@ class Automaton:
                 self._detector.begin(now, node)
         self._described = {n: m for n, m in self._described.items() if n in others}
         self._told.clear()
+        self._cuts.clear()
         self._rejection = ""
         self._move(Event.ENTERED, numbered(self.view.id))
 
@@ -702,6 +755,7 @@ class Automaton:
         for known in self._detector.known.values():
             known.granted = NEVER
         self._granting.clear()
+        self._detector.detours.clear()
         self._joins.clear()
         self._leavers.clear()
         self._renewing = True
@@ -730,7 +784,8 @@ class Automaton:
     # --- heartbeats ------------------------------------------------------------------------------
 
     def _ping_due(self, now: int) -> None:
-        watched = dict.fromkeys(self._watched())  # a set's order would not repeat
+        # A set's order would not repeat.
+        watched = dict.fromkeys((*self._watched(), *self._detector.detours))
         heartbeat = self._timing.heartbeat
         for node in watched:
             if now - self._detector.node(node, now).asked >= heartbeat:
@@ -776,7 +831,10 @@ class Automaton:
             run=self._run,
             cluster=seen.cluster,
         )
-        self._out.append(Send(node, ping, self._timing.suspect_after))
+        timeout = self._timing.suspect_after
+        self._out.append(Send(node, ping, timeout, straight=True))
+        if node in self._detector.detours:
+            self._out.append(Send(node, ping, timeout))
 
     def _watched(self) -> tuple[str, ...]:
         """Members that this node watches."""
@@ -836,6 +894,15 @@ class Automaton:
         self.counts["dropped"] += 1
         text = f"dropped a {type(message).__name__} of {sender.node} while {self.state}"
         self._log(logging.DEBUG, text)
+
+    def _tell_detours(self) -> None:
+        before, self._detours = self._detours, dict(self._detector.detours)
+        for node, by in self._detours.items():
+            if before.get(node) != by:
+                text = f"nothing passes straight to {node}: messages for it go through {by}"
+                self._log(logging.WARNING, f"{text}; look at the network between the two")
+        for node in before.keys() - self._detours.keys():
+            self._log(logging.INFO, f"messages for {node} go straight again, or not at all")
 
     def _log(self, level: int, text: str) -> None:
         self._out.append(Log(level, text))

@@ -40,6 +40,12 @@ class Known:
     """Silence counts from here when it is later than the last answer."""
     heard: int = NEVER
     """When it last answered a call of ours; what it sends by itself proves no way there."""
+    straight: int = NEVER
+    """When it last answered a call that took no detour."""
+    seen: int = NEVER
+    """When there was any sign of life; no later verdict takes it back."""
+    doubted: bool = False
+    """It was condemned, and nobody acted on that: so others may see it alive."""
     asked: int = NEVER
     refused: bool = False
     member: Member | None = None
@@ -69,6 +75,14 @@ class Death:
     at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A verdict: this incarnation of a node lives, and no member leads there by one hop."""
+
+    incarnation: str
+    at: int
+
+
 class Detector:
     """Watches members. `members` maps those to judge to their incarnations, this node excluded."""
 
@@ -77,6 +91,9 @@ class Detector:
         self.recent: dict[str, None] = {}
         """Who answered lately, and perhaps some that did a little earlier."""
         self.deaths: dict[str, Death] = {}
+        self.cuts: dict[str, Cut] = {}
+        self.detours: dict[str, str] = {}
+        """Members that only answer by one hop, and through which member."""
         self._timing = timing
         self._trusts = trusts
         self._counts = counts
@@ -89,6 +106,11 @@ class Detector:
         """Whether the node answered lately."""
         known = self.known.get(node)
         return known is not None and now - known.heard <= self._timing.suspect_after
+
+    def reaches(self, node: str, now: int) -> bool:
+        """Whether the node answered lately, and straight."""
+        known = self.known.get(node)
+        return known is not None and now - known.straight <= self._timing.suspect_after
 
     def suspects(self, node: str) -> bool:
         """Whether it is a suspect, or condemned and not out of the view yet."""
@@ -108,6 +130,7 @@ class Detector:
             known.refused = False
             known.suspicion = None
         self.deaths.clear()
+        self.cuts.clear()
 
     def begin(self, now: int, node: str) -> None:
         """A membership begins: what was held against an earlier one of the node is void."""
@@ -115,14 +138,21 @@ class Detector:
         known.since = now
         known.suspicion = None
         known.trusted_until = NEVER
+        known.doubted = False
         self.deaths.pop(node, None)
+        self.cuts.pop(node, None)
+        self.detours.pop(node, None)
 
-    def answered(self, now: int, node: str) -> None:
-        """A living node clears itself of any suspicion."""
+    def answered(self, now: int, node: str, *, straight: bool = True) -> None:
+        """A living node clears itself of any suspicion; a straight answer ends its detour."""
         known = self.node(node, now)
-        known.heard = now
+        known.heard = known.seen = now
         self.recent[node] = None
-        known.refused = False
+        if straight:
+            known.straight = now
+            known.refused = known.doubted = False
+            self.detours.pop(node, None)
+        self.cuts.pop(node, None)
         if known.suspicion is not None:
             known.suspicion = None
             self._counts["false_suspicions"] += 1
@@ -135,8 +165,11 @@ class Detector:
     ) -> list[Send]:
         """No stream to the node can be made. A trusted refusal is proof of death."""
         known = self.node(node, now)
-        known.heard = NEVER
+        known.straight = NEVER
         known.refused = refused
+        if node in self.detours and not (refused and self._trusts(node)):
+            return []  # that is why there is one
+        known.heard = NEVER
         if node not in members:
             return []
         if refused and self._trusts(node):
@@ -162,9 +195,9 @@ class Detector:
             return
         known.suspicion.asked[by] = verdict
         if verdict == "alive":
-            known.suspicion = None
-            known.trusted_until = now + RESPITE * self._timing.suspect_after
-            self._counts["false_suspicions"] += 1
+            known.seen = now
+            if self.reaches(by, now):
+                self._go_through(now, node, by)
         elif verdict == "refused" and node in members and self._trusts(node):
             self.condemn(now, node, members[node], proven=True)
 
@@ -173,15 +206,16 @@ class Detector:
         known = self.node(node, now)
         known.suspicion = None
         if known.incarnation in ("", incarnation):
-            known.heard = NEVER
+            known.heard = known.straight = NEVER
+        self.detours.pop(node, None)
         if node not in self.deaths or proven:
             self.deaths[node] = Death(incarnation, proven, now)
 
     def tick(self, now: int, watched: Iterable[str], members: Mapping[str, str]) -> list[Send]:
         """Suspect the silent ones among the watched, and judge every suspect."""
         timing = self._timing
-        sends = []
-        for node in watched:
+        sends = self._look_at_detours(now, members) if self.detours else []
+        for node in dict.fromkeys((*watched, *self.detours)):
             known = self.node(node, now)
             if now - max(known.heard, known.since) > timing.suspect_after:
                 sends += self.suspect(now, node, members)
@@ -195,7 +229,36 @@ class Detector:
         for node, death in list(self.deaths.items()):
             # Nobody acted on it, so perhaps the decider sees the node alive: look again.
             if members.get(node) != death.incarnation or now - death.at > patience:
+                self.node(node, now).doubted = members.get(node) == death.incarnation
                 del self.deaths[node]
+        for node, cut in list(self.cuts.items()):
+            if members.get(node) != cut.incarnation or now - cut.at > patience:
+                del self.cuts[node]
+        return sends
+
+    def _go_through(self, now: int, node: str, by: str) -> None:
+        """The suspect lives: what is for it takes a hop until it answers straight."""
+        known = self.node(node, now)
+        known.suspicion = None
+        known.doubted = False
+        known.since = now
+        known.trusted_until = now + RESPITE * self._timing.suspect_after
+        self._counts["false_suspicions"] += 1
+        self._counts["detours"] += 1
+        self.detours[node] = by
+
+    def _look_at_detours(self, now: int, members: Mapping[str, str]) -> list[Send]:
+        """A detour that leads nowhere any more is given up, and others are asked."""
+        sends = []
+        for node, by in list(self.detours.items()):
+            known = self.node(node, now)
+            answers = now - max(known.heard, known.since) <= self._timing.suspect_after
+            if answers and self.reaches(by, now) and node in members:
+                continue
+            del self.detours[node]
+            known.trusted_until = NEVER
+            if node in members:
+                sends += self.suspect(now, node, members)
         return sends
 
     def _judge(
@@ -205,20 +268,30 @@ class Detector:
         verdicts = suspicion.asked.values()
         if not late and (not suspicion.asked or None in verdicts):
             return []
-        if suspicion.asked and set(verdicts) == {None}:
+        lives = "alive" in verdicts
+        if suspicion.asked and (lives or set(verdicts) == {None}):
             suspicion.since = now
             more = self._ask(now, node, suspicion, members)
             if more:
                 return more
-        self.condemn(now, node, members[node], proven=False)
+        if lives:
+            self.node(node, now).suspicion = None
+            self.cuts[node] = Cut(members[node], now)
+            self._counts["cuts"] += 1
+        else:
+            self.condemn(now, node, members[node], proven=False)
         return []
 
     def _ask(
         self, now: int, node: str, suspicion: Suspicion, members: Mapping[str, str]
     ) -> list[Send]:
-        recent = sorted(other for other in self.recent if other in members)
-        others = [other for other in recent if self._can_confirm(other, node, now)]
-        chosen = [other for other in others if other not in suspicion.asked][:CONFIRMERS]
+        """Members, and nodes that want to be: those first that could pass messages on."""
+        others = sorted(other for other in self.recent if self._can_confirm(other, node, now))
+        others = [other for other in others if other in members or self.reaches(other, now)]
+        others.sort(key=lambda other: (not self.reaches(other, now), other not in members))
+        chosen = [other for other in others if other not in suspicion.asked]
+        if not self.node(node, now).doubted:
+            chosen = chosen[:CONFIRMERS]
         for other in chosen:
             suspicion.asked[other] = None
         return [Send(other, Confirm(node), self._timing.confirm_after) for other in chosen]

@@ -16,6 +16,8 @@ class Send:
     node: str
     message: Message
     timeout: int
+    straight: bool = False
+    """Take no detour; what comes of it tells whether there is a straight way."""
 
 
 @dataclass(frozen=True, slots=True)

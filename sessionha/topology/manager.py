@@ -14,7 +14,7 @@ import msgspec
 from sessionha.discovery.base import Found
 from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import ViewID
-from sessionha.peer.base import Links, Sender
+from sessionha.peer.base import Links, Sender, Way
 from sessionha.peer.messages import (
     Confirm,
     Confirmed,
@@ -98,9 +98,10 @@ class TopologyManager:
         self._listeners: list[ViewListener] = []
         self._told = NO_MEMBERS
         self._changed: tuple[int, ViewID, tuple[Change, ...]] | None = None
-        self._raw: tuple[bytes | None, bytes | None] = (None, None)
+        self._raw: tuple[bytes | None, ...] = ()
         self._incarnation = ""
         self._reach: tuple[Mapping[str, str], tuple[str, ...]] = ({}, ())
+        self._ways: Mapping[str, Way] = {}
         self._started = 0
         self._ticks = 0
         self._counts: Counter[str] = Counter()
@@ -468,6 +469,7 @@ class TopologyManager:
             trust_refused=self._trust_refused,
             admission=self._admission,
             run=self._store.run,
+            detours=self._rows.detours(),
         )
         now, voting = self._clock(), self._voting
         if voting is None:
@@ -544,15 +546,20 @@ class TopologyManager:
 
     async def _call_and_step(self, automaton: Automaton, effect: Send) -> None:
         assert self._links is not None, "started"
+        straight = effect.straight
         try:
-            reply = await self._links.call(effect.node, effect.message, effect.timeout / 1000)
+            reply = await self._links.call(
+                effect.node, effect.message, effect.timeout / 1000, straight=straight
+            )
         except PeerUnavailable as error:
             refused = error.refused
             if self._automaton is automaton:
                 self._step(lambda a, now: a.unanswered(now, effect.node, refused=refused))
             return
         if self._automaton is automaton:
-            self._step(lambda a, now: a.replied(now, effect.node, effect.message, reply))
+            self._step(
+                lambda a, now: a.replied(now, effect.node, effect.message, reply, straight=straight)
+            )
 
     def _renewed(self) -> None:
         """The node is another incarnation: every stream must say so."""
@@ -603,6 +610,12 @@ class TopologyManager:
             self._reach = reach
             self._links.know(reach[0])
             self._links.keep(reach[1])
+        ways = automaton.detours if automaton is not None else self._rows.detours()
+        if ways != self._ways and self._links is not None:
+            self._ways = ways
+            self._links.detour(ways)
+            if automaton is not None:
+                self._rows.note_detours(ways)
 
     def _addresses(self) -> dict[str, str]:
         found = {member.node: member.peer for member in self.view().members}
@@ -643,6 +656,7 @@ class _Shared(TypedDict):
     trust_refused: bool | None
     admission: Admission
     run: int
+    detours: Mapping[str, Way]
 
 
 def _left_by_sibling(sender: Sender, message: Message) -> Callable[[Automaton, int], list[Effect]]:

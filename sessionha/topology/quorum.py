@@ -207,7 +207,9 @@ class QuorumAutomaton(Automaton):
             self._out.append(Release(message.node, message.incarnation, message.run))
         return super().received(now, sender, message)
 
-    def replied(self, now: int, node: str, request: Message, reply: Message) -> list[Effect]:
+    def replied(
+        self, now: int, node: str, request: Message, reply: Message, *, straight: bool = False
+    ) -> list[Effect]:
         """See `Automaton.replied`."""
         match request, reply:
             case Prepare() | Accept(), Prepared() | Accepted():
@@ -215,7 +217,7 @@ class QuorumAutomaton(Automaton):
                 return self._act(now)
             case Prepare() | Accept(), Failed():
                 self._rejected(node, reply.reason)
-        return super().replied(now, node, request, reply)
+        return super().replied(now, node, request, reply, straight=straight)
 
     # --- what follows from an event --------------------------------------------------------------
 
@@ -282,9 +284,18 @@ class QuorumAutomaton(Automaton):
         if self._due_since == NEVER:
             self._due_since = now
         remaining = [node for node in self.view.nodes if node not in removed]
+        if self.me.node in removed:  # nothing passes between it and another: others decide
+            self._tell(now, min(remaining))
+            return
         rank = 0 if self._without else sorted(remaining).index(self.me.node)
         if rank:
-            self._tell(now, min(remaining))
+            lowest = min(remaining)
+            self._tell(now, lowest)
+            if self._fresh(lowest, now):  # it may see alive whom this node does not
+                removed = {node: each for node, each in removed.items() if each.proven}
+                plan = Plan(removed, *self._arrivals(now, removed))
+                if not plan and not unfinished and not self._unsworn(now):
+                    return
         # The first to lack an answer of the electors is no reason for all to compete at once.
         if now - self._due_since >= rank * self._timing.suspect_after:
             told = [node for node in self._leavers if node in removed]

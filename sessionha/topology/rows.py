@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import msgspec
 
 from sessionha.errors import StoreFull
 from sessionha.identity import ViewID
-from sessionha.peer.base import Sender
+from sessionha.peer.base import Sender, Way
 from sessionha.peer.messages import (
     Accept,
     Accepted,
@@ -32,6 +32,7 @@ VIEW = b"\x00view"
 KEPT = b"\x00view-kept"
 RUN = b"\x00view-run"
 GONE = b"\x00view-gone"
+DETOURS = b"\x00view-detours"
 FOUND = b"\x00view-found"
 INBOX = b"\x00inbox/"
 LEASE = b"\x00lease"
@@ -120,6 +121,7 @@ _views = msgspec.msgpack.Decoder(View)
 _times = msgspec.msgpack.Decoder(dict[str, int])
 _grants = msgspec.msgpack.Decoder(Grants)
 _votes = msgspec.msgpack.Decoder(tuple[str, Vote])
+_ways = msgspec.msgpack.Decoder(dict[str, Way])
 _letters = msgspec.msgpack.Decoder(tuple[str, str, bytes])
 
 
@@ -163,10 +165,24 @@ class Rows:
         with self._store.read() as reader:
             return self.view_in(reader), _kept(reader)
 
-    def raw(self) -> tuple[bytes | None, bytes | None]:
-        """What `held` reads, undecoded: equal bytes mean that nothing changed."""
+    def raw(self) -> tuple[bytes | None, ...]:
+        """What `held` and `detours` read, undecoded: equal bytes mean that nothing changed."""
         with self._store.read() as reader:
-            return reader.get(VIEW), reader.get(KEPT)
+            return reader.get(VIEW), reader.get(KEPT), reader.get(DETOURS)
+
+    def detours(self) -> dict[str, Way]:
+        """Nodes that the engines of this one reach by one hop."""
+        with self._store.read() as reader:
+            raw = reader.get(DETOURS)
+        return {} if raw is None else _ways.decode(raw)
+
+    def note_detours(self, ways: Mapping[str, Way]) -> None:
+        """Let every engine of this node take these detours, and no others."""
+        with self._store.write(urgent=True) as writer:
+            if ways:
+                writer.put(DETOURS, _encoder.encode(ways))
+            else:
+                writer.delete(DETOURS)
 
     def begin_run(self, node: str, now: int, votes: Voting | None = None) -> None:
         """Set the view aside when this is the first engine since a restart.
@@ -182,6 +198,7 @@ class Rows:
                 return
             writer.put(RUN, run)
             writer.delete(LEASE)
+            writer.delete(DETOURS)
             view, kept = self.view_in(writer), _kept(writer)
             number = view.id.number
             incarnation = self._store.incarnation

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import ViewID
-from sessionha.peer.base import Sender, Verdict
+from sessionha.peer.base import Sender, Verdict, Way
 from sessionha.peer.messages import Message, Push, decode
+from sessionha.peer.relay import call_by, wrapped
 from sessionha.store.base import Reader
 from sessionha.topology.base import Change, ViewListener
 from sessionha.topology.description import Description
@@ -112,13 +113,21 @@ class SimulatedPeers:
         self._host = host
         self.engine: Engine | None = None
         self._wanted: tuple[str, ...] = ()
+        self._ways: Mapping[str, Way] = {}
         self._met: dict[str, str] = {}
         """Node to the incarnation that its stream leads to; empty: it refuses."""
 
     def _alive(self) -> bool:
         return self.engine is not None and self.engine.alive
 
-    async def call(self, node: str, message: Message, timeout: float) -> Message:
+    async def call(
+        self, node: str, message: Message, timeout: float, *, straight: bool = False
+    ) -> Message:
+        if not straight and (way := self._ways.get(node)) is not None:
+            return await call_by(way, self._call_straight, node, message, timeout)
+        return await self._call_straight(node, message, timeout)
+
+    async def _call_straight(self, node: str, message: Message, timeout: float) -> Message:
         world, host = self._world, self._host
         await host.running()
         loop = asyncio.get_running_loop()
@@ -141,12 +150,19 @@ class SimulatedPeers:
             raise PeerUnavailable(node, "refused", refused=True, sent=False)
         return decode(data)
 
-    def cast(self, node: str, message: Message) -> None:
+    def cast(self, node: str, message: Message, *, straight: bool = False) -> None:
+        if not straight and (way := self._ways.get(node)) is not None:
+            node, message = way.via, wrapped(way, node, message)
         sender = Sender(self._host.name, self._host.incarnation)
         self._world.deliver(node, sender, message, None)
 
     def know(self, directory: Mapping[str, str]) -> None:
         """Names are addresses here."""
+
+    def detour(self, ways: Mapping[str, Way]) -> None:
+        self._world.trace(f"{self._host.name} detours {dict(ways)}")
+        self._world.detours += len(ways)
+        self._ways = ways
 
     def keep(self, nodes: Collection[str]) -> None:
         self._wanted = tuple(nodes)

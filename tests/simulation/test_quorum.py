@@ -104,6 +104,20 @@ async def test_an_old_copy_waits_for_who_may_have_a_newer_one(scene: Scene) -> N
     assert await scene.see("n1", floor=old) == {"a": "3"}
 
 
+@three
+async def test_a_primary_reaches_its_backup_by_one_hop(scene: Scene) -> None:
+    """R1: a link that stays broken costs neither a member nor a copy, and no more than a moment."""
+    receipt = await scene.create("n1", a="1")
+    backup = receipt.holders[1]
+    scene.world.broken |= {("n1", backup), (backup, "n1")}
+    receipt = await scene.put("n1", a="2")
+    assert receipt.holders == ("n1", backup)
+    assert receipt.copies == 1
+    assert scene.world.now < 2.0
+    assert await scene.see(backup) == {"a": "2"}
+    assert set(scene.world.hosts["n1"].view().nodes) == {"n1", "n2", "n3"}
+
+
 @pytest.mark.parametrize("kind", IN_QUORUM)
 def test_each_kind_of_trouble_alone(kind: str) -> None:
     """Quorum mode: all invariants, and every local read is current."""

@@ -26,6 +26,7 @@ from sessionha.peer.messages import (
     Message,
     Promise,
     Push,
+    Relay,
     Revocations,
     Revoke,
     Touch,
@@ -33,12 +34,14 @@ from sessionha.peer.messages import (
     decode,
     encode,
 )
+from sessionha.peer.relay import Relays
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.records import GroupRecord, get_group, read_session, rows
 from sessionha.state.upkeep import Upkeep
 from sessionha.store.base import Reader, Store, Writer
 from sessionha.store.memory import Memory, MemoryReader, MemoryStore, MemoryWriter
+from sessionha.topology.members import holds
 from sessionha.topology.rows import Voting
 from sessionha.topology.timing import LEASE_MARGIN
 from sessionha.view import Member, View
@@ -136,6 +139,7 @@ class Engine:
     slot: int
     topology: SimulatedTopology | None = None
     """None: the oracle gives views."""
+    relays: Relays | None = None
     alive: bool = True
     doom: Doom = ""
     tasks: dict[asyncio.Task[Any], None] = field(default_factory=dict)
@@ -257,6 +261,8 @@ class World:
         self.troubles = 0
         """Faults beyond single messages: crashes, pauses, cuts, exclusions, dead engines."""
         self.lost_messages = 0
+        self.detours = 0
+        """How often a node began to reach another by one hop."""
         self.operations = 0
         """Requests of browsers."""
         self.ended = 0.0
@@ -350,7 +356,7 @@ class World:
             return
         receiver, data = host.incarnation, encode(message)
         faults = self._on(source, target)
-        twice = self.random.random() < faults.duplicate and not isinstance(message, Forward)
+        twice = self.random.random() < faults.duplicate and not isinstance(message, Forward | Relay)
         for _ in range(2 if twice else 1):
             self._later(faults, self._arrive, host, receiver, sender, data, reply)
 
@@ -409,14 +415,21 @@ class World:
     async def _reply(self, engine: Engine, sender: Sender, message: Message) -> Message | None:
         """What streams answer: an error of ours by its name; any other is nobody's promise."""
         try:
-            if isinstance(message, DATA) or engine.topology is None:
-                result: Any = engine.state.handle(sender, message)
-            else:
-                result = engine.topology.handle(sender, message)
+            result = self._result(engine, sender, message)
             answer: Message | None = await result if isinstance(result, Awaitable) else result
         except SessionHAError as error:
             return Failed(type(error).__name__, str(error))
         return answer
+
+    def _result(
+        self, engine: Engine, sender: Sender, message: Message
+    ) -> Message | Awaitable[Message | None] | None:
+        """What an engine passes on to the one that it is for."""
+        if isinstance(message, Relay) and engine.relays is not None:
+            return engine.relays.handle(sender, message)
+        if isinstance(message, DATA) or engine.topology is None:
+            return engine.state.handle(sender, message)
+        return engine.topology.handle(sender, message)
 
     def _answer(
         self,
@@ -474,6 +487,12 @@ class World:
         state = StateManager(node)
         state.begin()
         engine = Engine(host, state, Upkeep(state), inner.slot, topology)
+        engine.relays = Relays(
+            lambda: Sender(name, host.incarnation),
+            lambda node, incarnation: holds(host.view(), node, incarnation),
+            peers,
+            lambda sender, message: self._result(engine, sender, message),
+        )
         peers.engine = store.engine = engine
         host.engines.append(engine)
         if topology is not None:

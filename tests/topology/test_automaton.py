@@ -14,9 +14,9 @@ SEEDS = range(int(os.environ.get("SESSIONHA_SEEDS", "60")))
 FEW = SEEDS[: len(SEEDS) // 4]
 
 
-def cluster(seed: int, count: int, *, trust_refused: bool = True) -> World:
+def cluster(seed: int, count: int, *, trust_refused: bool = True, quorum: bool = False) -> World:
     """A cluster that has formed; its events so far are forgotten."""
-    world = World(seed, count, trust_refused=trust_refused)
+    world = World(seed, count, trust_refused=trust_refused, quorum=quorum)
     world.start(*world.description.order)
     world.settle()
     for process in world.nodes.values():
@@ -138,14 +138,69 @@ def test_two_deaths_at_once(seed: int, dark: bool) -> None:
 
 @pytest.mark.parametrize("seed", FEW)
 def test_a_cut_link_is_not_a_death_while_others_reach_the_node(seed: int) -> None:
-    """System 3 (g): the link A→B cut while others reach B: B is not declared failed."""
+    """System 3 (g): the link A→B cut while others reach B: B is not declared failed. Each of them
+    reaches the other by one hop, and straight again when the link is whole."""
     world = cluster(seed, 3 + seed % 3, trust_refused=False)
     one, other = world.random.sample(world.description.order, 2)
     world.cut.add((one, other))
+    if seed % 2:
+        world.cut.add((other, one))
+    ends = [(world.nodes[one].automaton, other), (world.nodes[other].automaton, one)]
+    took = world.run_until(lambda: all(end in a.detours for a, end in ends), 5_000)
+    assert took <= DETECTION
     world.run(15_000)
     assert world.agreed()
     assert all(p.events == [] for p in world.nodes.values())
-    assert world.nodes[one].automaton.counts["false_suspicions"] > 0
+    for automaton, end in ends:
+        assert automaton.detours[end].via not in (one, other)
+        assert automaton.counts["false_suspicions"] == automaton.counts["detours"] == 1
+    world.heal()
+    assert world.run_until(lambda: not any(a.detours for a, _ in ends), 1_000) < 500
+
+
+@pytest.mark.parametrize("quorum", [False, True])
+def test_another_member_takes_the_place_of_the_one_in_between(quorum: bool) -> None:
+    """R1: also who decides, and votes, may be beyond a broken link."""
+    world = cluster(3, 4, quorum=quorum, trust_refused=False)
+    world.split(("n1",), ("n4",))
+    automaton = world.nodes["n4"].automaton
+    world.run_until(lambda: "n1" in automaton.detours, 3_000)
+    via = automaton.detours["n1"].via
+    world.kill(via, dark=True)
+    rest = [node for node in world.nodes if node != via]
+    world.run_until(lambda: world.agreed(*rest), 5_000)
+    world.run_until(lambda: "n1" in automaton.detours, 5_000)
+    assert automaton.detours["n1"].via not in ("n1", "n4", via)
+    world.leave("n4")
+    world.run_until(lambda: world.agreed(*[node for node in rest if node != "n4"]), 5_000)
+
+
+@pytest.mark.parametrize("quorum", [False, True])
+@pytest.mark.parametrize("end", ["n1", "n4"])
+def test_a_node_joins_though_one_member_cannot_reach_it(quorum: bool, end: str) -> None:
+    """Also where that is the one that decides: the word of a member that reaches it counts."""
+    world = cluster(4, 4, quorum=quorum, trust_refused=False)
+    other = "n4" if end == "n1" else "n1"
+    world.kill(other, lost=True)
+    world.settle("n2", "n3", end)
+    world.split((end,), (other,))
+    world.start(other)
+    world.run_until(world.agreed, 10_000)
+    world.run(8_000)
+    assert world.agreed()
+    assert other in world.nodes[end].automaton.detours
+
+
+@pytest.mark.parametrize("quorum", [False, True])
+def test_where_no_member_reaches_both_the_later_one_leaves(quorum: bool) -> None:
+    """R1: in the order n3, n4, n5, n1, n2, where n2 only reaches n1, which does not reach n5."""
+    world = cluster(5, 5, quorum=quorum, trust_refused=False)
+    assert world.description.order == ("n3", "n4", "n5", "n1", "n2")
+    world.split(("n2",), ("n3", "n4", "n5"))
+    world.split(("n1",), ("n5",))
+    rest = ("n1", "n3", "n4", "n5")
+    world.run_until(lambda: world.agreed(*rest), 15_000)
+    assert all(world.nodes[node].kinds == ["failed n2"] for node in rest)
 
 
 @pytest.mark.parametrize("seed", FEW)

@@ -12,7 +12,7 @@ import pytest
 
 from sessionha.errors import PeerUnavailable
 from sessionha.identity import ViewID
-from sessionha.peer.base import Sender, Verdict
+from sessionha.peer.base import Sender, Verdict, Way
 from sessionha.peer.messages import Done, Installed, Message, Ping, Pong, Watch, decode, encode
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.base import Change, Membership
@@ -48,6 +48,7 @@ class Engine:
         self.manager.subscribe(self)
         self.told: list[tuple[ViewID, tuple[Change, ...]]] = []
         self.kept: Collection[str] = ()
+        self.ways: Mapping[str, Way] = {}
         self.dropped = 0
 
     def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
@@ -55,7 +56,9 @@ class Engine:
 
     # --- Links ---
 
-    async def call(self, node: str, message: Message, timeout: float) -> Message:
+    async def call(
+        self, node: str, message: Message, timeout: float, *, straight: bool = False
+    ) -> Message:
         await asyncio.sleep(0)
         target = self.wire.answering(node)
         if target is None:
@@ -66,7 +69,10 @@ class Engine:
         assert answered is not None
         return decode(encode(answered))
 
-    def cast(self, node: str, message: Message) -> None: ...
+    def cast(self, node: str, message: Message, *, straight: bool = False) -> None: ...
+
+    def detour(self, ways: Mapping[str, Way]) -> None:
+        self.ways = ways
 
     def know(self, directory: Mapping[str, str]) -> None: ...
 

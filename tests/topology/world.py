@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from random import Random
 from typing import TypedDict
 
@@ -29,7 +30,7 @@ from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.base import Change
 from sessionha.topology.description import Description
 from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send, Write
-from sessionha.topology.members import changes
+from sessionha.topology.members import changes, holds
 from sessionha.topology.quorum import QuorumAutomaton
 from sessionha.topology.rows import Rows, Voting
 from sessionha.topology.timing import LEASE_MARGIN, Admission, Timing
@@ -400,6 +401,8 @@ class World:
             assert answered is not None
             sender._run(sender.automaton.replied(self.now, effect.node, effect.message, answered))
             return
+        way = sender.automaton.detours.get(effect.node) if not effect.straight else None
+        via = None if way is None else way.via
         origin = Sender(sender.node, sender.store.incarnation)
         settled = [False]
         delay = self.random.randint(1, 3)
@@ -412,6 +415,10 @@ class World:
 
         def arrive() -> None:
             target = self.nodes.get(effect.node)
+            if via is not None:
+                if self._passes(sender, self.nodes.get(via), target) and target is not None:
+                    self._deliver(target, origin, effect.message, reply)
+                return
             if (sender.node, effect.node) in self.cut or effect.node in self.dark:
                 return
             if target is None:
@@ -421,11 +428,16 @@ class World:
 
         def reply(message: Message) -> None:
             def back() -> None:
-                if settled[0] or (effect.node, sender.node) in self.cut:
+                if via is not None:
+                    way = (self.nodes.get(effect.node), self.nodes.get(via), sender)
+                    if settled[0] or not self._passes(*way):
+                        return
+                elif settled[0] or (effect.node, sender.node) in self.cut:
                     return
                 settled[0] = True
-                self.wake(sender, lambda: sender.step(lambda a, now: a.replied(
-                    now, effect.node, effect.message, message)))  # fmt: skip
+                told = (effect.node, effect.message, message)
+                self.wake(sender, lambda: sender.step(
+                    lambda a, now: a.replied(now, *told, straight=effect.straight)))  # fmt: skip
 
             if self.random.random() >= self.loss:
                 late = self.random.random() < self.loss
@@ -447,6 +459,19 @@ class World:
         answered = target.receive(sender, crossed)
         if answered is not None:
             reply(decode(encode(answered)))
+
+    def _passes(self, *way: SimNode | None) -> bool:
+        """Whether a message passes along these nodes, whose views have the first and the last."""
+        for one, other in pairwise(way):
+            if one is None or other is None or other.hung or (one.node, other.node) in self.cut:
+                return False
+        first, last = way[0], way[-1]
+        return all(
+            holds(each.view, end.node, end.store.incarnation)
+            for each in way[1:]
+            for end in (first, last)
+            if each is not None and end is not None
+        )
 
     def _probe(self, prober: SimNode, node: str, done: Callable[[Verdict], None]) -> None:
         peer = self.nodes.get(node)
