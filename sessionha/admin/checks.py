@@ -39,6 +39,8 @@ class Heard(NamedTuple):
     address: str
     error: str = ""
     refused: bool = False
+    listens: bool = False
+    """Something accepts connections there, though it does not answer as a node of the cluster."""
     skew: float = 0.0
     """Seconds that its clock is surely ahead of this node's, or behind it (negative)."""
 
@@ -170,14 +172,8 @@ def _reached(facts: Facts) -> Iterator[Problem]:
     for node, heard in facts.heard.items():
         member = facts.view.member(node) is not None
         if heard.error:
-            remedy = (
-                "start it, or correct its address in `nodes`"
-                if heard.refused
-                else "let TCP through to that port (firewall, security group, network policy), and"
-                " give it the same `cluster` and secret"
-            )
             what = f"{node} at {heard.address}: {heard.error}"
-            yield Problem("fail" if member else "warn", what, remedy)
+            yield Problem("fail" if member else "warn", what, _remedy(heard))
         elif not member and facts.view.members:
             yield Problem(
                 "warn",
@@ -186,8 +182,19 @@ def _reached(facts: Facts) -> Iterator[Problem]:
             )
 
 
+def _remedy(heard: Heard) -> str:
+    if heard.refused:
+        return "start it, or correct its address in `nodes`"
+    if heard.listens:
+        return (
+            "give it the same secret and `cluster` as this node; if it has them, its process stands"
+            " still, or something else listens there"
+        )
+    return "let TCP through to that port: firewall, security group, network policy"
+
+
 def _clocks(facts: Facts) -> Iterable[Problem] | None:
-    if not facts.heard:
+    if all(heard.error for heard in facts.heard.values()):
         return None
     return [
         Problem(

@@ -18,6 +18,7 @@ from sessionha.peer.streams import Streams
 from sessionha.settings import Settings
 from sessionha.store.lmdb import LMDBStore
 from sessionha.store.place import VOLATILE, file_system
+from sessionha.topology.description import split_address
 
 PATIENCE: Final = 2.0
 """Seconds that another node may take to answer: a living one takes milliseconds."""
@@ -96,11 +97,25 @@ async def _ask(streams: Streams, node: str, address: str) -> Heard:
         reply = await streams.call(node, Inspect(), PATIENCE)
     except PeerUnavailable as error:
         why = str(error).removeprefix(f"{node}: ")
-        return Heard(address, error=why, refused=error.refused)
+        listens = not error.refused and await _listens(address)
+        if listens:
+            why += ", though something accepts connections there"
+        return Heard(address, error=why, refused=error.refused, listens=listens)
     answered = time.time()
     if not isinstance(reply, Inspected):
         return Heard(address, error="it answers something else: is it of another version?")
     return Heard(address, skew=_skew(reply.now / 1000, asked, answered))
+
+
+async def _listens(address: str) -> bool:
+    host, port = split_address(address)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
 
 
 def _skew(theirs: float, asked: float, answered: float) -> float:

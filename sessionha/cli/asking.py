@@ -33,6 +33,10 @@ class _Stay(HTTPRedirectHandler):
         """No other request is made."""
 
 
+class Unreached(NoAnswer):
+    """Nothing at all answers at the address."""
+
+
 def token(settings: Settings, role: Role) -> str:
     """The token of the role.
 
@@ -111,7 +115,7 @@ def ask(
         raise NoAnswer(why) from None
     except (URLError, OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise NoAnswer(
+        raise Unreached(
             f"{url} does not answer ({reason}): does a node with the extra `admin`"
             " run, and is this the address of its `admin`? (One that runs alone has none unless"
             " SESSIONHA_ADMIN and SESSIONHA_SECRET are set for it.)"

@@ -73,10 +73,12 @@ def examine(file: Path | None, url: str | None, engines: int | None) -> Examinat
         return Examination([_unusable(problem) for problem in error.problems])
     try:
         answer = asking.ask(address, "/v1/doctor", bearer, has="checks", timeout=TIMEOUT)
-    except asking.NoAnswer as problem:
+    except asking.Unreached as problem:
         remedy = "start it: a WSGI server needs a hook, or has no node before its first request"
         unreached = Finding("administration", "fail", str(problem), remedy)
         return Examination([unreached, *(_before_a_start(file) if url is None else ())])
+    except asking.NoAnswer as problem:
+        return Examination([Finding("administration", "fail", str(problem))])
     found = [_read(row) for row in answer["checks"]]
     return Examination([*found, *_engines(answer, engines), *_application(answer)], answer["node"])
 

@@ -90,6 +90,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"heard": heard(n2=SILENT)},
         "peers", "fail", "n2 at 127.0.0.1:7002: no answer within 2 s", "firewall",
     ),
+    "a member with another secret": (
+        {"heard": heard(n2=SILENT._replace(listens=True))},
+        "peers", "fail", "n2 at", "same secret",
+    ),
     "a dead node": (
         {"heard": heard(n3=REFUSED), "view": View(members=(member(1), member(2)))},
         "peers", "warn", "n3 at 127.0.0.1:7003: its host refused", "correct its address",

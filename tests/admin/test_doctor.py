@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from sessionha.admin.snapshot import store_of
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import tokens
 from sessionha.engine import Engine
+from sessionha.errors import PeerUnavailable
 from tests.admin.test_data_cluster import Pair, pair
 from tests.test_engine import until
 
@@ -51,6 +53,29 @@ async def test_a_node_asks_the_others_and_tells_who_does_not_answer(
     facts = await gathered(one)
     assert facts.heard["n2"].error
     assert facts.heard["n2"].refused
+
+
+async def test_a_peer_that_does_not_prove_itself_is_told_from_one_behind_a_firewall(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of both nothing is heard on a stream; only one of them accepts connections."""
+    one, _ = pair
+    assert one.streams is not None
+
+    async def call(node: str, message: object, timeout: float) -> None:
+        raise PeerUnavailable(node, "silent")
+
+    monkeypatch.setattr(one.streams, "call", call)
+    heard = (await gathered(one)).heard["n2"]
+    assert (heard.listens, heard.refused) == (True, False)
+    assert heard.error == "silent, though something accepts connections there"
+
+    async def nobody(host: str, port: int) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncio, "open_connection", nobody)
+    heard = (await gathered(one)).heard["n2"]
+    assert (heard.listens, heard.error) == (False, "silent")
 
 
 def test_a_difference_of_clocks_counts_as_far_as_it_is_sure() -> None:

@@ -86,6 +86,16 @@ def test_the_application_is_tried_where_routers_are_sent_to(
     assert "Connection refused" in words
 
 
+def test_a_node_with_another_secret_is_told_of_and_not_of_a_start(
+    node: Node, capsys: Output
+) -> None:
+    node.status = 401
+    assert main(["doctor", "--json", node.address]) == 1
+    (row,) = json.loads(capsys.readouterr().out)["checks"]
+    assert (row["check"], row["outcome"], row["remedy"]) == ("administration", "fail", "")
+    assert "the cluster secret here is not the node's" in row["found"]
+
+
 def test_without_a_secret_or_with_a_wrong_setting_each_mistake_is_a_failed_check(
     capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
