@@ -56,6 +56,8 @@ class Facts:
     waiting_for: str = ""
     differing: Mapping[str, str] = field(default_factory=dict)
     """Nodes that have had another description for a while, each with what differs."""
+    detours: Mapping[str, str] = field(default_factory=dict)
+    """Members that are only reached by way of another one, each with that one."""
     heard: Mapping[str, Heard] = field(default_factory=dict)
     agreed: tuple[tuple[str, str], ...] = ()
     """This node's values of the settings that all nodes must have alike."""
@@ -170,10 +172,12 @@ def _peers(facts: Facts) -> Iterable[Problem] | None:
 
 def _reached(facts: Facts) -> Iterator[Problem]:
     for node, heard in facts.heard.items():
-        member = facts.view.member(node) is not None
+        member, via = facts.view.member(node) is not None, facts.detours.get(node)
         if heard.error:
-            what = f"{node} at {heard.address}: {heard.error}"
-            yield Problem("fail" if member else "warn", what, _remedy(heard))
+            what = f"{node} at {heard.address}: {heard.error}" + (
+                f"; it is reached through {via}" if via else ""
+            )
+            yield Problem("fail" if member and not via else "warn", what, _remedy(heard))
         elif not member and facts.view.members:
             yield Problem(
                 "warn",

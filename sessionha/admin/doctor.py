@@ -48,13 +48,15 @@ async def gathered(engine: Engine) -> Facts:
     """The facts, of which only the answers of other nodes take time."""
     settings, membership, store = engine.settings, engine.membership, store_of(engine)
     heard = await _asked(engine)
+    picture = membership.picture()
     place = store.directory if isinstance(store, LMDBStore) else None
     return Facts(
         settings=settings,
         view=membership.view(),
         state=engine.node_state,
         waiting_for=membership.waiting_for,
-        differing=membership.picture().differing,
+        differing=picture.differing,
+        detours=picture.detours,
         heard=heard,
         agreed=shown(settings, OF_A_CLUSTER),
         late=bool(engine.events["late_start"]),
@@ -94,7 +96,7 @@ async def _asked(engine: Engine) -> dict[str, Heard]:
 async def _ask(streams: Streams, node: str, address: str) -> Heard:
     asked = time.time()
     try:
-        reply = await streams.call(node, Inspect(), PATIENCE)
+        reply = await streams.call(node, Inspect(), PATIENCE, straight=True)
     except PeerUnavailable as error:
         why = str(error).removeprefix(f"{node}: ")
         listens = not error.refused and await _listens(address)

@@ -40,6 +40,7 @@ def topology(engine: Engine) -> dict[str, Any]:
             "nodes": list(settings.description.order),
             "differing": dict(picture.differing),
         },
+        "detours": dict(picture.detours),
         "last_change": _told(picture.last_change),
     }
 

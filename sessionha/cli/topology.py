@@ -32,6 +32,9 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         "absent": f"{', '.join(found['absent'])}, by proof" if found["absent"] else "nobody",
         "description": _description(found["description"]),
     }
+    if found["detours"]:
+        ways = (f"{node} through {via}" for node, via in found["detours"].items())
+        lines["detours"] = ", ".join(ways)
     for name, words in lines.items():
         console.print(f"{name:<12} {words}", highlight=False, markup=False, soft_wrap=True)
     console.print(_members(found))

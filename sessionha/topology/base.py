@@ -37,6 +37,8 @@ class Picture(NamedTuple):
     """Hash of this node's static description."""
     differing: Mapping[str, str]
     """Nodes that have had another description for a while, each with what differs."""
+    detours: Mapping[str, str]
+    """Members that only answer by one hop, each with the one that it leads through (R1)."""
     last_change: LastChange | None
     """None until there was one since this process started."""
 

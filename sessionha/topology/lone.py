@@ -48,7 +48,7 @@ class LoneMembership:
 
     def picture(self) -> Picture:
         """Nobody watches, and nothing is described."""
-        return Picture({}, "", {}, None)
+        return Picture({}, "", {}, {}, None)
 
     def begin(self) -> None:
         """Put the view of one member into the store, unless it is there from before."""

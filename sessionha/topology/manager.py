@@ -213,6 +213,7 @@ class TopologyManager:
             {node: watched_by(node, view, order) for node in view.nodes},
             self._description.hash,
             dict(self._automaton.differing) if self._automaton is not None else {},
+            {node: way.via for node, way in self._rows.detours().items()},
             last,
         )
 

@@ -94,6 +94,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"heard": heard(n2=SILENT._replace(listens=True))},
         "peers", "fail", "n2 at", "same secret",
     ),
+    "a broken link": (
+        {"heard": heard(n2=SILENT), "detours": {"n2": "n3"}},
+        "peers", "warn", "no answer within 2 s; it is reached through n3", "firewall",
+    ),
     "a dead node": (
         {"heard": heard(n3=REFUSED), "view": View(members=(member(1), member(2)))},
         "peers", "warn", "n3 at 127.0.0.1:7003: its host refused", "correct its address",

@@ -62,7 +62,8 @@ async def test_a_peer_that_does_not_prove_itself_is_told_from_one_behind_a_firew
     one, _ = pair
     assert one.streams is not None
 
-    async def call(node: str, message: object, timeout: float) -> None:
+    async def call(node: str, message: object, timeout: float, *, straight: bool) -> None:
+        assert straight
         raise PeerUnavailable(node, "silent")
 
     monkeypatch.setattr(one.streams, "call", call)

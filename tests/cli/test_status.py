@@ -63,6 +63,7 @@ TOPOLOGY: dict[str, Any] = {
     "others": [{"node": "[bold]n3", "state": "absent", "awaited": False}],
     "absent": ["n3"],
     "description": {"hash": "aa11", "nodes": ["n1", "n2", "n3"], "differing": {"n2": "the order"}},
+    "detours": {"n1": "n2"},
     "last_change": {
         "view": 7, "seconds_ago": 90.0, "changes": [{"node": "n3", "kind": "failed"}],
     },
@@ -209,11 +210,11 @@ def test_topology_shows_members_watchers_and_electors(
     assert node.asked == [("/v1/topology", f"Bearer {tokens(SETTINGS, 'read')[0]}")]
     shown = capsys.readouterr().out
     for words in ("2 of n1, n2 decide the next (n3 absent)", "1 min ago: n3 failed (view 7)",
-                  "n3, by proof", "aa11, but n2 has another: the order",
+                  "n3, by proof", "n1 through n2", "aa11, but n2 has another: the order",
                   " 01234567 ", " n2 ", " east ",
                   " spare ", "[bold]n3"):  # fmt: skip
         assert words in shown
-    node.body = json.dumps({**TOPOLOGY, "last_change": None, "absent": []}).encode()
+    node.body = json.dumps({**TOPOLOGY, "last_change": None, "absent": [], "detours": {}}).encode()
     assert main(["topology", "--json", node.address]) == 0
     assert json.loads(capsys.readouterr().out)["last_change"] is None
     assert main(["topology", node.address]) == 0
