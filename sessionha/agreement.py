@@ -94,6 +94,8 @@ def meet_siblings(store: Store, settings: Settings) -> None:
         StoreFull: nothing was changed.
     """
     own = dict(shown(settings, OF_A_NODE))
+    if settings.own_engine is not None:
+        del own["url"]  # each has another
     living = store.living_slots() - {store.slot}
     with store.write(urgent=True) as writer:
         writer.put(ROW + str(store.slot).encode(), _encode((store.run, os.getpid(), own)))

@@ -24,7 +24,7 @@ from sessionha.discovery.base import Found, Proof
 from sessionha.discovery.seeker import Own, Seeker
 from sessionha.discovery.source import open_source
 from sessionha.errors import InvalidSettings, StoreError
-from sessionha.identity import NO_VIEW
+from sessionha.identity import NO_VIEW, server_name
 from sessionha.keys import APPLICATION_LABEL, ROUTE_LABEL
 from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
@@ -125,6 +125,9 @@ class Engine:
         """`companions`: made and started with every start of this engine."""
         self.settings = settings
         self.cluster = cluster_tag(settings.cluster)
+        own = settings.own_engine
+        self.node_server = server_name(settings.node)
+        self.server = self.node_server if own is None else server_name(settings.node, own.engine)
         self.backups = settings.backups if settings.has_peers else 0
         self.events: Counter[str] = Counter()
         self._keys = keys
@@ -558,7 +561,7 @@ def _member(
     member = described.member(incarnation)
     return msgspec.structs.replace(
         member,
-        url=settings.url or member.url,
+        url=member.url if settings.own_engine else settings.url or member.url,
         zone=settings.zone or member.zone,
         engines=member.engines or (EngineAddress("", settings.engine_type),),
         keys=tuple(sorted(prints)),

@@ -58,6 +58,16 @@ class SessionUnavailable(SessionError):
     unknown = False
     """Whether the change may last all the same."""
 
+    @classmethod
+    def in_another_cluster(cls) -> SessionUnavailable:
+        """Nobody here knows the session, and the client's route is that of another cluster."""
+        error = cls(
+            "the client was last served by another cluster, which may have its session, and this"
+            " one has not: send it there, or give this cluster another `route_cookie`"
+        )
+        error.elsewhere = False  # no server of this cluster has it
+        return error
+
 
 class SessionBusy(SessionUnavailable):
     """Other requests of the same session are in the way; nothing was changed."""

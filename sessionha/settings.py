@@ -44,6 +44,7 @@ from sessionha.kinds import (
     size,
 )
 from sessionha.topology.description import Description, same_host
+from sessionha.view import EngineAddress
 from sessionha.virtual import VirtualServers
 
 ENVIRONMENT: Final = "SESSIONHA_"
@@ -129,7 +130,8 @@ class Settings:
     url: str = _row(
         TEXT,
         "",
-        "Where routers reach this node's application, such as `http://10.0.0.1:8000`.",
+        "Where routers reach this node's application, such as `http://10.0.0.1:8000`; of an engine"
+        " that is described with an address of its own, that one.",
         "`url` of the node's `[[node]]` table; without, routers send it nothing",
     )
     zone: str = _row(
@@ -355,6 +357,15 @@ class Settings:
         if problems := list(weaknesses(secrets, f"in {self.secret_file}")):
             raise InvalidSettings(problems)
         return replace(self, secret=secrets)
+
+    @property
+    def own_engine(self) -> EngineAddress | None:
+        """The engine of the node's description whose address is this process's `url`, if one is."""
+        described = self.description.node(self.node)
+        if described is None or not self.url:
+            return None
+        url = self.url.rstrip("/")
+        return next((engine for engine in described.engines if engine.url == url), None)
 
     @property
     def has_peers(self) -> bool:

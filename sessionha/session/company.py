@@ -145,7 +145,11 @@ class Part:
             self.end_turn()
             assert company.group is not None, "a ticket names a group"
             buried = company.home.state.buried(company.group, self.key)
-            self.lose(clear=buried is None or buried > LATE_MS)
+            if buried is None and self.visit.astray:
+                company.home.count("session_foreign")
+                self.fail(SessionUnavailable.in_another_cluster())
+            else:
+                self.lose(clear=buried is None or buried > LATE_MS)
             return
         held = company.held = loaded.held
         company.read = held.position

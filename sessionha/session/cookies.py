@@ -187,8 +187,14 @@ def key_id(key: bytes) -> str:
 
 
 def cluster_tag(cluster: str, incarnation: str = "") -> str:
-    """The short mark of a cluster and its random incarnation, as route cookies carry it."""
-    return encode64(hashlib.sha256(f"{cluster}\0{incarnation}".encode()).digest()[:6])
+    """The short mark of a cluster and of its random incarnation, as route cookies carry it."""
+    life = hashlib.sha256(f"{cluster}\0{incarnation}".encode()).digest()[:6]
+    return encode64(hashlib.sha256(cluster.encode()).digest()[:3]) + encode64(life)
+
+
+def same_cluster(tag: str, other: str) -> bool:
+    """Whether two tags are of one cluster, perhaps of different incarnations."""
+    return tag[:4] == other[:4]
 
 
 def remember(known: dict[Asked, Found], asked: Asked, found: Found, most: int = REMEMBERED) -> None:

@@ -25,6 +25,8 @@ Event = Literal[
     "session_cookie_refused",
     "route_cookie_refused",
     "route_cookie_foreign",
+    "route_elsewhere",
+    "session_foreign",
     "session_gone",
     "session_unavailable",
     "session_busy",
@@ -58,6 +60,14 @@ class Home(Protocol):
     @property
     def cluster(self) -> str:
         """`cookies.cluster_tag` of this cluster and its incarnation."""
+
+    @property
+    def node_server(self) -> str:
+        """How route cookies name this engine's node (`identity.server_name`)."""
+
+    @property
+    def server(self) -> str:
+        """The same; where this engine has an address of its own, how they name the engine."""
 
     @property
     def engine(self) -> str:

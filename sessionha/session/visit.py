@@ -27,7 +27,14 @@ from sessionha.errors import (
 from sessionha.identity import GroupID, Position, server_name
 from sessionha.peer.messages import Create
 from sessionha.session.company import Company, Part
-from sessionha.session.cookies import SECONDARIES, Route, RouteCookies, Ticket, is_session_name
+from sessionha.session.cookies import (
+    SECONDARIES,
+    Route,
+    RouteCookies,
+    Ticket,
+    is_session_name,
+    same_cluster,
+)
 from sessionha.session.headers import COPIES, ROUTE, TOKEN
 from sessionha.session.session import Session
 from sessionha.session.terms import NOTHING, Home, Terms, presented
@@ -62,6 +69,8 @@ class Visit(Part):
     """Whether the request is over."""
     foreign = False
     """Whether the client was last served by another cluster, or another life of this one."""
+    astray = False
+    """Whether that was another cluster altogether, which may have the client's sessions still."""
     refusal: SessionError | None = None
     """Why the response must be refused: a commit at another door, in which its changes were."""
     _outer: Visit | None = None
@@ -88,9 +97,13 @@ class Visit(Part):
         told = presented(home, terms, cookie_headers, now) if cookie_headers else NOTHING
         ticket, route = told.ticket, told.route
         self.route: Route | None = route
-        if route is not None and route.cluster != home.cluster:
-            self.foreign = True
-            home.count("route_cookie_foreign")
+        if route is not None:
+            if route.cluster != home.cluster:
+                self.foreign = True
+                self.astray = not same_cluster(route.cluster, home.cluster)
+                home.count("route_cookie_foreign")
+            elif route.servers[0] != home.server:
+                home.count("route_elsewhere")
         Part.__init__(self, terms, ticket, now)
         if ticket is None:
             self.company = company = Company(home, None)
@@ -147,8 +160,9 @@ class Visit(Part):
         return all(found)
 
     def _is_lost(self, company: Company) -> bool:
-        """Whether the group is that of a client of another cluster, and nowhere in this one."""
-        if not self.foreign or company.group is None:
+        """Whether the group is of an earlier life of this cluster, and nowhere in this one. (One of
+        another cluster is looked for: several may share a domain, and the one route cookie.)"""
+        if not self.foreign or self.astray or company.group is None:
             return False
         if self._home.state.held(company.group, None) is not None:
             return False
@@ -432,6 +446,9 @@ class Visit(Part):
         held, group = company.held, company.group
         assert group is not None, "what is held has a group"
         names = _server_names(held.holders)
+        home = self._home
+        if home.server != home.node_server and names[0] == home.node_server:
+            names = (home.server, *names[1:])
         if company.receipt is None:
             if self._told_inside:
                 return None

@@ -121,7 +121,7 @@ def test_the_settings_of_the_three_nodes_are_accepted() -> None:
 
 
 def test_the_description_of_the_operations_page_is_accepted(tmp_path: Path) -> None:
-    described, witness = blocks(ROOT / "docs" / "operations.md", "toml")
+    described, witness, engines = blocks(ROOT / "docs" / "operations.md", "toml")
     secret, config = tmp_path / "secret", tmp_path / "cluster.toml"
     secret.write_text(new_secret())
     config.write_text(described.replace("/etc/sessionha/secret", str(secret)))
@@ -130,6 +130,8 @@ def test_the_description_of_the_operations_page_is_accepted(tmp_path: Path) -> N
     assert settings.heal_after == 60
     (node,) = Description.of_tables(tomllib.loads(witness)["node"]).nodes
     assert (node.node, node.role) == ("w", "witness")
+    (node,) = Description.of_tables(tomllib.loads(engines)["node"]).nodes
+    assert [(each.engine, each.type) for each in node.engines] == [("1", "web"), ("2", "api")]
 
 
 def test_the_settings_of_the_pods_are_accepted() -> None:

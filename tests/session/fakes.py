@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from sessionha.errors import SessionError, SessionRevoked
-from sessionha.identity import Epoch, GroupID, Position, SessionKey
+from sessionha.identity import Epoch, GroupID, Position, SessionKey, server_name
 from sessionha.peer.messages import Batch, Owner, SessionChange
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.terms import Event
@@ -250,11 +250,22 @@ class FakeEngine:
         self.route_cookies = RouteCookies([b"r" * 32]) if len(holders) > 1 else None
         self.cluster = cluster_tag("test")
         self.engine = "0"
+        self.own_engine = ""
+        """Its ID, where it has an address of its own."""
         self.backups = len(holders) - 1 if backups is None else backups
         self.running = False
         self.starts = 0
         self.node_state = NodeState.READY
         self.counts: list[str] = []
+
+    @property
+    def node_server(self) -> str:
+        """Whoever serves stands first."""
+        return server_name(self.state.holders[0])
+
+    @property
+    def server(self) -> str:
+        return server_name(self.state.holders[0], self.own_engine)
 
     def now(self) -> float:
         return self.clock()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from sessionha.identity import NO_VIEW
+from sessionha.identity import NO_VIEW, server_name
 from sessionha.session.cookies import (
     CookieAttributes,
     Route,
@@ -42,6 +42,14 @@ class Place:
     engine: str = "0"
     backups: int = 1
     events: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def node_server(self) -> str:
+        return server_name(self.state.node.me)
+
+    @property
+    def server(self) -> str:
+        return self.node_server
 
     def now(self) -> float:
         return self.wall()

@@ -218,18 +218,76 @@ async def test_a_forged_route_cookie_has_no_effect() -> None:
     assert engine.counts == ["route_cookie_refused"]
 
 
-async def test_a_session_of_another_cluster_is_gone_without_a_search() -> None:
-    """R7a; system 1 (g)."""
+async def test_a_session_of_an_earlier_life_of_the_cluster_is_gone_without_a_search() -> None:
+    """R7a."""
     engine, other = cluster(), cluster()
     browser = Browser(middleware(engine=other))
     await browser.get("/count")
-    other.cluster = cluster_tag("other")
     browser.app = middleware(engine=engine)
-    engine.cluster = cluster_tag("mine")
+    engine.cluster = cluster_tag("test", "anew")
     answer = await browser.get()
     assert (answer.json, answer.cookies, answer.get("vary")) == ({}, ["session"], "Cookie")
     assert not engine.state.acquired
     assert "route_cookie_foreign" in engine.counts
+
+
+async def test_a_client_of_another_cluster_is_refused_and_gets_no_new_session_in_silence() -> None:
+    """System 1 (g): its session is looked for, and what it would lose is not taken from it."""
+    engine, other = cluster(), cluster()
+    engine.cluster = cluster_tag("mine", "life")
+    browser = Browser(middleware(engine=other))
+    await browser.get("/count")
+    browser.app = middleware(engine=engine)
+    for _ in range(2):
+        answer = await browser.get("/count")
+        assert (answer.status, answer.cookies) == (503, [])
+        assert answer.get("sessionha-retry") is None, "no server here has it"
+    assert (await browser.get("/static")).status == 200
+    assert len(engine.state.acquired) == 3
+    assert engine.counts.count("session_foreign") == 3
+    browser.app = middleware(engine=other)
+    assert (await browser.get("/count")).json == {"n": 2}
+
+
+async def test_a_session_is_served_though_another_cluster_told_the_route_last() -> None:
+    """System 1 (g): two clusters may serve one domain, with one route cookie between them."""
+    engine, other = cluster(), cluster()
+    other.cluster = cluster_tag("other")
+    mine = Browser(middleware(engine=engine))
+    theirs = Browser(middleware(engine=other, session_cookie="theirs"), mine.jar)
+    for count in (1, 2, 3):
+        assert (await mine.get("/count")).json == {"n": count}
+        assert (await theirs.get("/count")).json == {"n": count}
+    engine.state.away.update(engine.state.groups)
+    assert (await mine.get("/count")).json == {"n": 4}
+
+
+async def test_requests_that_another_server_was_meant_for_are_served_and_counted() -> None:
+    """System 1, 6."""
+    engine = cluster("n1", "n2")
+    browser = Browser(middleware(engine=engine))
+    await browser.get("/count")
+    engine.state.holders = ("n2", "n1")
+    engine.state.away.update(engine.state.groups)
+    assert (await browser.get("/count")).json == {"n": 2}
+    assert engine.counts == ["route_elsewhere"]
+    assert (await browser.get("/count")).json == {"n": 3}
+    assert engine.counts == ["route_elsewhere"]
+
+
+async def test_an_engine_with_an_address_of_its_own_stands_first_in_the_route() -> None:
+    """System 1 (a), (i): and when its sibling answers for it, that one does."""
+    engine = cluster("n1", "n2")
+    engine.own_engine = "1"
+    browser = Browser(middleware(engine=engine))
+    for slot in ("1", "2"):
+        engine.own_engine = slot
+        assert "hsr" in (await browser.get("/count")).cookies
+        route = ROUTES.read(browser.jar["hsr"])
+        assert route is not None
+        assert route.servers == (server_name("n1", slot), "n2")
+        assert (await browser.get()).cookies == []
+    assert engine.counts == ["route_elsewhere"]
 
 
 async def test_without_peers_there_is_no_route_cookie() -> None:
