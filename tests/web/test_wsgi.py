@@ -707,8 +707,9 @@ def test_requests_that_take_turns_do_so_on_the_engines_loop(
 def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
     host: Callable[[FakeEngine], Host],
 ) -> None:
-    """And it gets what was left to do when it answers again."""
-    engine = with_peers()
+    """And it gets what was left to do when it answers again. Until then the process is not alive
+    to a probe either: what serves does not."""
+    engine = with_peers(health_path="/")
     host(engine).patience = 0.1
     app = door(engine=engine)
     server = Server(app)
@@ -720,7 +721,7 @@ def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
 
     engine.state.before_commit = stuck
     assert server.get("/count").status == 503
-    assert server.get().status == 503
+    assert [server.get(path).status for path in ("/", "/healthz")] == [503, 503]
     gate.set()
     engine.state.before_commit = None
     while server.get().status != 200 or app.terms.under_way:
@@ -730,17 +731,18 @@ def test_an_engine_that_does_not_answer_is_503_in_bounded_time(
 def test_an_engine_whose_loop_has_ended_is_503(
     host: Callable[[FakeEngine], Host], caplog: pytest.LogCaptureFixture
 ) -> None:
-    engine = with_peers()
+    engine = with_peers(health_path="/")
     mine = host(engine)
     server = Server(door(engine=engine))
     server.get("/count")
+    assert server.get("/healthz").status == 200
     loop, thread = mine._loop, mine._thread
     assert loop is not None
     assert thread is not None
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     assert "this server's engine has ended: restart the process" in caplog.text
-    assert [server.get(path).status for path in ("/", "/count")] == [503, 503]
+    assert [server.get(path).status for path in ("/", "/count", "/healthz")] == [503] * 3
     with pytest.raises(SessionUnavailable):
         mine.wait(asyncio.sleep(0))
 
