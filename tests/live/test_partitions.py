@@ -193,9 +193,9 @@ async def test_nothing_is_lost_by_deaths_pauses_and_partitions(
 
 
 async def test_a_broken_link_is_no_death(network: Network, http: aiohttp.ClientSession) -> None:
-    """system 3 (g), R1: what n1 sends to n5 is dropped while the others reach both: they suspect each
-    other, are told better, and nobody leaves the view; what they have to say takes one hop, so that
-    every client writes."""
+    """system 3 (g), R1: what n1 sends to n5 is dropped while the others reach both: they suspect
+    each other, are told better, and nobody leaves the view; what they have to say takes one hop, so
+    that every client writes."""
     async with Cluster(5, network=network, **manner()) as cluster:
         before = (await cluster.ask("n1"))["view"]
         network.cut(("n1", "n5"))
