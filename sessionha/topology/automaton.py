@@ -39,7 +39,7 @@ from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
 from sessionha.topology.health import Signs
-from sessionha.topology.members import Plan, Removal, forked, holds, ring_after
+from sessionha.topology.members import Plan, Removal, forked, holds, ring_of
 from sessionha.topology.states import HEARS, MOVES, Event, State
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
@@ -918,7 +918,7 @@ class _Around:
     others: Mapping[str, str]
     """The other members' incarnations."""
     after: tuple[str, ...]
-    """The other members, as `ring_after` orders them."""
+    """The other members in the order of `ring_of`, from this node on."""
     outside: tuple[str, ...]
     """Described nodes that are no members."""
     described: Mapping[str, str]
@@ -929,22 +929,26 @@ class _Around:
     @classmethod
     def of(cls, me: Member, view: View, kept: View | None, description: Description) -> _Around:
         described = {n: address for n, address in description.addresses.items() if n != me.node}
+        ring = ring_of(view.nodes, description.order)
+        at = ring.index(me.node) if me.node in ring else 0
         return cls(
             view=view,
             kept=kept,
             description=description,
             others={m.node: m.incarnation for m in view.members if m.node != me.node},
-            after=ring_after(me.node, view.nodes, description.order),
+            after=ring[at + 1 :] + ring[:at],
             outside=tuple(node for node in described if view.member(node) is None),
             described=described,
             complete={*description.order} >= {*(kept or view).nodes},
         )
 
 
-def watched_by(node: str, view: View, order: Iterable[str]) -> tuple[str, ...]:
-    """Whom a member of the view watches."""
-    after = ring_after(node, view.nodes, order)
-    return after if len(after) < WATCH_ALL else after[:WATCHED]
+def watches(view: View, order: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Each member of the view with those that it watches."""
+    ring = ring_of(view.nodes, order)
+    count = len(ring) - 1 if len(ring) <= WATCH_ALL else WATCHED
+    on = ring + ring
+    return {node: on[at : at + count] for at, node in enumerate(ring, 1)}
 
 
 def numbered(view_id: ViewID) -> str:

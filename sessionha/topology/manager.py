@@ -32,7 +32,7 @@ from sessionha.peer.messages import (
 )
 from sessionha.store.base import Reader, Store
 from sessionha.topology.answers import FOR_THE_LEADER, answer, standing
-from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered, watched_by
+from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered, watches
 from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.base import Change, LastChange, Picture, ViewListener
 from sessionha.topology.description import Description
@@ -210,7 +210,7 @@ class TopologyManager:
             at, view_id, news = self._changed
             last = LastChange(view_id, news, self._clock() - at)
         return Picture(
-            {node: watched_by(node, view, order) for node in view.nodes},
+            watches(view, order),
             self._description.hash,
             dict(self._automaton.differing) if self._automaton is not None else {},
             {node: way.via for node, way in self._rows.detours().items()},

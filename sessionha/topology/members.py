@@ -116,13 +116,10 @@ def merge(mine: View, theirs: View, live: Mapping[str, str], highest: int = 0) -
     )
 
 
-def ring_after(node: str, nodes: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
-    """The other nodes in the order of the description, beginning after `node`; those that are not
-    described come last, by ID."""
+def ring_of(nodes: Iterable[str], order: Iterable[str]) -> tuple[str, ...]:
+    """The nodes in the order of the description; those that are not described come last, by ID."""
     place = {name: index for index, name in enumerate(order)}
-    ring = sorted(nodes, key=lambda name: (place.get(name, len(place)), name))
-    at = ring.index(node) if node in ring else 0
-    return tuple(ring[at + 1 :] + ring[:at])
+    return tuple(sorted(nodes, key=lambda name: (place.get(name, len(place)), name)))
 
 
 def holds(view: View, node: str, incarnation: str) -> bool:

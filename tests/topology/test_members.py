@@ -6,7 +6,7 @@ import pytest
 
 from sessionha.errors import InvalidSettings
 from sessionha.identity import NO_VIEW, ViewID
-from sessionha.topology.automaton import WATCHED, watched_by
+from sessionha.topology.automaton import WATCHED, watches
 from sessionha.topology.base import Change
 from sessionha.topology.members import Plan, Removal, accepts, changes, forked, merge, next_view
 from sessionha.topology.timing import Timing
@@ -104,5 +104,5 @@ def test_timings_that_do_not_fit_are_told() -> None:
 def test_in_a_large_cluster_each_watches_the_next_ones_in_the_order_of_the_description() -> None:
     names = [f"n{number}" for number in range(10)]
     view, order = formed(*names), names[5:] + names[1:5]
-    assert watched_by("n3", view, order) == ("n4", "n0", "n5")[:WATCHED]
-    assert watched_by("n1", formed("n1", "n2", "n3"), ("n3", "n1", "n2")) == ("n2", "n3")
+    assert watches(view, order)["n3"] == ("n4", "n0", "n5")[:WATCHED]
+    assert watches(formed("n1", "n2", "n3"), ("n3", "n1", "n2"))["n1"] == ("n2", "n3")
