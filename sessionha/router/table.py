@@ -43,7 +43,8 @@ class Table:
         }
         self._names: dict[str, tuple[str, str]] = {}
         for member in view.members:
-            for slot in map(str, range(SLOTS if member.engines else 0)):
+            apart = any(engine.url for engine in member.engines)
+            for slot in map(str, range(SLOTS if apart else 0)):
                 self._names[server_name(member.node, slot)] = (member.node, slot)
             for engine in member.engines:
                 name = server_name(member.node, engine.engine)

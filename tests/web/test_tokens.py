@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
 
 from sessionha.session.cookies import RouteCookies
 from sessionha.settings import Settings
+from sessionha.web.asgi import SessionMiddleware
 from tests.session.fakes import FakeEngine
+from tests.web.browser import KEY, Browser
 from tests.web.doors import DOORS, Answer, Ask, Door
 
 ROUTES = RouteCookies([b"r" * 32])
@@ -161,3 +168,45 @@ async def test_virtual_servers_are_apart_in_headers_too(door: Door) -> None:
     await client.get("/count")
     assert (await client.ask("/admin/count", client.kept)).json == {"n": 1}
     assert (await client.get("/count")).json == {"n": 2}
+
+
+def site(outer: str, inner: str) -> Browser:
+    """An application whose session is at `/n`, and one that it mounts, at `/api/n`."""
+
+    def count(request: Request) -> Response:
+        request.session["n"] = request.session.get("n", 0) + 1
+        return JSONResponse(request.session["n"])
+
+    shared = engine(inner, virtual_server="/api=api,*=site")
+    middleware = Middleware(SessionMiddleware, KEY, "api", engine=shared)
+    api = Starlette(routes=[Route("/n", count)], middleware=[middleware])
+    whole = Starlette(routes=[Mount("/api", app=api), Route("/n", count)])
+    around = engine(outer, virtual_server="site")
+    around.state = shared.state
+    return Browser(SessionMiddleware(whole, KEY, engine=around))
+
+
+ASKED = {"method": "GET", "root_path": "", "query_string": b"", "asgi": {"spec_version": "2.4"}}
+
+
+async def test_a_mounted_application_speaks_in_headers_inside_one_that_speaks_in_cookies() -> None:
+    browser = site("cookies", "headers")
+    headers: list[tuple[bytes, bytes]] = []
+    for count in (1, 2, 3):
+        answer = await browser.get("/api/n", **ASKED, headers=headers)
+        assert (answer.json, answer.cookies) == (count, [])
+        route = ROUTES.read(answer.get(ROUTE) or "")
+        assert route is not None
+        assert route.servers == ("n1", "n2", "n3")
+        if (token := answer.get(TOKEN)) is not None:
+            headers = [(TOKEN.encode(), token.encode())]
+    assert (await browser.get("/n", **ASKED)).cookies == ["session", "hsr"]
+
+
+async def test_of_two_that_could_the_outer_one_speaks_in_headers() -> None:
+    browser = site("both", "both")
+    asks = [(TOKEN.encode(), b"none")]
+    assert (await browser.get("/n", **ASKED, headers=asks)).get(TOKEN) is not None
+    inside = await browser.get("/api/n", **ASKED, headers=asks)
+    assert (inside.get(TOKEN), inside.cookies) == (None, ["api", "hsr"])
+    assert (await browser.get("/api/n", **ASKED)).json == 2
