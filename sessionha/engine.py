@@ -61,7 +61,7 @@ from sessionha.topology.lone import LoneMembership
 from sessionha.topology.manager import TopologyManager
 from sessionha.topology.members import holds
 from sessionha.topology.rows import Voting
-from sessionha.topology.timing import LEASE_MARGIN, Timing
+from sessionha.topology.timing import LEASE_MARGIN, Admission, Timing
 from sessionha.topology.votefile import DiskVotes
 from sessionha.view import EngineAddress, Member, View
 from sessionha.view import Node as Described
@@ -240,9 +240,9 @@ class Engine:
     def _described(self) -> Described:
         """This node, as configured. Raises InvalidSettings: it is not, or not for applications."""
         settings = self.settings
-        if settings.discovery is not None:
-            return Described(settings.node, settings.advertise)
         described = settings.description.node(settings.node)
+        if described is None and settings.admission == "dynamic":
+            return Described(settings.node, settings.advertise)
         if described is None:
             raise InvalidSettings(
                 [f"`node` = {settings.node!r} is not among `nodes`: add it, or correct `node`"]
@@ -375,7 +375,7 @@ class Engine:
             clock.now,
             timing,
             trust_refused=True if settings.trust_refused == "always" else None,
-            admission="static-only" if settings.discovery is None else "dynamic",
+            admission=_admission(settings),
             voting=_voting(settings, timing),
         )
 
@@ -567,6 +567,10 @@ def _member(
         keys=tuple(sorted(prints)),
         settings=shown(settings, OF_A_CLUSTER),
     )
+
+
+def _admission(settings: Settings) -> Admission:
+    return "dynamic" if settings.admission == "dynamic" else "static-only"
 
 
 def _clock(store: LMDBStore | MemoryStore) -> NodeClock:

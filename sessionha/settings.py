@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -43,6 +42,7 @@ from sessionha.kinds import (
     show_nodes,
     size,
 )
+from sessionha.tables import TableFile
 from sessionha.topology.description import Description, same_host
 from sessionha.view import EngineAddress
 from sessionha.virtual import VirtualServers
@@ -190,6 +190,12 @@ class Settings:
         1,
         "Copies of a session on other nodes that a change waits for (k).",
         "1; 2 from four configured servers",
+    )
+    admission: str = _row(
+        choice("static-only", "dynamic"),
+        "static-only",
+        "Who may join: only nodes that are written down, or everybody who has the cluster secret.",
+        "`static-only`; `dynamic` where nodes are found",
     )
     min_copies: int = _row(
         count(0, 7),
@@ -512,6 +518,12 @@ RELATIONS: Final = (
         " does: give it another role, or set `quorum`",
     ),
     Relation(
+        ("admission", "nodes"),
+        lambda s: s.admission == "dynamic" or s.discovery is None,
+        "`admission` must be `dynamic` where nodes are found and not written down: everybody would"
+        " be refused",
+    ),
+    Relation(
         ("min_copies", "backups"),
         lambda s: s.min_copies <= s.backups,
         "`min_copies` must not be greater than `backups`: every change would be refused",
@@ -544,6 +556,8 @@ class _Given(NamedTuple):
     origin: str
     rank: int
     """0 keyword, 1 environment, 2 file: the lowest wins."""
+    where: str = ""
+    """In a file: its name and the line."""
 
 
 class _Loading:
@@ -558,7 +572,7 @@ class _Loading:
         self._failed: set[str] = set()
         self._given: dict[str, _Given] = {}
         self._values: dict[str, Any] = {}
-        self._file: dict[str, object] = {}
+        self._file: TableFile | None = None
         self._take_keywords(keywords)
         self._take_environment(environ)
         self._take_file()
@@ -602,22 +616,16 @@ class _Loading:
         if "config" not in self._given or (path := self._read("config")) is None:
             return
         try:
-            self._file = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            self._fail("config", f"cannot be read ({error.strerror}): correct the path")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            self._fail("config", f"is not TOML: {error}")
-        cluster = self._file.get("cluster", {})
-        if not isinstance(cluster, dict):
-            self._problems.append(f"{path}: `cluster` must be a table: [cluster]")
+            self._file = TableFile(path)
+        except ValueError as error:
+            self._fail("config", str(error))
             return
-        self._problems += [
-            f"{path}: [{name}] is not a table that sessionha knows; it reads [cluster] and [[node]]"
-            for name in self._file
-            if name not in ("cluster", "node")
-        ]
-        for name, value in cluster.items():
-            self._take(name, _Given(value, f"file {path}", 2), f"{path}: {name}", self._rows)
+        self._problems += self._file.problems
+        for name, value in self._file.cluster.items():
+            where = self._file.setting(name)
+            self._take(
+                name, _Given(value, f"file {path}", 2, where), f"{where}: {name}", self._rows
+            )
 
     def _take(self, name: str, given: _Given, written: str, known: Any) -> None:
         if name not in self._rows or (name == "config" and given.rank == 2):
@@ -644,24 +652,20 @@ class _Loading:
             value = repr(show_nodes(given.value))
         if name == "secret" or "@" in value:  # a URL of nodes may carry a password
             value = "(hidden)"
-        self._problems.append(f"`{name}` = {value} ({given.origin}) {why}")
+        self._problems.append(f"`{name}` = {value} ({given.where or given.origin}) {why}")
         self._failed.add(name)
         self._values.pop(name, None)
 
     def _describe(self) -> Description:
         """The configured nodes: `nodes`, else the `[[node]]` tables of the file."""
-        tables = self._file.get("node", [])
-        if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
-            self._problems.append(f"{self._values['config']}: write each node as a [[node]] table")
-            tables = []
         try:
             if is_source(self._values.get("nodes", "")):
                 self._values["discovery"] = read_source(self._values["nodes"])
                 return Description()
             if "nodes" in self._values:
                 return Description.parse(self._values["nodes"])
-            if tables:
-                return Description.of_tables(tables)
+            if self._file is not None and self._file.nodes:
+                return Description.of_tables(self._file.nodes, self._file.node)
         except InvalidSettings as error:
             self._problems += error.problems
             self._failed.add("nodes")
@@ -683,11 +687,11 @@ class _Loading:
         node = self._values.get("node")
         if not self._member or not description.nodes or node is None:
             return
-        if description.node(node) is None:
+        if description.node(node) is None and self._values.get("admission") != "dynamic":
             self._problems.append(
                 f"`node` = {node!r} is not one of the configured nodes"
-                f" ({', '.join(description.order)}): set SESSIONHA_NODE to this node's ID, or add"
-                " it to `nodes`"
+                f" ({', '.join(description.order)}): set SESSIONHA_NODE to this node's ID, add"
+                " it to `nodes`, or set `admission` to dynamic"
             )
             self._failed.add("node")
 
@@ -746,6 +750,8 @@ class _Loading:
             self._values["admin"] = f"127.0.0.1:{ADMIN_PORT}"
 
     def _resolve_numbers(self, description: Description) -> None:
+        if "admission" not in self._given and "discovery" in self._values:
+            self._values["admission"] = "dynamic"
         servers = len(description.servers)
         if "backups" not in self._given and servers >= 4:
             self._values["backups"] = 2

@@ -141,7 +141,7 @@ def test_an_unknown_name_in_the_file_is_an_error_that_suggests_the_nearest(tmp_p
 
     found = problems(config=file)
 
-    assert any(f"{file}: backup" in each and "`backups`" in each for each in found)
+    assert any(f"{file}, line 2: backup" in each and "`backups`" in each for each in found)
     assert any("[clusters]" in each for each in found)
 
 
@@ -669,6 +669,39 @@ def test_a_majority_is_one_of_nodes_that_are_written_down() -> None:
         node="n1", nodes="dns://web.example:7946", secret=new_secret(), consistency="quorum"
     )
     assert "`consistency` = `quorum` needs nodes that are written down" in problem
+
+
+def test_a_wrong_file_tells_every_mistake_with_its_line(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "c.toml",
+        "# a cluster\n[cluster]\nheartbeat = 'soon'\nsecrets = 1\n\n"
+        "[[node]]\nid = 'n1'\npeer = 'h:1'\n[[node]]\nid = 'n2'\npeer = 'nowhere'\n\n"
+        "[[node]]\nid = 'n1'\npeer = 'h:1'\nwieght = 2\n[nodes]\n",
+    )
+    found = "\n".join(problems(config=file))
+    for part in (
+        f"`heartbeat` = 'soon' ({file}, line 3) must be",
+        f"`{file}, line 4: secrets` is not a setting of sessionha: did you mean `secret`?",
+        f"{file}, line 9, [[node]]: node n2: `peer` must be http://HOST:PORT",
+        f"{file}, line 13, [[node]]: node n1: unknown key `wieght`; did you mean `weight`?",
+        f"{file}: [nodes] is not a table that sessionha knows",
+    ):
+        assert part in found
+    inline = write(tmp_path / "d.toml", "node = [{id = 'n1', peer = 'nowhere'}]\n")
+    assert any(f"{inline}, [[node]] 1: node n1:" in each for each in problems(config=inline))
+
+
+def test_admission_says_who_may_join_and_who_may_start() -> None:
+    """System 3 (j): with `dynamic` a node need not be written down."""
+    nodes = "n1=http://10.0.0.1:7946,n2=http://10.0.0.2:7946"
+    given = {"nodes": nodes, "secret": SECRET, "node": "n9"}
+    assert any("or set `admission` to dynamic" in each for each in problems(**given))
+    found = Settings.load({}, **given, admission="dynamic", advertise="10.0.0.9:7946")
+    assert (found.listen, found.advertise) == ("0.0.0.0:7946", "10.0.0.9:7946")
+    seeking = {"node": "n1", "nodes": "dns://shop:7946", "secret": SECRET}
+    assert Settings.load({}, **seeking).admission == "dynamic"
+    refused = problems(**seeking, admission="static-only")
+    assert any("`admission` must be `dynamic` where nodes are found" in each for each in refused)
 
 
 def test_a_process_says_which_of_its_nodes_engines_it_is(tmp_path: Path) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import ipaddress
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
@@ -58,36 +56,28 @@ class Description(msgspec.Struct, frozen=True, dict=True):
         return cls._checked(rows, "nodes", problems)
 
     @classmethod
-    def of_tables(cls, tables: Iterable[Mapping[str, Any]]) -> Description:
-        """Read the `[[node]]` tables of a TOML file.
+    def of_tables(
+        cls, tables: Iterable[Mapping[str, Any]], where: Callable[[int], str] | None = None
+    ) -> Description:
+        """Read `[[node]]` tables; `where` tells of each, counted from 0, where it stands.
 
         Raises:
             InvalidSettings: every mistake that the tables have.
         """
-        return cls._checked(tables, "[[node]]", [])
-
-    @classmethod
-    def read(cls, path: Path) -> Description:
-        """Read the `[[node]]` tables of a file.
-
-        Raises:
-            InvalidSettings: the file cannot be read, or every mistake that it has.
-        """
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8")).get("node", [])
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InvalidSettings([f"{path}: cannot be read: {error}"]) from error
-        if not isinstance(tables, list) or not all(isinstance(row, dict) for row in tables):
-            raise InvalidSettings([f"{path}: write each node as a [[node]] table"])
-        return cls.of_tables(tables)
+        return cls._checked(tables, "[[node]]", [], where)
 
     @classmethod
     def _checked(
-        cls, rows: Iterable[Mapping[str, Any]], source: str, problems: list[str]
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        source: str,
+        problems: list[str],
+        where: Callable[[int], str] | None = None,
     ) -> Description:
         nodes = []
-        for place, row in enumerate(rows, 1):
-            label = f"`{source}`: node {row.get('id') or f'number {place}'!s}"
+        for place, row in enumerate(rows):
+            label = where(place) if where is not None else f"`{source}`"
+            label += f": node {row.get('id') or f'number {place + 1}'!s}"
             node = _node(row, label, problems)
             if node is not None:
                 nodes.append(node)

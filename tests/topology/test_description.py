@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from sessionha.errors import InvalidSettings
@@ -23,18 +21,17 @@ def test_the_hash_depends_on_the_order() -> None:
     assert Description.parse("a=h:1,b=h:2").hash != Description.parse("b=h:2,a=h:1").hash
 
 
-def test_a_file_names_every_part(tmp_path: Path) -> None:
-    path = tmp_path / "cluster.toml"
-    path.write_text(
-        '[[node]]\nid = "n1"\npeer = "http://10.0.0.1:7946"\nurl = "http://10.0.0.1:8000/"\n'
-        'zone = "a"\nhost = "rack1"\nweight = 2\nrole = "spare"\n'
-    )
-    member = Description.read(path).nodes[0].member("i")
+def test_a_table_names_every_part() -> None:
+    table = {
+        "id": "n1", "peer": "http://10.0.0.1:7946", "url": "http://10.0.0.1:8000/", "zone": "a",
+        "host": "rack1", "weight": 2, "role": "spare",
+    }  # fmt: skip
+    member = Description.of_tables([table]).nodes[0].member("i")
     assert (member.url, member.zone, member.host) == ("http://10.0.0.1:8000", "a", "rack1")
     assert (member.weight, member.role, member.ready) == (2, "spare", True)
 
 
-def test_a_file_names_the_engines_of_a_node() -> None:
+def test_a_table_names_the_engines_of_a_node() -> None:
     (node,) = Description.of_tables(
         [
             {
