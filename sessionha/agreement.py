@@ -9,12 +9,13 @@ from typing import Final
 import msgspec
 
 from sessionha.settings import Settings
-from sessionha.store.base import Store
+from sessionha.store.base import Store, Writer
 from sessionha.view import View
 
 log = logging.getLogger("sessionha.engine")
 
 OF_A_CLUSTER: Final = (
+    "admission",
     "consistency",
     "reads",
     "concurrency",
@@ -41,6 +42,9 @@ OF_A_NODE: Final = (
 )
 """Any engine of a node may lead it and speak for it. What belongs to one process is not here."""
 
+PATIENCE: Final = 10.0
+"""Seconds for which settings that were alike may differ: a reload goes from node to node."""
+
 ROW: Final = b"\x00settings/"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -54,28 +58,51 @@ def shown(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, str], 
 
 
 class Nodes:
-    """Warns of each setting in which another node differs: once, and again when it changed."""
+    """Warns of each setting in which another node differs: once, and again when it changed.
+
+    At once of a node that never was like this one; where they were alike, when they have differed
+    for a while.
+    """
 
     def __init__(self, node: str, own: tuple[tuple[str, str], ...]) -> None:
         self._node = node
         self._own = own
+        self._alike: set[tuple[str, str]] = set()
+        self._since: dict[tuple[str, str], float] = {}
         self._said: dict[tuple[str, str], str] = {}
 
-    def look(self, view: View) -> None:
-        """Compare the members of a view with this node."""
+    def change(self, own: tuple[tuple[str, str], ...]) -> None:
+        """This node has other settings than before."""
+        self._own = own
+        self._since.clear()
+        self._said.clear()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is a difference that is not told yet."""
+        return bool(self._since)
+
+    def look(self, view: View, now: float) -> None:
+        """Compare the members of a view with this node; `now` in seconds of any clock."""
+        known = {*view.nodes, *(node for node, _ in view.departed)}
+        self._alike = {what for what in self._alike if what[0] in known}
         for member in view.members:
             if member.node == self._node:
                 continue  # its siblings' settings: `meet_siblings`
             theirs = dict(member.settings)
             for name, mine in self._own:
                 # a node of a version without the setting says nothing of it
-                self._compare(member.node, name, theirs.get(name, mine), mine)
+                self._compare(member.node, name, theirs.get(name, mine), mine, now)
 
-    def _compare(self, node: str, name: str, value: str, mine: str) -> None:
+    def _compare(self, node: str, name: str, value: str, mine: str, now: float) -> None:
+        what = (node, name)
         if value == mine:
-            self._said.pop((node, name), None)
-        elif self._said.get((node, name)) != value:
-            self._said[node, name] = value
+            self._alike.add(what)
+            self._since.pop(what, None)
+            self._said.pop(what, None)
+        elif self._said.get(what) != value and not self._may_differ(what, now):
+            self._since.pop(what, None)
+            self._said[what] = value
             log.warning(
                 "%s has `%s` = %s, %s has %s: give every node the same",
                 node,
@@ -84,6 +111,23 @@ class Nodes:
                 self._node,
                 mine,
             )
+
+    def _may_differ(self, what: tuple[str, str], now: float) -> bool:
+        return what in self._alike and now - self._since.setdefault(what, now) < PATIENCE
+
+
+def leave_settings(store: Store, settings: Settings) -> None:
+    """Let siblings that start see the settings that this engine has now.
+
+    Raises:
+        StoreFull: nothing was changed.
+    """
+    with store.write(urgent=True) as writer:
+        _leave(writer, store, dict(shown(settings, OF_A_NODE)))
+
+
+def _leave(writer: Writer, store: Store, own: dict[str, str]) -> None:
+    writer.put(ROW + str(store.slot).encode(), _encode((store.run, os.getpid(), own)))
 
 
 def meet_siblings(store: Store, settings: Settings) -> None:
@@ -98,7 +142,7 @@ def meet_siblings(store: Store, settings: Settings) -> None:
         del own["url"]  # each has another
     living = store.living_slots() - {store.slot}
     with store.write(urgent=True) as writer:
-        writer.put(ROW + str(store.slot).encode(), _encode((store.run, os.getpid(), own)))
+        _leave(writer, store, own)
         rows = [writer.get(ROW + str(slot).encode()) for slot in sorted(living)]
     for run, pid, theirs in (_decode(row) for row in rows if row is not None):
         # of an earlier run: its engine is dead, and the slot's new one has yet to leave its own

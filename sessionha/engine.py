@@ -6,6 +6,7 @@ Nothing starts at import or construction, so that forks are safe; `start` does i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import os
@@ -19,11 +20,11 @@ from typing import Protocol
 
 import msgspec
 
-from sessionha.agreement import OF_A_CLUSTER, Nodes, meet_siblings, shown
+from sessionha.agreement import OF_A_CLUSTER, Nodes, leave_settings, meet_siblings, shown
 from sessionha.discovery.base import Found, Proof
 from sessionha.discovery.seeker import Own, Seeker
 from sessionha.discovery.source import open_source
-from sessionha.errors import InvalidSettings, StoreError
+from sessionha.errors import InvalidSettings, StoreError, StoreFull
 from sessionha.identity import NO_VIEW, server_name
 from sessionha.keys import APPLICATION_LABEL, ROUTE_LABEL
 from sessionha.peer.base import Sender
@@ -46,6 +47,7 @@ from sessionha.peer.messages import (
 )
 from sessionha.peer.relay import Relays
 from sessionha.peer.streams import Streams
+from sessionha.reloading import Following, Reloaded, announce, read_again
 from sessionha.session.cookies import RouteCookies, check_key, cluster_tag
 from sessionha.session.terms import Event
 from sessionha.settings import Settings
@@ -130,6 +132,8 @@ class Engine:
         self.server = self.node_server if own is None else server_name(settings.node, own.engine)
         self.backups = settings.backups if settings.has_peers else 0
         self.events: Counter[str] = Counter()
+        self._following: Following | None = None
+        self._remarks: _Remarks | None = None
         self._keys = keys
         self._name = _store_name(settings, keys)
         self._parts: _Parts | None = None
@@ -288,7 +292,7 @@ class Engine:
             settings.node,
             settings.cluster,
             self._handle,
-            secrets=lambda: settings.secret,
+            secrets=lambda: self.settings.secret,
             incarnation=lambda: store.incarnation,
             listener=topology,
             limits=StreamLimits(handshake=settings.heartbeat),
@@ -332,6 +336,7 @@ class Engine:
             seeker.start()
         if not self.is_witness:
             parts.upkeep = asyncio.create_task(upkeep.run(), name="sessionha upkeep")
+        self._follow(store, topology, remarks)
         self._accompany()
         await self._joined(topology)
         self._remark_alone(topology, remarks)
@@ -344,6 +349,57 @@ class Engine:
             settings.listen,
             extra={"node": settings.node, "engine": store.slot},
         )
+
+    # --- reloading ------------------------------------------------------------------------------
+
+    def reload(self) -> Reloaded:
+        """Read the settings again and take over what can change while it runs; the other engines
+        of the node follow.
+
+        Raises:
+            InvalidSettings: every mistake; nothing was changed.
+            StoreFull: the others could not be told; only this engine has reloaded.
+        """
+        found = self._reload(logging.INFO)
+        if self._following is not None and self._parts is not None:
+            self._following.known = announce(self._parts.store)
+        return found
+
+    def _follow(
+        self, store: LMDBStore | MemoryStore, topology: TopologyManager, remarks: _Remarks
+    ) -> None:
+        def look() -> None:
+            remarks.look_again(topology.view())
+
+        self._following = Following(store, lambda: self._reload(logging.DEBUG), look)
+        self._remarks = remarks
+
+    def _reload(self, level: int) -> Reloaded:
+        found = read_again(self.settings, self.membership.view())
+        self._take_over(found.settings)
+        what = "; ".join(found.changed) or "nothing has changed"
+        log.log(level, "node %s reloaded its settings: %s", self.settings.node, what)
+        if found.waiting:
+            later = "; ".join(found.waiting)
+            log.log(max(level, logging.INFO), "this takes effect with the next start: %s", later)
+        return found
+
+    def _take_over(self, settings: Settings) -> None:
+        rekeyed = settings.secret != self.settings.secret
+        self.settings = settings
+        parts, membership = self._parts, self.membership
+        if not settings.has_peers or parts is None or isinstance(membership, LoneMembership):
+            return
+        if rekeyed:
+            self.route_cookies = RouteCookies(settings.keys(ROUTE_LABEL), settings.route_cookie)
+        self.backups = settings.backups
+        parts.state.node.options = self._options()
+        me = _member(self._described(), settings, parts.store.incarnation, self._keys)
+        if self._remarks is not None:
+            self._remarks.change(me)
+        with contextlib.suppress(StoreFull):  # sessions need the room more
+            leave_settings(parts.store, settings)
+        membership.reloaded(settings.description, _admission(settings), me)
 
     def _remark_alone(self, topology: TopologyManager, remarks: _Remarks) -> None:
         settings = self.settings
@@ -395,6 +451,8 @@ class Engine:
     def _accompany(self) -> None:
         self.events.clear()
         self._accompanied = [make(self) for make in self._companions]
+        if self._following is not None:
+            self._accompanied.append(self._following)
         for companion in self._accompanied:
             companion.start()
 
@@ -424,6 +482,7 @@ class Engine:
             await parts.membership.stop()
             await parts.streams.close()
         self._parts = None
+        self._following = None
         parts.store.close()
 
     # --- wiring ---------------------------------------------------------------------------------
@@ -445,27 +504,29 @@ class Engine:
         membership: TopologyManager | LoneMembership,
         streams: Streams | None,
     ) -> Node:
-        settings = self.settings
         return Node(
-            me=settings.node,
+            me=self.settings.node,
             store=store,
             membership=membership,
             clock=clock,
-            options=Options(
-                backups=self.backups,
-                min_copies=settings.min_copies,
-                commit_timeout=settings.commit_timeout,
-                acquire_timeout=settings.acquire_timeout,
-                heal_after=settings.heal_after,
-                confirmed=settings.reads == "confirmed",
-                serial=settings.concurrency == "serialize",
-                quorum=settings.consistency == "quorum",
-                member_timeout=(
-                    settings.quorum_timeout if settings.consistency == "quorum" else None
-                ),
-                limits=Limits(settings.session_bytes, settings.elements),
-            ),
+            options=self._options(),
             peers=streams,
+        )
+
+    def _options(self) -> Options:
+        settings = self.settings
+        quorum = settings.consistency == "quorum"
+        return Options(
+            backups=self.backups,
+            min_copies=settings.min_copies,
+            commit_timeout=settings.commit_timeout,
+            acquire_timeout=settings.acquire_timeout,
+            heal_after=settings.heal_after,
+            confirmed=settings.reads == "confirmed",
+            serial=settings.concurrency == "serialize",
+            quorum=quorum,
+            member_timeout=settings.quorum_timeout if quorum else None,
+            limits=Limits(settings.session_bytes, settings.elements),
         )
 
     def _seeker(
@@ -527,9 +588,19 @@ class _Remarks:
         self.alone = False
         """Whether it was said that this node is alone."""
         self._node = me.node
-        self._keys = frozenset(me.keys)
+        self._keys: frozenset[bytes] = frozenset(me.keys)
         self._nodes = Nodes(me.node, me.settings)
         self._strangers: set[str] = set()
+
+    def change(self, me: Member) -> None:
+        """This node has other settings than before."""
+        self._keys = frozenset(me.keys)
+        self._nodes.change(me.settings)
+
+    def look_again(self, view: View) -> None:
+        """Time has passed, if that matters."""
+        if self._nodes.waits:
+            self._nodes.look(view, time.monotonic())
 
     def view_changed(self, view: View, changes: tuple[Change, ...]) -> None:
         """Look at the members of a view."""
@@ -538,7 +609,7 @@ class _Remarks:
             self.alone = False
             others = ", ".join(node for node in view.nodes if node != self._node)
             log.warning("node %s is alone no more: %s joined", self._node, others)
-        self._nodes.look(view)
+        self._nodes.look(view, time.monotonic())
         for member in view.members:
             if not member.keys or not self._keys.isdisjoint(member.keys):
                 self._strangers.discard(member.node)

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -113,7 +114,9 @@ class Settings:
         hidden=True,
     )
     secret_file: Path | None = _row(
-        PATH, None, "File with the cluster secrets, one a line; read at the start."
+        PATH,
+        None,
+        "File with the cluster secrets, one a line; read at the start, and by `sessionha reload`.",
     )
     listen: str = _row(
         ADDRESS,
@@ -329,6 +332,9 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Where each value came from, for `explain`."""
 
+    source: Callable[[], Settings] | None = field(default=None, repr=False, compare=False)
+    """Reads them again."""
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:
         """The settings of this process; a keyword that is None counts as not given.
@@ -336,7 +342,7 @@ class Settings:
         Raises:
             InvalidSettings: every mistake found, each with its setting, value and remedy.
         """
-        return _Loading(os.environ if environ is None else environ, keywords).finish()
+        return _load(os.environ if environ is None else environ, keywords, member=True)
 
     @classmethod
     def observe(cls, environ: Mapping[str, str] | None = None, /, **keywords: object) -> Settings:
@@ -345,24 +351,16 @@ class Settings:
         Raises:
             InvalidSettings: as `load`.
         """
-        environ = os.environ if environ is None else environ
-        return _Loading(environ, keywords, member=False).finish()
+        return _load(os.environ if environ is None else environ, keywords, member=False)
 
     def reloaded(self) -> Settings:
-        """The same settings with `secret_file` read again.
+        """The same sources read again: keywords and environment are as they were, files may have
+        changed.
 
         Raises:
-            InvalidSettings: the file cannot be read, or a secret in it is refused.
+            InvalidSettings: every mistake found.
         """
-        if self.secret_file is None:
-            return self
-        try:
-            secrets = read_secrets(self.secret_file)
-        except ValueError as error:
-            raise InvalidSettings([f"`secret_file` = {str(self.secret_file)!r} {error}"]) from error
-        if problems := list(weaknesses(secrets, f"in {self.secret_file}")):
-            raise InvalidSettings(problems)
-        return replace(self, secret=secrets)
+        return self.source() if self.source is not None else self
 
     @property
     def own_engine(self) -> EngineAddress | None:
@@ -547,6 +545,11 @@ RELATIONS: Final = (
 
 
 # --- loading --------------------------------------------------------------------------------------
+
+
+def _load(environ: Mapping[str, str], keywords: Mapping[str, object], *, member: bool) -> Settings:
+    found = _Loading(environ, keywords, member=member).finish()
+    return replace(found, source=partial(_load, environ, keywords, member=member))
 
 
 class _Given(NamedTuple):

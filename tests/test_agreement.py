@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
-from sessionha.agreement import OF_A_CLUSTER, Nodes, meet_siblings, shown
+from sessionha.agreement import OF_A_CLUSTER, PATIENCE, Nodes, meet_siblings, shown
 from sessionha.identity import ViewID
 from sessionha.settings import Settings
 from sessionha.store.memory import Memory, MemoryStore
@@ -35,10 +37,12 @@ def test_each_differing_setting_of_a_node_is_said_once_and_again_when_it_changed
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     nodes = Nodes("n1", shown(settings(concurrency="serialize"), OF_A_CLUSTER))
+    clock = count(0, 100)
 
     def said(seen: View) -> list[str]:
         caplog.clear()
-        nodes.look(seen)
+        for now in next(clock), next(clock):
+            nodes.look(seen, now)
         return caplog.messages
 
     merging = "n2 has `concurrency` = merge, n1 has serialize: give every node the same"
@@ -54,14 +58,30 @@ def test_times_addresses_and_a_node_that_says_nothing_are_no_difference(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     nodes = Nodes("n1", shown(settings(), OF_A_CLUSTER))
-    nodes.look(view(1, idle_timeout="5min", heartbeat="0.1", url="http://other", zone="b"))
-    nodes.look(View(ViewID(2, "n1"), (Member("n2", "n2", ViewID(1, "n1"), ""),)))
+    nodes.look(view(1, idle_timeout="5min", heartbeat="0.1", url="http://other", zone="b"), 1)
+    nodes.look(View(ViewID(2, "n1"), (Member("n2", "n2", ViewID(1, "n1"), ""),)), 2)
     assert caplog.messages == []
 
 
-def engines(count: int) -> tuple[Memory, list[MemoryStore]]:
+def test_settings_that_were_alike_may_differ_while_a_reload_goes_round(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes = Nodes("n1", shown(settings(), OF_A_CLUSTER))
+    nodes.look(view(1), 0)
+    nodes.look(view(2, elements=9), 1)
+    nodes.look(view(2, elements=9), 1 + PATIENCE / 2)
+    nodes.change(shown(settings(elements=9), OF_A_CLUSTER))
+    nodes.look(view(2, elements=9), 2 + PATIENCE)
+    assert not nodes.waits
+    assert caplog.messages == []
+    nodes.look(view(3), 20)
+    nodes.look(view(3), 20 + PATIENCE)
+    assert caplog.messages == ["n2 has `elements` = 256, n1 has 9: give every node the same"]
+
+
+def engines(number: int) -> tuple[Memory, list[MemoryStore]]:
     node = Memory()
-    return node, [MemoryStore(node).open() for _ in range(count)]
+    return node, [MemoryStore(node).open() for _ in range(number)]
 
 
 def test_a_second_process_of_a_node_with_other_settings_is_told(

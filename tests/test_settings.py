@@ -544,7 +544,7 @@ def test_a_secret_keyword_beats_a_file_named_by_the_environment(tmp_path: Path) 
     settings = load({"SESSIONHA_SECRET_FILE": str(tmp_path / "absent")}, secret=SECRET)
 
     assert settings.secret == (SECRET.encode(),)
-    assert settings.reloaded() is settings
+    assert settings.reloaded() == settings
 
 
 def test_a_file_keyword_beats_a_secret_in_the_environment(tmp_path: Path) -> None:

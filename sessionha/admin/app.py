@@ -21,7 +21,6 @@ from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, may, role_of
 from sessionha.admin.topology import topology
 from sessionha.engine import Engine
-from sessionha.settings import Settings
 
 POST = ["POST"]
 
@@ -44,39 +43,39 @@ def build(engine: Engine, tally: Tally) -> Starlette:
     async def examine(request: Request) -> Response:  # noqa: ARG001
         return JSONResponse(await examined(engine), headers=NO_STORE)
 
-    settings, subjects = engine.settings, SubjectsPage(engine)
-    members, health = MembershipPage(engine), HealthPage(engine)
+    members, subjects, health = MembershipPage(engine), SubjectsPage(engine), HealthPage(engine)
     theirs = "/v1/subjects/{subject:path}"
     return Starlette(
         routes=[
             Route("/healthz", health.healthz),
             Route("/readyz", health.readyz),
-            Route("/metrics", _guarded(metrics, settings, "read", open_here=True)),
-            Route("/v1/status", _guarded(show, settings, "read")),
-            Route("/v1/doctor", _guarded(examine, settings, "read")),
-            Route("/v1/topology", _guarded(draw, settings, "read")),
+            Route("/metrics", _guarded(metrics, engine, "read", open_here=True)),
+            Route("/v1/status", _guarded(show, engine, "read")),
+            Route("/v1/doctor", _guarded(examine, engine, "read")),
+            Route("/v1/topology", _guarded(draw, engine, "read")),
             Route(
                 f"{data.PREFIX}/{{address:path}}",
-                _guarded(data.endpoint(engine), settings, "data"),
+                _guarded(data.endpoint(engine), engine, "data"),
                 methods=data.METHODS,
             ),
-            Route(theirs, _guarded(subjects.show, settings, "data"), methods=["GET"]),
-            Route("/v1/forget/{node}", _guarded(members.forget, settings, "operate"), methods=POST),
-            Route("/v1/bootstrap", _guarded(members.bootstrap, settings, "operate"), methods=POST),
-            Route(theirs, _guarded(subjects.end, settings, "data"), methods=["DELETE"]),
+            Route(theirs, _guarded(subjects.show, engine, "data"), methods=["GET"]),
+            Route("/v1/forget/{node}", _guarded(members.forget, engine, "operate"), methods=POST),
+            Route("/v1/bootstrap", _guarded(members.bootstrap, engine, "operate"), methods=POST),
+            Route("/v1/reload", _guarded(members.reload, engine, "operate"), methods=POST),
+            Route(theirs, _guarded(subjects.end, engine, "data"), methods=["DELETE"]),
         ]
     )
 
 
 def _guarded(
-    endpoint: Endpoint, settings: Settings, needed: Role, *, open_here: bool = False
+    endpoint: Endpoint, engine: Engine, needed: Role, *, open_here: bool = False
 ) -> Endpoint:
     """The endpoint behind the token of a role; `open_here`: this host needs none."""
 
     async def guarded(request: Request) -> Response:
         if open_here and _from_here(request):
             return await endpoint(request)
-        role = role_of(request.headers.get("authorization", "").encode("latin-1"), settings)
+        role = role_of(request.headers.get("authorization", "").encode("latin-1"), engine.settings)
         if may(role, needed):
             return await endpoint(request)
         if role is not None:

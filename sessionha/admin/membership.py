@@ -1,4 +1,4 @@
-"""`/v1/forget/…` and `/v1/bootstrap`: what only a person can know of absent nodes."""
+"""`/v1/forget/…`, `/v1/bootstrap`, `/v1/reload`: what only a person can know of the nodes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sessionha.engine import Engine
+from sessionha.errors import InvalidSettings, StoreFull
 
 NO_STORE: Final = {"cache-control": "no-store"}
 
@@ -29,6 +30,17 @@ class MembershipPage:
             return PlainTextResponse(f"{node} was never a member here\n", 400, NO_STORE)
         membership.forget(node)
         return JSONResponse({"forgotten": node}, headers=NO_STORE)
+
+    async def reload(self, request: Request) -> Response:  # noqa: ARG002
+        """POST: read the settings again; all mistakes, a line each, where nothing was changed."""
+        try:
+            found = self.engine.reload()
+        except InvalidSettings as error:
+            return PlainTextResponse("\n".join([*error.problems, ""]), 400, NO_STORE)
+        except StoreFull as error:
+            return PlainTextResponse(f"only one process has reloaded: {error}\n", 503, NO_STORE)
+        told = {"changed": list(found.changed), "waiting": list(found.waiting)}
+        return JSONResponse({"node": self.engine.settings.node, **told}, headers=NO_STORE)
 
     async def bootstrap(self, request: Request) -> Response:
         """POST `?without=`, one for each: decide the next view without these electors' votes."""

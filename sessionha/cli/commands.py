@@ -208,6 +208,19 @@ def forget(
 
 
 @app.command()
+def reload(url: Administration = None, file: ConfigFile = None) -> None:
+    """Let a node read its settings again: nodes, secrets, and what else can change while it runs.
+
+    Every process of the node follows. Where something is wrong the node goes on as before.
+    """
+    found = _operate(file, url, "/v1/reload", "changed")
+    for words in found["changed"] or ["nothing has changed"]:
+        print(f"{found['node']}: {words}")
+    for words in found["waiting"]:
+        print(f"{found['node']}: {words} (with the next start)")
+
+
+@app.command()
 def bootstrap(
     without: Annotated[
         list[str], typer.Option(metavar="NODE", help="An elector that will never vote again.")

@@ -119,22 +119,39 @@ def differences(mine: Description, theirs: Description) -> list[str]:
     """In what two descriptions differ, for people: at most a few, and how many more there are."""
     found = [f"{node} is missing there" for node in mine.order if theirs.node(node) is None]
     found += [f"{node} is missing here" for node in theirs.order if mine.node(node) is None]
-    for each in mine.nodes:
-        other = theirs.node(each.node)
-        if other is not None:
-            found += _fields(each, other)
-    common = [node for node in mine.order if theirs.node(node) is not None]
-    if common != [node for node in theirs.order if mine.node(node) is not None]:
-        found.append("the order of the nodes")
+    found += [
+        f"{node}: `{name}` {here} here, {there} there"
+        for node, name, here, there in _fields(mine, theirs)
+    ]
+    return _short([*found, *_order(mine, theirs)])
+
+
+def changes(before: Description, after: Description) -> list[str]:
+    """What a new description changes, for people: at most a few, and how many more there are."""
+    found = [f"{node} added" for node in after.order if before.node(node) is None]
+    found += [f"{node} removed" for node in before.order if after.node(node) is None]
+    found += [f"{node}: `{name}` {old} → {new}" for node, name, old, new in _fields(before, after)]
+    return _short([*found, *_order(before, after)])
+
+
+def _short(found: list[str]) -> list[str]:
     more = len(found) - DIFFERENCES
     return [*found[:DIFFERENCES], f"and {more} more"] if more > 0 else found
 
 
-def _fields(mine: Node, theirs: Node) -> Iterator[str]:
-    for name in mine.__struct_fields__:
-        here, there = getattr(mine, name), getattr(theirs, name)
-        if here != there:
-            yield f"{mine.node}: `{name}` {_shown(here)} here, {_shown(there)} there"
+def _order(one: Description, other: Description) -> list[str]:
+    common = [node for node in one.order if other.node(node) is not None]
+    same = common == [node for node in other.order if one.node(node) is not None]
+    return [] if same else ["the order of the nodes"]
+
+
+def _fields(one: Description, other: Description) -> Iterator[tuple[str, str, str, str]]:
+    for each in one.nodes:
+        theirs = other.node(each.node)
+        for name in each.__struct_fields__:
+            old, new = getattr(each, name), getattr(theirs or each, name)
+            if old != new:
+                yield each.node, name, _shown(old), _shown(new)
 
 
 def _shown(value: Any) -> str:
