@@ -123,7 +123,14 @@ def leave_settings(store: Store, settings: Settings) -> None:
         StoreFull: nothing was changed.
     """
     with store.write(urgent=True) as writer:
-        _leave(writer, store, dict(shown(settings, OF_A_NODE)))
+        _leave(writer, store, _of_engine(settings))
+
+
+def _of_engine(settings: Settings) -> dict[str, str]:
+    own = dict(shown(settings, OF_A_NODE))
+    if settings.own_engine is not None:
+        del own["url"]  # each has another
+    return own
 
 
 def _leave(writer: Writer, store: Store, own: dict[str, str]) -> None:
@@ -137,9 +144,7 @@ def meet_siblings(store: Store, settings: Settings) -> None:
     Raises:
         StoreFull: nothing was changed.
     """
-    own = dict(shown(settings, OF_A_NODE))
-    if settings.own_engine is not None:
-        del own["url"]  # each has another
+    own = _of_engine(settings)
     living = store.living_slots() - {store.slot}
     with store.write(urgent=True) as writer:
         _leave(writer, store, own)

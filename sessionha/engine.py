@@ -127,9 +127,8 @@ class Engine:
         """`companions`: made and started with every start of this engine."""
         self.settings = settings
         self.cluster = cluster_tag(settings.cluster)
-        own = settings.own_engine
         self.node_server = server_name(settings.node)
-        self.server = self.node_server if own is None else server_name(settings.node, own.engine)
+        self.server = _server(settings)
         self.backups = settings.backups if settings.has_peers else 0
         self.events: Counter[str] = Counter()
         self._following: Following | None = None
@@ -392,6 +391,7 @@ class Engine:
             return
         if rekeyed:
             self.route_cookies = RouteCookies(settings.keys(ROUTE_LABEL), settings.route_cookie)
+        self.server = _server(settings)
         self.backups = settings.backups
         parts.state.node.options = self._options()
         me = _member(self._described(), settings, parts.store.incarnation, self._keys)
@@ -638,6 +638,12 @@ def _member(
         keys=tuple(sorted(prints)),
         settings=shown(settings, OF_A_CLUSTER),
     )
+
+
+def _server(settings: Settings) -> str:
+    """What route cookies call this process."""
+    own = settings.own_engine
+    return server_name(settings.node, own.engine if own is not None else "")
 
 
 def _admission(settings: Settings) -> Admission:

@@ -168,18 +168,12 @@ class Settings:
         " `consistency` is `quorum`.",
         "`/var/lib/sessionha` or `~/.local/state/sessionha`",
     )
-    engine: str = _row(
-        NAME,
-        "",
-        "Which of its node's `engines` this process is, where it has a URL of its own.",
-        "none: it shares the node's `url`",
-    )
     engine_type: str = _row(
         NAME,
         "web",
         "Type of the engines of a node whose `[[node]]` table lists none; routers can be told"
         " which type serves a path.",
-        "`web`; `type` of the engine that `engine` names",
+        "`web`; `type` of the engine in `engines` that has this process's `url`",
     )
     virtual_server: VirtualServers = _row(
         VIRTUAL,
@@ -586,7 +580,6 @@ class _Loading:
             self._read(name)
         description = self._describe()
         self._resolve_node(description)
-        self._resolve_engine(description)
         self._resolve_secret()
         self._resolve_addresses(description)
         self._resolve_numbers(description)
@@ -598,7 +591,8 @@ class _Loading:
         self._check(settings)
         if self._problems:
             raise InvalidSettings(self._problems)
-        return settings
+        own = settings.own_engine
+        return settings if own is None else replace(settings, engine_type=own.type)
 
     # sources
 
@@ -697,21 +691,6 @@ class _Loading:
                 " it to `nodes`, or set `admission` to dynamic"
             )
             self._failed.add("node")
-
-    def _resolve_engine(self, description: Description) -> None:
-        engine = self._values.get("engine")
-        if engine is None or not self._member or "node" in self._failed:
-            return
-        described = description.node(self._values["node"])
-        known = {each.engine: each for each in described.engines} if described else {}
-        if engine in known:
-            self._values["engine_type"] = known[engine].type
-            return
-        self._problems.append(
-            f"`engine` = {engine!r} is not one of this node's `engines`"
-            f" ({', '.join(known) or 'it has none'}): list them in its [[node]] table, or leave it"
-            " out"
-        )
 
     def _resolve_secret(self) -> None:
         secret, file = self._given.get("secret"), self._given.get("secret_file")

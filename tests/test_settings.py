@@ -713,8 +713,4 @@ def test_a_process_says_which_of_its_nodes_engines_it_is(tmp_path: Path) -> None
         '[[node]]\nid = "n2"\npeer = "10.0.0.2:7946"\n'
     )
     assert Settings.load({}, config=path).engine_type == "web"
-    assert Settings.load({}, config=path, engine="1").engine_type == "api"
-    with pytest.raises(InvalidSettings, match=r"`engine` = '2' is not one of .* \(0, 1\)"):
-        Settings.load({}, config=path, engine="2")
-    with pytest.raises(InvalidSettings, match="it has none"):
-        Settings.load({}, config=path, engine="1", node="n2")
+    assert Settings.load({}, config=path, url="http://10.0.0.1:8002/").engine_type == "api"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from starlette.testclient import TestClient
 import sessionha
 from sessionha.keys import new_secret
 from sessionha.settings import Settings, table
-from sessionha.topology.description import Description
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -118,20 +116,6 @@ def test_the_settings_of_the_three_nodes_are_accepted() -> None:
         for node in ("n1", "n2", "n3"):
             settings = Settings.load({}, nodes=nodes, node=node, secret=secret)
             assert settings.has_peers
-
-
-def test_the_description_of_the_operations_page_is_accepted(tmp_path: Path) -> None:
-    described, witness, engines = blocks(ROOT / "docs" / "operations.md", "toml")
-    secret, config = tmp_path / "secret", tmp_path / "cluster.toml"
-    secret.write_text(new_secret())
-    config.write_text(described.replace("/etc/sessionha/secret", str(secret)))
-    settings = Settings.load({}, config=config, node="n2")
-    assert settings.description.order == ("n1", "n2", "n3")
-    assert settings.heal_after == 60
-    (node,) = Description.of_tables(tomllib.loads(witness)["node"]).nodes
-    assert (node.node, node.role) == ("w", "witness")
-    (node,) = Description.of_tables(tomllib.loads(engines)["node"]).nodes
-    assert [(each.engine, each.type) for each in node.engines] == [("1", "web"), ("2", "api")]
 
 
 def test_the_settings_of_the_pods_are_accepted() -> None:
