@@ -222,8 +222,7 @@ def _description(facts: Facts) -> Iterable[Problem] | None:
         Problem(
             "warn",
             f"{node} has another description of the cluster: {what}",
-            "give every node the same `nodes`, or [[node]] tables, in one order; expected while"
-            " they are changed node by node",
+            "give every node the same file and `sessionha reload`, or the same `nodes` in one order",
         )
         for node, what in facts.differing.items()
     ]
@@ -236,7 +235,7 @@ def _settings(facts: Facts) -> Iterable[Problem] | None:
         Problem(
             "warn",
             f"{member.node} has `{name}` = {theirs or 'nothing'}, this node {mine or 'nothing'}",
-            "give every node the same; expected while it is changed node by node",
+            "give every node the same, and `sessionha reload` or restart it",
         )
         for member in facts.view.servers
         if member.node != facts.settings.node
