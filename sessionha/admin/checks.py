@@ -222,7 +222,8 @@ def _description(facts: Facts) -> Iterable[Problem] | None:
         Problem(
             "warn",
             f"{node} has another description of the cluster: {what}",
-            "give every node the same file and `sessionha reload`; or the same `nodes`, in one order",
+            "give every node the same file and `sessionha reload`, or the same `nodes` in one"
+            " order",
         )
         for node, what in facts.differing.items()
     ]
