@@ -117,6 +117,34 @@ async def test_nodes_their_places_and_roles_change_without_a_restart(
     assert [each for each in caplog.messages if "depth" not in each and "alone" not in each] == []
 
 
+async def test_who_is_not_described_is_refused_until_a_reload_and_leaves_after_one(
+    file: File, pair: tuple[Engine, Engine], caplog: pytest.LogCaptureFixture
+) -> None:
+    """System 3 (j), over real streams: both sides name the node and the remedy."""
+    caplog.set_level(logging.INFO)
+    file.nodes["n3"] = {"peer": f"127.0.0.1:{file.ports[2]}"}
+    file.write()
+    three = file.engine("n3")
+    starting = asyncio.create_task(three.start())
+    try:
+        words = "n3 is not in the description of n1; describe it there and `sessionha reload`"
+        await until(lambda: f"join refused: {words}" in caplog.text)
+        await until(lambda: f"n1 refuses this node: {words}" in caplog.text)
+        for each in pair:
+            assert each.reload().changed == ("n3 added",)
+        await starting
+        await until(lambda: len(three.membership.view().members) == 3)
+        del file.nodes["n3"]
+        file.write()
+        for each in pair:
+            assert each.reload().changed == ("n3 removed",)
+        await until(lambda: pair[1].membership.view().nodes == ("n1", "n2"))
+        await until(lambda: not three.membership.is_member())
+    finally:
+        await starting
+        await three.stop()
+
+
 async def test_a_wrong_file_changes_nothing_and_every_mistake_is_told(
     file: File, pair: tuple[Engine, Engine]
 ) -> None:
