@@ -52,6 +52,11 @@ STRANGERS = 8
 """Nodes outside the view that are looked for in one round."""
 SEEK_EVERY = 1_000
 """Milliseconds between two looks at a configured node that is not in the view."""
+MEETING = 8
+"""With many nodes so many, the first that live, are where all others look for a view."""
+PACE = 1
+"""With many members a view is followed by another after so many milliseconds for each of them: to
+send a view of a thousand members to each of them takes about a second."""
 JOIN_KEPT = 1_000
 """Milliseconds for which a request to join waits to be admitted; the joiner repeats it."""
 REFUSALS = 64
@@ -116,7 +121,13 @@ class Automaton:
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
         self._granting: set[str] = set()
+        self._anew: dict[str, None] = {}
+        """Members that answered in another incarnation, when they did last."""
         self._around: _Around | None = None
+        self._asked = ""
+        """The member that was asked to let this node join."""
+        self._looked_at = NEVER
+        self._entered_at = NEVER
         self._out: list[Effect] = []
         self.state = self._first_state()
 
@@ -291,6 +302,9 @@ class Automaton:
         self._wake(now)
         if refused and not self._detector.node(node, now).refused:
             return self.link_down(now, node, refused=True)
+        if node == self._decider and node not in self._watched():
+            # With many members few watch it, and those are perhaps dead or cut off as well.
+            self._out += self._detector.suspect(now, node, self._others())
         return self._act(now)
 
     def suspect(self, now: int, node: str) -> list[Effect]:
@@ -390,6 +404,10 @@ class Automaton:
         others = self._others()
         if not others:
             return now
+        if len(self._granting) > WATCH_ALL:
+            begun = now - self._timing.lease
+            late = [n for n in self._granting if self._detector.node(n, now).granted < begun]
+            self._granting.difference_update(late)
         granted = (self._detector.node(n, now).granted for n in self._granting if n in others)
         return max(granted, default=NEVER)
 
@@ -416,8 +434,9 @@ class Automaton:
     def _best_view(self, now: int) -> View | None:
         views = [
             known.view
-            for node, known in self._detector.known.items()
-            if self._in_force(now, node, known) and known.view is not None
+            for node in self._detector.recent
+            if self._in_force(now, node, known := self._detector.node(node, now))
+            and known.view is not None
         ]
         return max(views, key=lambda view: view.id, default=None)
 
@@ -432,10 +451,11 @@ class Automaton:
         )
 
     def _ask_to_join(self, now: int, best: View) -> None:
-        living = [node for node in best.nodes if self._fresh(node, now)]
+        living = [n for n in self._detector.recent if best.member(n) and self._fresh(n, now)]
         target = min((node for node in living if node != self.me.node), default=None)
         if target is None:
             return
+        self._asked = target
         served = self._last is not None and forked(self._last, best)
         kept = self._highest_held > 0
         join = Join(me=self.me, view=self.view, served=served, kept=kept)
@@ -460,7 +480,7 @@ class Automaton:
     def _removals(self, now: int) -> dict[str, Removal]:
         removed: dict[str, Removal] = {}
         others = self._others()
-        for node in {**self._leavers, **self._detector.deaths, **self._detector.recent}:
+        for node in {**self._leavers, **self._detector.deaths, **self._anew}:
             incarnation = others.get(node)
             if incarnation is None:
                 continue
@@ -589,6 +609,14 @@ class Automaton:
     def _accepted(self, view: View) -> None:
         """A node says that it holds the view it was sent."""
 
+    def _watch_for_another(self, node: str) -> None:
+        """Note whether it answers as who the view has under its name."""
+        incarnation = self._others().get(node)
+        if incarnation in (None, self._detector.known[node].incarnation):
+            self._anew.pop(node, None)
+        else:
+            self._anew[node] = None
+
     def _bring_up_to_date(self, node: str, known: Known) -> None:
         """Who answers may have missed a view."""
         raise NotImplementedError
@@ -620,6 +648,7 @@ class Automaton:
         known = self._detector.node(node, now)
         known.member, known.state, known.blank = pong.me, pong.state, pong.blank
         self._detector.answered(now, node, straight=straight)
+        self._watch_for_another(node)
         self._compare(now, node, pong.description)
         known.view_id = ViewID(*pong.view)
         self._highest = max(self._highest, known.view_id.number)
@@ -724,20 +753,30 @@ class Automaton:
     def _entered(self, now: int, before: View) -> None:
         """The view has this node: what was known for earlier views is settled."""
         self.counts["views"] += 1
+        self._entered_at = now
         self._last = self.view
         self._joins = {
             node: held for node, held in self._joins.items() if not self._is_settled(now, held)
         }
         others = self._others()
         self._leavers = {n: gone for n, gone in self._leavers.items() if n in others}
-        for node in others:
-            if before.member(node) != self.view.member(node):
-                self._detector.begin(now, node)
+        for member in self.view.members:
+            was = before.member(member.node)
+            if was is not member and was != member and member.node in others:
+                self._detector.begin(now, member.node)
+        for node in self._detector.recent:
+            self._watch_for_another(node)
         self._described = {n: m for n, m in self._described.items() if n in others}
         self._told.clear()
         self._cuts.clear()
         self._rejection = ""
         self._move(Event.ENTERED, numbered(self.view.id))
+
+    def _is_too_soon(self, now: int) -> bool:
+        """Whether the members have hardly taken in the last view: what is news now goes into one
+        view, instead of one for each of it."""
+        many = len(self.view.members) > WATCH_ALL
+        return many and now - self._entered_at < PACE * len(self.view.members)
 
     def _is_settled(self, now: int, held: tuple[Join, int]) -> bool:
         join, at = held
@@ -784,34 +823,56 @@ class Automaton:
     # --- heartbeats ------------------------------------------------------------------------------
 
     def _ping_due(self, now: int) -> None:
-        # A set's order would not repeat.
-        watched = dict.fromkeys((*self._watched(), *self._detector.detours))
-        heartbeat = self._timing.heartbeat
-        for node in watched:
-            if now - self._detector.node(node, now).asked >= heartbeat:
-                self._ping(now, node)
-        settled = self.state in (State.JOINED, State.LEAVING)
-        every = max(SEEK_EVERY, heartbeat) if settled else heartbeat
-        strangers = [node for node in self._strangers(settled=settled) if node not in watched]
-        due = [n for n in strangers if now - self._detector.node(n, now).asked >= every]
-        for node in sorted(due, key=lambda n: self._detector.known[n].asked)[:STRANGERS]:
+        deaths, detours = self._detector.deaths, self._detector.detours
+        for node in (*self._watched(), *detours, *deaths):
+            self._ping_again(now, node)
+        for node in self._sought(now):
             self._ping(now, node)
         for node in self._joins:
-            if node not in watched and node not in due:
-                self._ping_again(now, node)
+            self._ping_again(now, node)
         self._joins = {n: held for n, held in self._joins.items() if now - held[1] <= JOIN_KEPT}
 
-    def _strangers(self, *, settled: bool) -> Iterable[str]:
+    def _sought(self, now: int) -> list[str]:
+        """Whom to look for now: those who were asked longest ago. With many nodes it is one of them
+        in a second for a member, for there are many members; and for others the first ones of the
+        description's order that live, where all meet."""
+        settled = self.state in (State.JOINED, State.LEAVING)
+        addresses, heartbeat = self.addresses, self._timing.heartbeat
+        every = max(SEEK_EVERY, heartbeat) if settled else heartbeat
+        few = len(addresses) < WATCH_ALL or self.state is State.RECONNECTING
+        found = [] if few or settled else self._meeting(now)
+        if found and self.state is State.JOINING and self._fresh(self._asked, now):
+            return [self._asked] if self._is_due(now, self._asked) else []
+        if len(found) < MEETING and (few or now - self._looked_at >= every):
+            self._looked_at = now
+            found += self._strangers(now, every, settled=settled)[
+                : 1 if settled and not few else STRANGERS
+            ]
+        return [node for node in dict.fromkeys(found) if self._is_due(now, node, every)]
+
+    def _strangers(self, now: int, every: int, *, settled: bool) -> list[str]:
         """Whom to look for; of a member only those who are none."""
         around, addresses = self._look_around(), self.addresses
-        if not settled:
-            return addresses
-        if addresses is around.described:
-            return around.outside
-        return [node for node in addresses if self.view.member(node) is None]
+        nodes: Iterable[str] = addresses
+        if settled and addresses is around.described:
+            nodes = around.outside
+        elif settled:
+            nodes = [node for node in addresses if self.view.member(node) is None]
+        asked = {node: self._detector.node(node, now).asked for node in nodes}
+        return sorted((node for node in nodes if now - asked[node] >= every), key=asked.__getitem__)
+
+    def _meeting(self, now: int) -> list[str]:
+        """The first nodes in the description's order that live, as far as this one has found them.
+        There a node that is in no view learns of one, or forms it."""
+        place = self._look_around().place
+        here = [node for node in self._detector.recent if self._fresh(node, now)]
+        return sorted(here, key=lambda node: (place.get(node, len(place)), node))[:MEETING]
+
+    def _is_due(self, now: int, node: str, every: int = 0) -> bool:
+        return now - self._detector.node(node, now).asked >= (every or self._timing.heartbeat)
 
     def _ping_again(self, now: int, node: str) -> None:
-        if now - self._detector.node(node, now).asked >= self._timing.heartbeat:
+        if self._is_due(now, node):
             self._ping(now, node)
 
     def _ping(self, now: int, node: str) -> None:
@@ -841,7 +902,23 @@ class Automaton:
         others = self._others()
         if len(others) < WATCH_ALL:
             return tuple(others)
-        return self._look_around().after[:WATCHED]
+        watched: list[str] = []
+        alive = dead = 0
+        for node in self._look_around().after:
+            # Beyond the dead it looks twice as far each time: perhaps a whole zone is gone.
+            if alive == WATCHED or len(watched) == WATCHED + 2 * dead:
+                break
+            watched.append(node)
+            dead += node in self._detector.deaths
+            alive += node in self._detector.recent
+        return tuple(watched)
+
+    @property
+    def _decider(self) -> str:
+        """Who decides the next view, as far as this member knows; empty for one that is none."""
+        others = self._others()
+        living = (n for n in self.view.by_name if n in others and n not in self._detector.deaths)
+        return next(living, "")
 
     def _is_foreign(self, cluster: str) -> bool:
         """Whether that is a cluster of the same name with another beginning (R7a)."""
@@ -855,6 +932,11 @@ class Automaton:
         """The nodes that are known without a view: written down, or found."""
         known = self._description.order or sorted(self._found)
         return [node for node in known if node != self.me.node]
+
+    def _found_here(self, now: int) -> list[str]:
+        """Those of them that live."""
+        known = self._description.addresses or self._found
+        return [n for n in self._detector.recent if n in known and self._fresh(n, now)]
 
     def _look_around(self) -> _Around:
         """What follows from the view and the description, worked out once for each."""
@@ -919,6 +1001,8 @@ class _Around:
     """The other members' incarnations."""
     after: tuple[str, ...]
     """The other members in the order of `ring_of`, from this node on."""
+    place: Mapping[str, int]
+    """Of each node in the description's order."""
     outside: tuple[str, ...]
     """Described nodes that are no members."""
     described: Mapping[str, str]
@@ -937,6 +1021,7 @@ class _Around:
             description=description,
             others={m.node: m.incarnation for m in view.members if m.node != me.node},
             after=ring[at + 1 :] + ring[:at],
+            place={node: index for index, node in enumerate(description.order)},
             outside=tuple(node for node in described if view.member(node) is None),
             described=described,
             complete={*description.order} >= {*(kept or view).nodes},

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sessionha.peer.messages import Install
-from sessionha.topology.automaton import Automaton, names, numbered, reasons
+from sessionha.topology.automaton import MEETING, WATCH_ALL, Automaton, names, numbered, reasons
 from sessionha.topology.detector import NEVER, Known
 from sessionha.topology.effects import Send
 from sessionha.topology.members import Plan, accepts, forked, holds, merge, next_view
@@ -27,20 +27,24 @@ class AvailableAutomaton(Automaton):
 
     def _form(self, now: int) -> None:
         """Form a view with everybody who is in none, if this is the lowest of them."""
-        found = [n for n in self._configured if self._fresh(n, now)]
+        waited = now - self._since
+        # With many nodes not all of them are looked at.
+        many = len(self._description.order or self._found) > WATCH_ALL
+        if many and waited < self._timing.discovery_time:
+            return
+        found = self._found_here(now)
         # A host that refuses may have a node that is starting, with newer data than there is here.
         new = self._highest_held == 0
         settled = self._admission == "static-only" and all(
             n in found or (new and self._detector.refused(n)) for n in self._configured
         )  # what is found is never known to be all there is
-        waited = now - self._since
         if not settled and waited < self._timing.discovery_time:
             return
         ready = [n for n in found if self._state_of(n) in (State.CONNECTING, State.JOINING)]
         returning = [n for n in found if self._state_of(n) == State.RECONNECTING]
         if returning and waited < 2 * self._timing.discovery_time:
             return  # a view that was kept may hold again within their own discovery time
-        if self.me.node != min([self.me.node, *ready]):
+        if not self._forms(ready):
             return
         others = [m for n in ready if (m := self._detector.known[n].member) is not None]
         kept = {n: self._detector.known[n].view_id.number > 0 for n in ready}
@@ -49,6 +53,13 @@ class AvailableAutomaton(Automaton):
         removed = self._missing(self.view, {})
         view = next_view(self.view, Plan(removed, (myself, *joining)), self._highest)
         self._decide(now, view, "formed with " + names(view.nodes))
+
+    def _forms(self, ready: Iterable[str]) -> bool:
+        """Whether it is this node that forms the view: the lowest of those where all meet."""
+        place = self._look_around().place
+        candidates = {self.me.node, *ready}
+        first = sorted(candidates, key=lambda n: (place.get(n, len(place)), n))[:MEETING]
+        return self.me.node == min(first)
 
     def _return(self, now: int) -> None:
         """Was a member: does that view still hold?"""
@@ -98,6 +109,8 @@ class AvailableAutomaton(Automaton):
         if decider != self.me.node:
             self._tell(now, decider)
             return
+        if self._is_too_soon(now):
+            return
         plan = Plan(removed, *self._arrivals(now, removed), barrier=self._needs_barrier(now))
         if plan:
             told = [node for node in self._leavers if node in removed]
@@ -117,6 +130,8 @@ class AvailableAutomaton(Automaton):
         """Another view in force that nobody of this one is in, if this node must join the two."""
         for node in sorted(self._detector.recent):
             known = self._detector.node(node, now)
+            if known.view_id == self.view.id:
+                continue
             if not self._in_force(now, node, known) or known.view is None:
                 continue
             if not forked(self.view, known.view):

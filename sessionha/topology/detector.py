@@ -94,6 +94,9 @@ class Detector:
         self.cuts: dict[str, Cut] = {}
         self.detours: dict[str, str] = {}
         """Members that only answer by one hop, and through which member."""
+        self._watched: frozenset[str] = frozenset()
+        self._suspected: dict[str, None] = {}
+        """Who is suspected, and perhaps some that were a little earlier."""
         self._timing = timing
         self._trusts = trusts
         self._counts = counts
@@ -183,8 +186,12 @@ class Detector:
         if known.suspicion is not None or node in self.deaths or now < known.trusted_until:
             return []
         self._counts["suspicions"] += 1
-        known.suspicion = Suspicion(since=now)
-        return self._ask(now, node, known.suspicion, members)
+        return self._ask(now, node, self._begin_suspicion(now, node), members)
+
+    def _begin_suspicion(self, now: int, node: str) -> Suspicion:
+        self._suspected[node] = None
+        suspicion = self.node(node, now).suspicion = Suspicion(since=now)
+        return suspicion
 
     def confirmed(
         self, now: int, node: str, by: str, verdict: Verdict, members: Mapping[str, str]
@@ -215,22 +222,27 @@ class Detector:
         """Suspect the silent ones among the watched, and judge every suspect."""
         timing = self._timing
         sends = self._look_at_detours(now, members) if self.detours else []
+        before, self._watched = self._watched, frozenset(watched)
         for node in dict.fromkeys((*watched, *self.detours)):
             known = self.node(node, now)
+            if node in self._watched and node not in before:
+                known.since = now  # nobody asked it until now
             if now - max(known.heard, known.since) > timing.suspect_after:
                 sends += self.suspect(now, node, members)
-        suspects = [(node, k.suspicion) for node, k in self.known.items() if k.suspicion]
-        for node, suspicion in suspects:
-            if node in members:
+        for node in list(self._suspected):
+            suspicion = self.node(node, now).suspicion
+            if suspicion is None:
+                del self._suspected[node]
+            elif node in members:
                 sends += self._judge(now, node, suspicion, members)
         for node in [node for node in self.recent if not self.fresh(node, now)]:
             del self.recent[node]
         patience = timing.suspect_after + timing.confirm_after
         for node, death in list(self.deaths.items()):
-            # Nobody acted on it, so perhaps the decider sees the node alive: look again.
-            if members.get(node) != death.incarnation or now - death.at > patience:
-                self.node(node, now).doubted = members.get(node) == death.incarnation
+            if members.get(node) != death.incarnation:
                 del self.deaths[node]
+            elif now - death.at > patience:
+                sends += self._look_again(now, node, death, members)
         for node, cut in list(self.cuts.items()):
             if members.get(node) != cut.incarnation or now - cut.at > patience:
                 del self.cuts[node]
@@ -242,6 +254,7 @@ class Detector:
         known.suspicion = None
         known.doubted = False
         known.since = now
+        self.deaths.pop(node, None)
         known.trusted_until = now + RESPITE * self._timing.suspect_after
         self._counts["false_suspicions"] += 1
         self._counts["detours"] += 1
@@ -261,6 +274,18 @@ class Detector:
                 sends += self.suspect(now, node, members)
         return sends
 
+    def _look_again(
+        self, now: int, node: str, death: Death, members: Mapping[str, str]
+    ) -> list[Send]:
+        """Nobody acted on a verdict: perhaps the decider sees the node alive, or is itself dead.
+        What is no proof stands until somebody sees the node."""
+        self.node(node, now).doubted = True
+        if death.proven:
+            del self.deaths[node]
+            return []
+        self.deaths[node] = Death(death.incarnation, proven=False, at=now)
+        return self._ask(now, node, self._begin_suspicion(now, node), members)
+
     def _judge(
         self, now: int, node: str, suspicion: Suspicion, members: Mapping[str, str]
     ) -> list[Send]:
@@ -276,6 +301,7 @@ class Detector:
                 return more
         if lives:
             self.node(node, now).suspicion = None
+            self.deaths.pop(node, None)
             self.cuts[node] = Cut(members[node], now)
             self._counts["cuts"] += 1
         else:
