@@ -18,11 +18,11 @@ from sessionha.errors import StoreError
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Accept, Accepted, Ping, Prepare, Prepared
-from sessionha.store.base import Writer
+from sessionha.store.base import Reader, Writer
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology import rows, votefile
 from sessionha.topology.automaton import Automaton
-from sessionha.topology.detector import NEVER
+from sessionha.topology.detector import NEVER, Detector
 from sessionha.topology.effects import Effect
 from sessionha.topology.members import Plan, Removal, next_view
 from sessionha.topology.proposal import Proposal
@@ -377,13 +377,47 @@ def _read_without_lease() -> Iterator[AbstractContextManager[object]]:
     yield mock.patch.object(rows.Rows, "lease_in", return_value=1 << 62)
 
 
-FIRST = {"lost votes count as none": 140}
+def _restarted_electors_never_vote() -> Iterator[AbstractContextManager[object]]:
+    voting = rows.Rows._voting
+
+    def lost(self: rows.Rows, reader: Reader, file: VoteFile) -> tuple[View, Vote, str]:
+        held, vote, blank = voting(self, reader, file)
+        return held, vote, blank or ("restarted" if self._store.run > 1 else "")
+
+    yield mock.patch.object(rows.Rows, "_voting", lost)
+
+
+def _blank_electors_never_count() -> Iterator[AbstractContextManager[object]]:
+    yield mock.patch.object(Proposal, "_tokens", ())
+
+
+def _silence_is_proof() -> Iterator[AbstractContextManager[object]]:
+    """Who is only suspected counts as dead: its lease is not waited for."""
+    condemn = Detector.condemn
+
+    def dead(self: Detector, now: int, node: str, incarnation: str, *, proven: bool) -> None:
+        del proven
+        condemn(self, now, node, incarnation, proven=True)
+
+    def unexpired(held: View, proposed: View, *_: object) -> tuple[int, list[str]]:
+        found = unexpired_by_lease(held, proposed, *_)
+        return (0, []) if {m.node for m in held.members} & {*proposed.absent} else found
+
+    unexpired_by_lease: Any = rows._unexpired
+    yield mock.patch.object(Detector, "condemn", dead)
+    yield mock.patch.object(rows, "_unexpired", unexpired)
+
+
+FIRST = {"lost votes count as none": 140, "silence counts as proof of a death": 50}
 """Where to begin looking for what shows rarely; nothing shows before."""
 
 RULES: dict[str, Callable[[], Iterator[AbstractContextManager[object]]]] = {
     "vote without the accepted view": _without_the_accepted_view,
     "votes forgotten at restart": _votes_forgotten_at_restart,
     "lost votes count as none": _blank_votes_count,
+    "restarted electors never vote": _restarted_electors_never_vote,
+    "blank electors never count": _blank_electors_never_count,
+    "silence counts as proof of a death": _silence_is_proof,
     "views without majority": _views_without_majority,
     "electors from the file": _electors_from_the_file,
     "a member is left out before its lease ended": _exclude_at_once,

@@ -466,6 +466,8 @@ class World:
             if one is None or other is None or other.hung or (one.node, other.node) in self.cut:
                 return False
         first, last = way[0], way[-1]
+        if not all(each is not None and each.alive for each in way):
+            return False
         return all(
             holds(each.view, end.node, end.store.incarnation)
             for each in way[1:]
