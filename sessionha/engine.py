@@ -51,6 +51,7 @@ from sessionha.reloading import Following, Reloaded, announce, read_again
 from sessionha.session.cookies import RouteCookies, check_key, cluster_tag
 from sessionha.session.terms import Event
 from sessionha.settings import Settings
+from sessionha.siblings import LOOK, Server, Serving, Vigil, told_to_end
 from sessionha.state.clock import NodeClock
 from sessionha.state.copies import Limits
 from sessionha.state.manager import StateManager
@@ -91,6 +92,9 @@ _DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations
 class Companion(Protocol):
     """Something that runs beside an engine, as the administration does."""
 
+    def prepare(self) -> None:
+        """Do what takes long and needs no engine: peers do not wait for it yet."""
+
     def start(self) -> None:
         """Begin; the engine runs. Must not suspend: an engine without peers never does."""
 
@@ -112,6 +116,8 @@ class _Parts:
     upkeep: asyncio.Task[None] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     """With peers: where all of it happens."""
+    serving: Serving | None = None
+    server: Server | None = None
     stopping: bool = False
 
 
@@ -261,6 +267,7 @@ class Engine:
         return described
 
     def _start_alone(self) -> None:
+        self._prepare()
         settings = self.settings
         store = self._open_store()
         me = Member(settings.node, store.incarnation, NO_VIEW, peer="")
@@ -273,6 +280,7 @@ class Engine:
         self._accompany()
 
     async def _start_with_peers(self) -> None:
+        self._prepare()
         settings = self.settings
         described = self._described()
         store = self._open_store()
@@ -313,11 +321,13 @@ class Engine:
         )
         parts = _Parts(os.getpid(), store, topology, state, streams, seeker, relays)
         parts.loop = asyncio.get_running_loop()
+        parts.serving, parts.server = Serving(store, os.getpid()), Server()
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")
         try:
             await streams.start_listening(host.strip("[]"), int(port))
             await topology.start(streams)
+            parts.serving.begin()
         except OSError as error:
             self._parts = None
             await streams.close()
@@ -448,33 +458,38 @@ class Engine:
                 topology.waiting_for,
             )
 
-    def _accompany(self) -> None:
+    def _prepare(self) -> None:
         self.events.clear()
         self._accompanied = [make(self) for make in self._companions]
+        for companion in self._accompanied:
+            companion.prepare()
+
+    def _accompany(self) -> None:
         if self._following is not None:
             self._accompanied.append(self._following)
         for companion in self._accompanied:
             companion.start()
 
     async def stop(self) -> None:
-        """Say goodbye when this is the node's last engine, and close.
+        """Leave the node to its other engines; say goodbye when there is none, and close.
 
-        Until the goodbye is heard it answers its peers: their commits may need this node.
+        The last one waits while its server starts others, so that the node lives through the
+        exchange of its workers. Until then, and until a goodbye is heard, it answers its peers:
+        their commits may need this node.
         """
-        companions, self._accompanied = self._accompanied, []
-        if self.running:
-            for companion in companions:
-                await companion.stop()
         parts = self._parts
         if parts is None or parts.pid != os.getpid() or parts.stopping:
             return
         parts.stopping = True
+        last = not await _left_to_sibling(parts)
+        companions, self._accompanied = self._accompanied, []
+        for companion in companions:
+            await companion.stop()
         if parts.upkeep is not None:
             parts.upkeep.cancel()
             await asyncio.wait({parts.upkeep}, timeout=STOP_PATIENCE)
         if parts.streams is not None:
             await parts.state.stop()
-            last = parts.store.living_slots() == {parts.store.slot}
             if parts.seeker is not None:
                 await parts.seeker.stop(withdraw=last)
             if last:
@@ -621,6 +636,22 @@ class _Remarks:
                     member.node,
                     self._node,
                 )
+
+
+async def _left_to_sibling(parts: _Parts) -> bool:
+    """Wait until another engine of the node serves; False: there will be none."""
+    serving, server = parts.serving, parts.server
+    if serving is None or server is None or serving.leave():
+        return True  # without peers nobody waits for anything
+    if not serving.had_siblings:
+        return False
+    clock = asyncio.get_running_loop().time
+    vigil = Vigil(clock(), told=told_to_end())
+    while vigil.goes_on(clock(), server.others()):
+        await asyncio.sleep(LOOK)
+        if serving.leave():
+            return True
+    return False
 
 
 def _member(

@@ -130,6 +130,9 @@ class Following:
         self._tick = tick
         self._task: asyncio.Task[None] | None = None
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def start(self) -> None:
         """Begin to look."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="sessionha reload")

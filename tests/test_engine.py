@@ -137,6 +137,8 @@ async def test_a_stop_waits_for_the_companions_while_peers_are_answered(pair: Ma
     ending, ended = asyncio.Event(), asyncio.Event()
 
     class Slow:
+        def prepare(self) -> None: ...
+
         def start(self) -> None: ...
 
         async def stop(self) -> None:

@@ -31,14 +31,21 @@ class Administration:
     def __init__(self, engine: Engine, *, tick: float = TICK) -> None:
         self._engine = engine
         self._tick = tick
+        self._can_serve = False
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin, unless `admin` is off or what it needs is not there; then say so once."""
+    def prepare(self) -> None:
+        """Import what it needs, if it is to serve; when that is not there, say so once."""
         address = self._engine.settings.admin
         asked = "admin" in self._engine.settings.origins
-        if not address or not _can_serve(address, logging.WARNING if asked else logging.INFO):
+        level = logging.WARNING if asked else logging.INFO
+        self._can_serve = bool(address) and _can_serve(address, level)
+
+    def start(self) -> None:
+        """Begin, unless `admin` is off or what it needs is not there."""
+        if not self._can_serve:
             return
+        address = self._engine.settings.admin
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -129,6 +136,9 @@ def _can_serve(address: str, level: int) -> bool:
         import prometheus_client  # noqa: F401, PLC0415
         import starlette  # noqa: F401, PLC0415
         import uvicorn  # noqa: F401, PLC0415
+
+        import sessionha.admin.app  # noqa: PLC0415
+        import sessionha.admin.server  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         log.log(
             level,

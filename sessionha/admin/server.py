@@ -49,6 +49,7 @@ class AdminServer:
         self._config = _Quiet(
             application,
             interface="asgi3",
+            http=H11Protocol,
             lifespan="off",
             ws="none",
             proxy_headers=False,  # nobody's word about addresses is believed

@@ -33,8 +33,9 @@ SLACK: Final = 1.0
 START: Final = 10.0
 """Seconds beyond the discovery time that a start may take."""
 
-STOP: Final = 10.0
-"""Seconds that a goodbye may take: less than the grace period of any server."""
+STOP: Final = 20.0
+"""Seconds that leaving the node to another worker, or a goodbye, may take: less than servers
+wait for a worker that ends (30)."""
 
 
 class EngineSilent(SessionUnavailable):

@@ -1,11 +1,13 @@
-"""One small application behind each door, for the live tests of servers' hooks."""
+"""One small application behind each door, for the live tests of servers and their hooks."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -19,26 +21,31 @@ from tests.live.app import SECRET_KEY
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
 
+logging.basicConfig(
+    level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
+)
 
-def count(session: MutableMapping[str, Any]) -> dict[str, Any]:
-    """One more, and who says so."""
-    session["n"] = session.get("n", 0) + 1
-    return {"node": os.environ["SESSIONHA_NODE"], "pid": os.getpid(), "n": session["n"]}
+
+def put(session: MutableMapping[str, Any], elements: Mapping[str, str]) -> dict[str, Any]:
+    """Store these elements; what the session holds then, and who says so."""
+    session.update(elements)
+    return {"node": os.environ["SESSIONHA_NODE"], "pid": os.getpid(), "session": dict(session)}
 
 
 def _wsgi(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    body = json.dumps(count(environ["sessionha.session"])).encode()
+    elements = dict(parse_qsl(environ["QUERY_STRING"]))
+    body = json.dumps(put(environ["sessionha.session"], elements)).encode()
     headers = [("content-type", "application/json"), ("content-length", str(len(body)))]
     start_response("200 OK", headers)
     return [body]
 
 
 async def _asgi(request: Request) -> JSONResponse:
-    return JSONResponse(count(request.session))
+    return JSONResponse(put(request.session, request.query_params))
 
 
 wsgi = WSGISessionMiddleware(_wsgi, SECRET_KEY)
 asgi = Starlette(
-    routes=[Route("/increment", _asgi, methods=["POST"])],
+    routes=[Route("/put", _asgi, methods=["PUT"])],
     middleware=[Middleware(SessionMiddleware, secret_key=SECRET_KEY)],
 )
