@@ -141,7 +141,7 @@ class Router:
             upstreams=self.upstreams,
             connections=self._open(),
             options=self.options,
-            lacking=prefer.lacking,
+            wanted=prefer.wanted,
         )
         await exchange.run(partial(self._candidates, request, prefer))
 
@@ -162,7 +162,7 @@ class Router:
             upstreams=self.upstreams,
             connections=self._open(),
             options=self.options,
-            lacking=prefer.lacking,
+            wanted=prefer.wanted,
         )
         await exchange.run(partial(self._candidates, request, prefer))
 

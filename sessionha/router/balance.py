@@ -35,11 +35,11 @@ class Preference(NamedTuple):
     """What the word `zone` prefers; empty: nothing."""
 
     @property
-    def lacking(self) -> str:
-        """Why a request is refused for which nobody is known."""
+    def wanted(self) -> str:
+        """What a client is told that there is none of."""
         if self.engine_type:
-            return f"no server with engines of type {self.engine_type} is known"
-        return "no server for this request is known"
+            return f"server with engines of type {self.engine_type}"
+        return "server for this request"
 
 
 ANY: Final = Preference()
@@ -130,23 +130,18 @@ class Balance:
             yield from self.inside(left.pop(self._node(left, prefer)))
 
     def _node(self, nodes: Mapping[str, Sequence[Target]], prefer: Preference) -> str:
-        def standing(node: str) -> tuple[bool, bool]:
-            targets = nodes[node]
-            return targets[0].spare, all(self.state(each) is NodeState.SUSPECT for each in targets)
-
-        def load(node: str) -> float:
-            return sum(map(self.load, nodes[node])) / nodes[node][0].weight
-
-        def afar(node: str) -> bool:
-            return nodes[node][0].zone != prefer.zone
-
-        best = _least(nodes, standing)
+        zone = prefer.zone if "zone" in prefer.policy else ""
+        by_load = "least-load" in prefer.policy
         weighted = "round-robin" not in prefer.policy
-        for word in prefer.policy:
-            if word == "zone" and prefer.zone:
-                best = _least(best, afar)
-            elif word == "least-load":
-                best = _least(best, load)
+
+        def rank(node: str) -> tuple[bool, bool, bool, float]:
+            targets = nodes[node]
+            spare, weight = targets[0].spare, targets[0].weight
+            suspect = all(self.state(each) == "suspect" for each in targets)
+            load = sum(map(self.load, targets)) / weight if by_load else 0.0
+            return (spare, suspect, bool(zone) and targets[0].zone != zone, load)
+
+        best = _least(nodes, rank)
         return self._nodes.next({node: nodes[node][0].weight if weighted else 1 for node in best})
 
 

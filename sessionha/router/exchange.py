@@ -69,9 +69,9 @@ class HttpExchange:
         upstreams: Upstreams,
         connections: Connections,
         options: Options,
-        lacking: str,
+        wanted: str,
     ) -> None:
-        """`lacking`: why a request without candidates is refused."""
+        """`wanted`: what there is none of when the request has no candidates."""
         self._method = method
         self._request = request
         self._body = body
@@ -80,7 +80,7 @@ class HttpExchange:
         self._upstreams = upstreams
         self._connections = connections
         self._options = options
-        self._lacking = lacking
+        self._wanted = wanted
         self._clock: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -263,9 +263,9 @@ class HttpExchange:
         elif outcome is Outcome.SILENT:
             await answer(self._send, 504, "The server did not answer in time.")
         elif outcome is None:
-            await unavailable(self._send, self._lacking)
+            await unavailable(self._send, f"no {self._wanted} is known")
         else:
-            await unavailable(self._send, "no server can be reached")
+            await unavailable(self._send, f"no {self._wanted} can be reached")
 
 
 async def answer(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:

@@ -52,16 +52,16 @@ class SocketExchange:
         upstreams: Upstreams,
         connections: Connections,
         options: Options,
-        lacking: str,
+        wanted: str,
     ) -> None:
-        """`lacking`: why a websocket without candidates is refused."""
+        """`wanted`: what there is none of when the websocket has no candidates."""
         self._scope = scope
         self._receive = receive
         self._send = send
         self._upstreams = upstreams
         self._connections = connections
         self._options = options
-        self._lacking = lacking
+        self._wanted = wanted
         self._target = request.target
         self._headers = CIMultiDict(request.headers)
         for name in _HANDSHAKE:  # each hop shakes hands by itself
@@ -71,9 +71,9 @@ class SocketExchange:
 
     async def run(self, candidates: Callable[[], Iterator[Upstream]]) -> None:
         """Carry messages until one side closes; nothing is repeated once a side accepted."""
-        why = self._lacking
+        why = "is known"
         for upstream in candidates():
-            why = "no server can be reached"
+            why = "can be reached"
             upstream.exchanges.add(self)
             try:
                 if await self._attempt(upstream):
@@ -81,7 +81,9 @@ class SocketExchange:
             finally:
                 self._clock = None
                 upstream.exchanges.discard(self)
-        await self._refuse(503, [(b"retry-after", b"1")], f"Unavailable: {why}.\n".encode())
+        await self._refuse(
+            503, [(b"retry-after", b"1")], f"Unavailable: no {self._wanted} {why}.\n".encode()
+        )
 
     async def _attempt(self, upstream: Upstream) -> bool:
         """Whether the client has its answer. A handshake is a GET: it may be repeated."""

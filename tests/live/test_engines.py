@@ -11,18 +11,21 @@ from tests.live.cluster import READY, Cluster, Server, free_port, until
 
 
 class Engines(Cluster):
-    """Nodes whose two engines are described, and started, each by itself."""
+    """Nodes whose two engines are described, and started, each by itself. Engine 1 of n2 is of the
+    type `api`, to which routers send `/who`."""
 
     def __init__(self, nodes: int) -> None:
-        super().__init__(nodes, session_in="both")
+        super().__init__(nodes, session_in="both", engine_types="/who=api")
         tables = ['[cluster]\ncluster = "live"\n']
         self.engines: dict[str, list[Server]] = {}
         for name, server in self.servers.items():
             server.workers = 2
             second = replace(server, port=free_port(), log=server.log.with_suffix(".2.log"))
             self.engines[name] = [server, second]
-            urls = ", ".join(f'{{url = "{each.url}"}}' for each in self.engines[name])
-            tables.append(f'[[node]]\nid = "{name}"\npeer = "{server.peer}"\nengines = [{urls}]\n')
+            kind = "api" if name == "n2" else "web"
+            engines = f'{{url = "{server.url}"}}, {{url = "{second.url}", type = "{kind}"}}'
+            table = f'id = "{name}"\npeer = "{server.peer}"\nengines = [{engines}]\n'
+            tables.append(f"[[node]]\n{table}")
         config = self._place / "cluster.toml"
         config.write_text("\n".join(tables))
         for environment in (
@@ -48,7 +51,8 @@ async def test_both_stages_with_cookies_and_with_headers(
 ) -> None:
     """System 1 (a): two nodes with two engines of equal IDs: 100 requests with the cookie (n2, e1)
     are executed by that process. (c): so are those of a client without cookies. (i): killed, its
-    sibling answers with the session, and the cookie names the sibling."""
+    sibling answers with the session, and the cookie names the sibling. (d): requests for its type
+    reached it alone, and are 503 then."""
     async with Engines(2) as cluster:
         url = cluster.launch_router()
         own, sibling = cluster.engines["n2"][1], cluster.engines["n2"][0]
@@ -65,6 +69,8 @@ async def test_both_stages_with_cookies_and_with_headers(
         assert browser.route.servers == ("n2--e1", "n1")
         answers = [await browser.get(f"{url}/read") for _ in range(100)]
         assert {answer["pid"] for answer in answers} == {first["pid"]}
+        typed = [await Browser(http).get(f"{url}/who") for _ in range(4)]
+        assert {answer["pid"] for answer in typed} == {first["pid"]}
 
         kept = {"Sessionha-Token": "none"}
         pids = set()
@@ -83,6 +89,9 @@ async def test_both_stages_with_cookies_and_with_headers(
         assert (answer.node, answer["n"]) == ("n2", 2)
         assert answer["pid"] != first["pid"]
         assert browser.route.servers == ("n2--e0", "n1")
+        refused = await browser.get(f"{url}/who")
+        assert refused.status == 503
+        assert "no server with engines of type api can be reached" in refused.body
         direct = await browser.get(f"{sibling.url}/read")
         assert (direct["pid"], direct.cookies) == (answer["pid"], ())
         assert await cluster.counted("handovers") == 0, "the node stayed what it was"

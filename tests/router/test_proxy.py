@@ -355,7 +355,7 @@ async def test_no_server_left_is_503_with_the_reason_and_retry_after(world: Worl
     async with world.client.get(world.url) as response:
         assert response.status == 503
         assert response.headers["retry-after"] == "1"
-        assert "no server can be reached" in await response.text()
+        assert "no server for this request can be reached" in await response.text()
     world.upstreams.view_changed(view_of(number=2))
     status, text = await world.request("GET")
     assert (status, "no server for this request is known" in text) == (503, True)
