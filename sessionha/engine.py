@@ -732,7 +732,12 @@ def witness_of(
                 ' table with role = "witness" in the file that every node reads (`config`)'
             ]
         )
-    return Engine(replace(settings, store_size=WITNESS_STORE), (), companions)
+    return Engine(_small(settings), (), companions)
+
+
+def _small(settings: Settings) -> Settings:
+    """The settings of a witness, also when they are read again."""
+    return replace(settings, store_size=WITNESS_STORE, source=lambda: _small(settings.reloaded()))
 
 
 _engines: dict[tuple[object, ...], Engine] = {}

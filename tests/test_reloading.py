@@ -13,12 +13,13 @@ import pytest
 from sessionha.admin.app import build
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import tokens
-from sessionha.engine import Engine
+from sessionha.engine import Engine, witness_of
 from sessionha.errors import InvalidSettings
 from sessionha.keys import new_secret
-from sessionha.reloading import Following, announce
+from sessionha.reloading import Following, announce, read_again
 from sessionha.settings import Settings
 from sessionha.store.memory import Memory, MemoryStore
+from sessionha.view import NO_MEMBERS
 from tests.test_engine import APP_KEYS, create, free_ports, until
 
 
@@ -251,3 +252,14 @@ async def test_every_engine_of_a_node_follows_a_reload(caplog: pytest.LogCapture
             each.look()
     assert reloads == ["second"]
     assert "this process goes on with the settings it has: `heartbeat` is wrong" in caplog.text
+
+
+def test_a_witness_stays_small_when_it_reads_again(file: File) -> None:
+    file.settings["consistency"] = "quorum"
+    file.nodes["n3"] = {"peer": f"127.0.0.1:{file.ports[2]}", "role": "witness"}
+    file.write()
+    witness = witness_of(Settings.load({}, config=file.path, node="n3"))
+    file.nodes["n1"]["weight"] = 2
+    file.write()
+    found = read_again(witness.settings, NO_MEMBERS)
+    assert (found.changed, found.waiting) == (("n1: `weight` 1 → 2",), ())

@@ -46,7 +46,8 @@ class MembershipPage:
         """POST `?without=`, one for each: decide the next view without these electors' votes."""
         without = tuple(request.query_params.getlist("without"))
         membership, own = self.engine.membership, self.engine.settings.node
-        known = set(self.engine.settings.description.order) - {own}
+        described = self.engine.settings.description.order
+        known = {*described, *membership.view().electors} - {own}
         strangers = ", ".join(sorted(set(without) - known))
         if strangers or not without:
             words = f"not another configured node: {strangers}" if strangers else "without whom?"

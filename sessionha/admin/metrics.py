@@ -109,6 +109,10 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
         "member": (int(membership.is_member()), "Whether the node is in that view"),
         "leased": (int(membership.leased()), "Whether the node heard enough others to serve"),
         "voters": (len(view.voters), "Nodes whose majority decides the next view; 0: nobody votes"),
+        "differing_descriptions": (
+            len(membership.picture().differing),
+            "Nodes that have had another description of the cluster for a while",
+        ),
         "engines": (len(store.living_slots()), "Processes of the node that serve"),
         "backups_wanted": (engine.backups, "Copies that a change waits for"),
         "store_used_bytes": (usage.used, "Bytes that the store has in use"),

@@ -100,8 +100,8 @@ def member_row(engine: Engine, member: Member) -> dict[str, Any]:
 
 
 def strangers(engine: Engine, view: View) -> list[str]:
-    """Nodes that are configured, or were members, and are not in the view."""
-    known = (*engine.settings.description.order, *(node for node, _ in view.departed))
+    """Nodes that are configured, or were members and are not forgotten, and are not in the view."""
+    known = (*engine.settings.description.order, *engine.membership.elsewhere())
     return [node for node in dict.fromkeys(known) if view.member(node) is None]
 
 

@@ -162,9 +162,12 @@ class TopologyManager:
         return tuple(found)
 
     def elsewhere(self) -> tuple[str, ...]:
-        """Nodes that are configured or were members, and are not in the view."""
-        view = self.view()
-        known = dict.fromkeys((*self._description.order, *self._rows.gone()))
+        """Nodes that are configured or were members, and are not in the view. One that may not
+        come back is left out when it is forgotten."""
+        now, view = self._clock(), self.view()
+        returns, keep = self._admission == "dynamic", self._timing.forget_after
+        gone = [n for n, at in self._rows.gone().items() if returns or now - min(at, now) < keep]
+        known = dict.fromkeys((*self._description.order, *gone))
         return tuple(
             each
             for each in known

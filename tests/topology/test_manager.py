@@ -143,6 +143,21 @@ async def wire() -> AsyncIterator[Wire]:
         await made.kill(engine)
 
 
+async def test_a_node_that_is_described_no_more_is_forgotten_in_time(wire: Wire) -> None:
+    """It may have sessions that nobody else has, as long as any that went; then it is nobody."""
+    first, second, third = [await wire.start(node) for node in ("n1", "n2", "n3")]
+    await wire.until(lambda: wire.agreed("n1", "n2", "n3"))
+    await wire.kill(third)
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    described = Description(wire.description.nodes[:2])
+    for engine in (first, second):
+        me = described.nodes[0 if engine is first else 1].member(engine.store.incarnation)
+        engine.manager.reloaded(described, "static-only", me)
+    assert first.manager.unproven() == first.manager.elsewhere() == ("n3",)
+    wire.now += wire.timing.forget_after
+    assert first.manager.unproven() == first.manager.elsewhere() == ()
+
+
 async def test_nodes_form_a_view_and_a_dead_one_leaves_it(wire: Wire) -> None:
     first, second, third = [await wire.start(node) for node in ("n1", "n2", "n3")]
     await wire.until(lambda: wire.agreed("n1", "n2", "n3"))
