@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from sessionha import __version__
 from sessionha.admin.snapshot import store_of, strangers
 from sessionha.engine import Engine
+from sessionha.topology.detector import DETECTED, DETECTIONS, detected
 from sessionha.topology.health import NodeState
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -77,11 +83,28 @@ def _counters(total: Counter[str]) -> Iterator[Metric]:
     for name, count in kinds.pop("streams").items():
         meaning = f"{name.replace('_', ' ').capitalize()} on the streams between nodes"
         yield CounterMetricFamily(f"sessionha_stream_{name}", meaning, value=count)
+    yield _detections(kinds["membership"])
     for kind, counts in kinds.items():
         family = CounterMetricFamily(f"sessionha_{kind}", KINDS[kind], labels=["event"])
         for name, count in counts.items():
-            family.add_metric([name], count)
+            if not name.startswith(DETECTIONS):
+                family.add_metric([name], count)
         yield family
+
+
+def _detections(counts: dict[str, int]) -> Metric:
+    """Each failure falls into one range; Prometheus wants to know how many fall below each end."""
+    buckets, below = [], 0
+    for end in (*DETECTED, None):
+        below += counts.get(detected(end), 0)
+        buckets.append(("+Inf" if end is None else f"{end / 1000:g}", below))
+    meaning = "From a member's last sign of life to a view without it, where it failed"
+    return HistogramMetricFamily(
+        "sessionha_detection_seconds",
+        meaning,
+        buckets=buckets,
+        sum_value=counts.get(f"{DETECTIONS}_ms", 0) / 1000,
+    )
 
 
 def _states(engine: Engine) -> Iterator[Metric]:

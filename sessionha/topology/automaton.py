@@ -36,8 +36,9 @@ from sessionha.peer.messages import (
 )
 from sessionha.topology.comparison import Comparison
 from sessionha.topology.description import Description, same_host
-from sessionha.topology.detector import NEVER, Detector, Known
+from sessionha.topology.detector import NEVER, Detector, Known, note_detection
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
+from sessionha.topology.flapping import Flapping
 from sessionha.topology.health import Signs
 from sessionha.topology.members import Plan, Removal, forked, holds, ring_of
 from sessionha.topology.states import HEARS, MOVES, Event, State
@@ -117,6 +118,9 @@ class Automaton:
         self._leavers: dict[str, Leave] = {}
         self._comparison = Comparison(description, self.counts)
         self._dismissed: set[str] = set()
+        self._flapping = Flapping(timing)
+        self._held_back: dict[str, int] = {}
+        """Joiners that wait, and how often they flapped."""
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
@@ -521,6 +525,7 @@ class Automaton:
             msgspec.structs.replace(join.me, kept=join.kept)
             for node, (join, _) in sorted(self._joins.items())
             if self._is_admitted(now, join) and (node in removed or not self.view.member(node))
+            if not self._holds_back(now, node)
         ]
         updated = [
             told
@@ -536,6 +541,20 @@ class Automaton:
         """How a member describes itself since it joined."""
         told = self.me if member.node == self.me.node else self._described.get(member.node)
         return told if told is not None and told.incarnation == member.incarnation else None
+
+    def _holds_back(self, now: int, node: str) -> bool:
+        """Whether a node that flaps has to wait for its admission."""
+        wait, times = self._flapping.wait(now, node), self._flapping.times(node)
+        if not wait:
+            return False
+        if self._held_back.get(node) != times:
+            self._held_back[node] = times
+            self.counts["held_back"] += 1
+            text = f"{node} fell silent {times} times shortly after it had joined: "
+            remedy = "look at its load and at the network between"
+            then = f"it is admitted again in {wait / 1000:g} s; {remedy}"
+            self._log(logging.WARNING, text + then)
+        return True
 
     def _is_admitted(self, now: int, join: Join) -> bool:
         """Whether the joiner is who answers at its node's address, so that it can be reached and
@@ -571,7 +590,7 @@ class Automaton:
         for message in news:
             if now - self._told.get(message, NEVER) >= self._timing.heartbeat:
                 self._told[message] = now
-                self._out.append(Send(decider, message, self._timing.suspect_after))
+                self._out.append(Send(decider, message, self._timing.confirm_after))
 
     def _depart(self, now: int) -> None:
         others = self._others()
@@ -755,6 +774,7 @@ class Automaton:
         self.counts["views"] += 1
         self._entered_at = now
         self._last = self.view
+        self._note_failures(now, before)
         self._joins = {
             node: held for node, held in self._joins.items() if not self._is_settled(now, held)
         }
@@ -764,6 +784,7 @@ class Automaton:
             was = before.member(member.node)
             if was is not member and was != member and member.node in others:
                 self._detector.begin(now, member.node)
+                self._flapping.joined(now, member.node)
         for node in self._detector.recent:
             self._watch_for_another(node)
         self._described = {n: m for n, m in self._described.items() if n in others}
@@ -777,6 +798,22 @@ class Automaton:
         view, instead of one for each of it."""
         many = len(self.view.members) > WATCH_ALL
         return many and now - self._entered_at < PACE * len(self.view.members)
+
+    def _note_failures(self, now: int, before: View) -> None:
+        """How long it took from a member's last sign of life to this view without it."""
+        failed = [node for node, how in self.view.departed if how == "failed"]
+        failed = [node for node in failed if before.member(node) and not self.view.member(node)]
+        for node in failed:
+            self.counts["failures"] += 1
+            if node not in self.view.absent:
+                self._flapping.fell_silent(now, node)
+            known = self._detector.known.get(node)
+            if known is not None and known.seen != NEVER:
+                note_detection(self.counts, now - known.seen)
+        if failed:
+            self._flapping.keep(now, self.view.nodes)
+        for node in [node for node in self._held_back if self.view.member(node)]:
+            del self._held_back[node]
 
     def _is_settled(self, now: int, held: tuple[Join, int]) -> bool:
         join, at = held

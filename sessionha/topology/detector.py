@@ -22,6 +22,23 @@ CONFIRMERS = 2
 """Asked at a time: one may be dead too."""
 RESPITE = 4
 """A member that was cleared by another is not suspected again for so many `suspect_after`."""
+DETECTED = (50, 100, 200, 300, 500, 1_000, 1_500, 2_000, 3_000, 5_000, 10_000)
+"""Milliseconds; the upper ends of the ranges in which detection times are counted."""
+
+
+DETECTIONS = "detected"
+"""How the names of their counts begin."""
+
+
+def detected(end: int | None) -> str:
+    """The name of the count of a range; None: beyond the last end."""
+    return f"{DETECTIONS}_later" if end is None else f"{DETECTIONS}_within_{end}"
+
+
+def note_detection(counts: Counter[str], took: int) -> None:
+    """Count one detection that took so many milliseconds."""
+    counts[f"{DETECTIONS}_ms"] += took
+    counts[detected(next((end for end in DETECTED if took <= end), None))] += 1
 
 
 @dataclass(slots=True)

@@ -532,7 +532,7 @@ class World:
             for p in (self.nodes[node] for node in wanted)
         )
 
-    def settle(self, *nodes: str, limit: int = 15_000) -> int:
+    def settle(self, *nodes: str, limit: int = 40_000) -> int:
         """Run until they agree, and see that nothing happens afterwards; the time it took."""
         took = self.run_until(lambda: self.agreed(*nodes), limit)
         before = {node: self.nodes[node].view for node in nodes or self.nodes}
