@@ -10,30 +10,12 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sessionha.errors import InvalidSettings
-from sessionha.settings import Settings
+from sessionha.settings import LIVE, Settings
 from sessionha.store.base import Store
 from sessionha.topology.description import changes
 from sessionha.view import View
 
 log = logging.getLogger("sessionha.engine")
-
-LIVE: Final = (
-    "nodes",
-    "secret",
-    "secret_file",
-    "url",
-    "zone",
-    "admission",
-    "backups",
-    "min_copies",
-    "commit_timeout",
-    "acquire_timeout",
-    "quorum_timeout",
-    "session_bytes",
-    "elements",
-)
-"""What takes effect without a restart, besides the `[[node]]` tables: it is read whenever it is
-needed. Everything else is part of something that was built at the start."""
 
 EVERY: Final = 0.5
 """Seconds between two looks of an engine at whether its node was told to reload."""

@@ -55,6 +55,24 @@ ARGUMENTS: Final = (
 )  # fmt: skip
 """What the middleware takes beside settings: it belongs to the code, and not to a deployment."""
 
+LIVE: Final = (
+    "nodes",
+    "secret",
+    "secret_file",
+    "url",
+    "zone",
+    "admission",
+    "backups",
+    "min_copies",
+    "commit_timeout",
+    "acquire_timeout",
+    "quorum_timeout",
+    "session_bytes",
+    "elements",
+)
+"""What takes effect without a restart, besides the `[[node]]` tables: it is read whenever it is
+needed. Everything else is part of something that was built at the start."""
+
 INSECURE_LOOPBACK: Final = "insecure-loopback"
 PEER_PORT: Final = 7946
 ADMIN_PORT: Final = 7947
@@ -412,7 +430,9 @@ def markdown() -> str:
         for name, row, default in table()
     ]
     rules = [f"- {relation.meaning}." for relation in RELATIONS]
-    return "\n".join([_PREFACE, *rows, "", "## Checked together", "", *rules, ""])
+    live = ", ".join(f"`{name}`" for name in LIVE)
+    again = ["", "## Read again by `sessionha reload`", "", f"The `[[node]]` tables, and {live}."]
+    return "\n".join([_PREFACE, *rows, *again, "", "## Checked together", "", *rules, ""])
 
 
 _PREFACE: Final = """\

@@ -142,6 +142,31 @@ def test_a_node_that_is_described_no_more_leaves_the_view(quorum: bool) -> None:
     world.settle("n1", "n2", "n3", "n4")
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_reloaded_meanwhile_the_living_agree_when_it_stops(seed: int) -> None:
+    """Nodes are told different things, die and part; when all have one description again, all of
+    them are members."""
+    world = World(seed, 5)
+    names = list(world.description.order)
+    world.start(*names)
+    world.settle(*names)
+    for _ in range(12):
+        node = world.random.choice(names)
+        if world.random.random() < 0.5 and node in world.nodes:
+            others = [each for each in names if each != node]
+            missing = world.random.sample(others, world.random.randint(0, 2))
+            world.nodes[node].reload(without(world.description, *missing))
+        elif node not in world.nodes:
+            world.start(node)
+        elif len(world.nodes) > 2:
+            world.kill(node)
+        world.run(world.random.choice((50, 500, 3_000)))
+    world.start(*(node for node in names if node not in world.nodes))
+    for node in names:
+        world.nodes[node].reload(world.description)
+    world.settle(*names)
+
+
 def test_differences_name_nodes_fields_and_the_order() -> None:
     mine = Description((Node("n1", "h:1"), Node("n2", "h:2"), Node("n3", "h:3", weight=2)))
     theirs = Description((Node("n3", "h:3"), Node("n2", "h:2"), Node("n4", "h:4")))
