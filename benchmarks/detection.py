@@ -20,12 +20,10 @@ from typing import Any, NamedTuple
 from benchmarks import figures
 from benchmarks.processes import NotStarted, Processes
 from demo_app.accounting import percentile
-from sessionha.keys import new_secret
 from sessionha.topology.timing import Timing
 from tests.live.cluster import SOON, Cluster, Unexpected, until
+from tests.live.hosts import NAMES, five
 from tests.live.namespaces import Network, Unavailable
-
-NAMES = ("n1", "n2", "n3", "n4", "n5")
 
 REFUSED_GOAL = 300
 """Milliseconds for a death that the node's own host proves."""
@@ -117,14 +115,8 @@ def installed_without(victim: str, log: str) -> float | None:
 async def deaths(rounds: int, *, namespaces: bool, consistency: str) -> Found:
     """Every node dies `rounds` times in each way."""
     async with AsyncExitStack() as stack:
-        network = None
-        given: dict[str, Any] = {"consistency": consistency, "backups": 2}
-        if namespaces:
-            network = Network(NAMES)
-            network.open()
-            stack.callback(network.close)
-            given |= {"secret": new_secret(), "trust_refused": "always"}
-        cluster = await stack.enter_async_context(Cluster(len(NAMES), network=network, **given))
+        network = stack.enter_context(Network(NAMES)) if namespaces else None
+        cluster = await stack.enter_async_context(five(network, consistency=consistency))
         every = Deaths(cluster, network)
         found: Found = {name: [] for name in every.ways}
         for _ in range(rounds):

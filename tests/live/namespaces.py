@@ -14,7 +14,7 @@ import socket
 import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 NEWNET = 0x40000000
 """CLONE_NEWNET of <sched.h>."""
@@ -52,7 +52,7 @@ class Network:
         self._cuts: dict[tuple[str, str], int] = {}
         self._rules = itertools.count(FIRST_RULE)
 
-    def open(self) -> None:
+    def __enter__(self) -> Self:
         """Make it.
 
         Raises:
@@ -68,6 +68,10 @@ class Network:
             self.close()
             said = getattr(error, "stderr", "") or error
             raise Unavailable(f"network namespaces cannot be made here: {said}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the namespaces; safe to repeat."""
