@@ -93,7 +93,8 @@ def _vote(
         return Failed("ForeignCluster", "this node belongs to a cluster of another beginning")
     first = not cluster and not (isinstance(message, Prepare) and base.members)
     if first and not {me.node} <= {*base.electors} <= {*voting.electors}:
-        return Failed("InvalidSettings", "this node is configured with other electors")
+        others = f"{me.node} is configured with the nodes {', '.join(voting.electors)} as electors"
+        return Failed("InvalidSettings", others + ": give every node the same `nodes`")
     if isinstance(message, Accept):
         return rows.accept(message, me, voting.file, now, voting.lease)
     if base.members:

@@ -124,6 +124,7 @@ class Automaton:
         self._described: dict[str, Member] = {}
         self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
+        self._rejections: dict[str, str] = {}
         self._granting: set[str] = set()
         self._anew: dict[str, None] = {}
         """Members that answered in another incarnation, when they did last."""
@@ -498,7 +499,7 @@ class Automaton:
             if node not in removed and death is not None and death.incarnation == incarnation:
                 removed[node] = Removal("failed", proven=death.proven)
         for node in self._dismissed:
-            if node in others:
+            if node in others and self._may_dismiss(now, node):
                 removed.setdefault(node, Removal("left", proven=False))
         if self._cuts or self._detector.cuts:
             cut_off = self._cut_off(now) - removed.keys()
@@ -516,6 +517,10 @@ class Automaton:
             for pair in {**own, **self._cuts}
             if self.view.member(pair[0]) and self.view.member(pair[1])
         }
+
+    def _may_dismiss(self, now: int, node: str) -> bool:  # noqa: ARG002
+        """Whether a member that is described no more leaves the view now."""
+        return True
 
     def _arrivals(
         self, now: int, removed: Mapping[str, Removal]
@@ -730,8 +735,9 @@ class Automaton:
 
     def _rejected(self, node: str, reason: str) -> None:
         rejection = f"{node} refuses this node: {reason}"
-        if rejection != self._rejection:
-            self._rejection = rejection
+        self._rejection = rejection
+        if self._rejections.get(node) != reason:
+            self._rejections[node] = reason
             self._log(logging.ERROR, rejection)
 
     def _reported_dead(self, now: int, sender: Sender, report: Report) -> None:
@@ -791,6 +797,7 @@ class Automaton:
         self._told.clear()
         self._cuts.clear()
         self._rejection = ""
+        self._rejections.clear()
         self._move(Event.ENTERED, numbered(self.view.id))
 
     def _is_too_soon(self, now: int) -> bool:

@@ -76,6 +76,8 @@ class Known:
     """When it was asked what it last answered for this node's lease."""
     blank: str = ""
     """The token of its lost votes."""
+    description: str = ""
+    """The hash of its description, as it told last."""
 
     @property
     def incarnation(self) -> str:

@@ -9,7 +9,7 @@ lease; and the first view needs every elector, for nobody else can tell that the
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -57,8 +57,8 @@ class QuorumAutomaton(Automaton):
         blank: str = "",
         **named: Any,
     ) -> None:
-        """`electors`: who decides the first view; `identity`: what the cluster is called if this
-        node begins it; `life`: a name of this automaton that no other has had."""
+        """`electors`: who should decide, and decides the first view; `identity`: what the cluster
+        is called if this node begins it; `life`: a name of this automaton that no other has had."""
         self._electors = electors
         self._identity = identity
         self._life = life
@@ -102,7 +102,8 @@ class QuorumAutomaton(Automaton):
         found = f"{number - len(missing)} of {number} electors answer"
         names = f"missing {', '.join(missing) or 'nobody'}"
         if base.id == NO_VIEW:
-            return f"all electors, to begin: {found}, {names}; {GIVE_UP}"
+            what = self._rejection or GIVE_UP
+            return f"all electors, to begin: {found}, {names}; {what}"
         if self._needed(now) > base.majority:
             return f"all electors, for {lost} lost their votes: {found}, {names}; {GIVE_UP}"
         return f"a majority: {found}, {base.majority} are needed, {names}"
@@ -256,7 +257,8 @@ class QuorumAutomaton(Automaton):
         ]
         myself = msgspec.structs.replace(self.me, kept=self._highest_held > 0)
         plan = Plan(self._missing(base, {}), (myself, *joining))
-        self._decide(now, self._following(now, plan), "formed with " + _listed(plan))
+        view = self._following(now, plan, base.electors)
+        self._decide(now, view, "formed with " + _listed(plan))
 
     def _return(self, now: int) -> None:
         """Was a member: the view holds when a majority holds it, or one who lives in it says so."""
@@ -278,7 +280,9 @@ class QuorumAutomaton(Automaton):
         removed = self._removals(now)
         plan = Plan(removed, *self._arrivals(now, removed))
         unfinished = self.accepted > self.view.id.number
-        if not plan and not unfinished and not self._unsworn(now):
+        electors = self._next_electors(now, removed)
+        same = electors == self.base.electors
+        if not plan and not unfinished and same and not self._unsworn(now, electors):
             self._due_since = NEVER
             return
         if self._due_since == NEVER:
@@ -294,12 +298,13 @@ class QuorumAutomaton(Automaton):
             if self._fresh(lowest, now):  # it may see alive whom this node does not
                 removed = {node: each for node, each in removed.items() if each.proven}
                 plan = Plan(removed, *self._arrivals(now, removed))
-                if not plan and not unfinished and not self._unsworn(now):
+                if not plan and not unfinished and same and not self._unsworn(now, electors):
                     return
         # The first to lack an answer of the electors is no reason for all to compete at once.
         if now - self._due_since >= rank * self._timing.suspect_after:
             told = [node for node in self._leavers if node in removed]
-            self._decide(now, self._following(now, plan), _why(plan), told)
+            view = self._following(now, plan, electors)
+            self._decide(now, view, _why(plan, self.base.electors, electors), told)
 
     def _removals(self, now: int) -> dict[str, Removal]:
         """A node that answers as another one lost its store, and may vote all the same."""
@@ -316,23 +321,72 @@ class QuorumAutomaton(Automaton):
             return False
         return known.incarnation not in ("", member.incarnation)
 
-    def _following(self, now: int, plan: Plan) -> View:
-        """The next view, in which who lost its votes is an elector again."""
-        view = next_view(self.base, plan)
-        return msgspec.structs.replace(view, sworn=self._unsworn(now))
+    def _next_electors(self, now: int, removed: Mapping[str, Removal]) -> tuple[str, ...]:
+        """The electors of the next view: those of this one, but for one whom the description wants
+        to be added, and when all of those are, for one that it does not have (R2).
 
-    def _unsworn(self, now: int) -> tuple[tuple[str, str], ...]:
-        """Electors that say, since this view is here, that they lost their votes."""
+        Only where a majority of them has this very description: nodes that were told different
+        things would else undo each other's views for ever.
+        """
+        base, wanted = self.base, self._electors
+        if set(wanted) == set(base.electors) or not self._agree_on_wish(now):
+            return base.electors
+        if missing := [node for node in wanted if node not in base.electors]:
+            ready = [node for node in missing if self._may_elect(now, node, removed)]
+            return (*base.electors, *ready[:1])
+        leaving = [node for node in base.electors if node not in wanted]
+        gone = min(leaving, key=lambda node: (node in self.view.nodes, node))
+        others = tuple(node for node in base.electors if node != gone)
+        return others if any(node in base.voters for node in others) else base.electors
+
+    def _agree_on_wish(self, now: int) -> bool:
+        voters = self.base.voters
+        return sum(self._has_wish(now, node) for node in voters) >= self.base.majority
+
+    def _has_wish(self, now: int, node: str) -> bool:
+        if node == self.me.node:
+            return True
+        known = self._detector.known.get(node)
+        same = known is not None and known.description == self._description.hash
+        return same and self._fresh(node, now)
+
+    def _may_elect(self, now: int, node: str, removed: Mapping[str, Removal]) -> bool:
+        """A member that lives: one that never came would only make a majority harder to have. It
+        said since this view is here whether it has votes, so that it is sworn in at once."""
+        if node not in self.view.nodes or node in removed or not self._has_wish(now, node):
+            return False
+        return node == self.me.node or self._detector.known[node].heard > self._installed_at
+
+    def _may_dismiss(self, now: int, node: str) -> bool:
+        """When it is no elector any more: too many at once would take the majority with them."""
+        return node not in self.base.electors and self._agree_on_wish(now)
+
+    def _compare(self, now: int, node: str, theirs: str) -> None:
+        self._detector.node(node, now).description = theirs
+        super()._compare(now, node, theirs)
+
+    def _following(self, now: int, plan: Plan, electors: tuple[str, ...]) -> View:
+        """The next view, in which who lost its votes is an elector again. The last that counted of
+        its electors count on when they are gone, or nobody could ever decide a view after it."""
+        base, view = self.base, next_view(self.base, plan)
+        if all(node in view.absent for node in electors):
+            absent = tuple(node for node in view.absent if node not in base.voters)
+            view, electors = msgspec.structs.replace(view, absent=absent), base.electors
+        sworn = self._unsworn(now, electors)
+        return msgspec.structs.replace(view, electors=electors, sworn=sworn)
+
+    def _unsworn(self, now: int, electors: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        """Those of the electors that say, since this view is here, that they have no votes."""
         base = self.base
         found = [
             (node, known.blank)
-            for node in base.electors
+            for node in electors
             if (known := self._detector.known.get(node)) is not None
             and known.blank
             and known.heard > self._installed_at
             and self._fresh(node, now)
         ]
-        if self.blank and self.me.node in base.electors:
+        if self.blank and self.me.node in electors:
             found.append((self.me.node, self.blank))
         return tuple(sorted(set(found) - set(base.sworn)))
 
@@ -472,8 +526,10 @@ def _listed(plan: Plan) -> str:
     return _names(sorted(member.node for member in plan.added))
 
 
-def _why(plan: Plan) -> str:
+def _why(plan: Plan, before: tuple[str, ...], electors: tuple[str, ...]) -> str:
     parts = [f"{node} {removal.how}" for node, removal in sorted(plan.removed.items())]
     parts += [f"{member.node} joins" for member in plan.added]
     parts += [f"{member.node} describes itself anew" for member in plan.updated]
+    parts += [f"{node} is an elector" for node in electors if node not in before]
+    parts += [f"{node} is no elector any more" for node in before if node not in electors]
     return ", ".join(parts) or "its electors vote again, or finish what one of them had proposed"

@@ -247,14 +247,74 @@ def test_an_elector_configured_with_others_refuses_to_begin() -> None:
     assert all(not process.view.members for process in world.nodes.values())
 
 
+# --- electors that change ------------------------------------------------------------------------
+
+
+def elected(world: World, *nodes: str) -> None:
+    """Wait until these decide, and everybody knows."""
+    world.run_until(
+        lambda: all(set(view.electors) == {*nodes} for view in world.views().values()), 15_000
+    )
+    world.settle()
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_electors_follow_the_description_one_by_one(seed: int) -> None:
+    """R2: the description is a wish. It is reloaded node by node; whoever is added becomes an
+    elector when it is a member, and whoever is not described any more ceases to be one."""
+    world = World(seed, 5, quorum=True)
+    for node in world.description.order:
+        world.redescribe(node, "n1", "n2", "n3")
+    world.start("n1", "n2", "n3")
+    world.settle()
+    for node in world.random.sample(world.description.order, 5):
+        world.redescribe(node, *world.description.order)
+        world.run(world.random.choice((10, 1_000)))
+    world.run(2_000)
+    assert set(world.nodes["n1"].view.electors) == {"n1", "n2", "n3"}, "nobody else ever came"
+    world.start("n4")
+    elected(world, "n1", "n2", "n3", "n4")
+    world.start("n5")
+    elected(world, "n1", "n2", "n3", "n4", "n5")
+    assert all(not process.rows.blank() for process in world.nodes.values())
+    for node in world.random.sample(world.description.order, 5):
+        world.redescribe(node, "n3", "n4", "n5")
+    world.settle("n3", "n4", "n5")
+    assert set(world.nodes["n3"].view.electors) == {"n3", "n4", "n5"}
+    world.kill("n3", dark=True)
+    world.run_until(lambda: serving(world) == {"n4", "n5"} and world.agreed("n4", "n5"), 6_000)
+
+
+def test_nodes_that_were_told_different_things_keep_their_electors() -> None:
+    """R2: only what a majority of the electors was told is a wish; two halves that wish something
+    else would undo each other's views."""
+    world = World(1, 4, quorum=True)
+    for node in world.description.order:
+        world.redescribe(node, "n1", "n2", "n3")
+    world.start("n1", "n2", "n3")
+    world.settle()
+    world.redescribe("n4", *world.description.order)
+    world.redescribe("n1", *world.description.order)
+    world.run(3_000)
+    world.start("n4")
+    world.run(5_000)
+    view = world.nodes["n1"].view
+    assert set(view.electors) == {"n1", "n2", "n3"}
+    world.redescribe("n2", *world.description.order)
+    elected(world, "n1", "n2", "n3", "n4")
+
+
 # --- random worlds -------------------------------------------------------------------------------
 
 
-def live(seed: int, *, late: bool = True) -> World:
+def live(seed: int, *, late: bool = True, reloads: bool = False) -> World:
     """A life of kills, starts, partitions, pauses, goodbyes, lost stores and votes; and in the end
-    all agree and serve. Every step of it checks I20, and that nobody serves who is left out."""
+    all agree and serve. Every step of it checks I20, and that nobody serves who is left out.
+
+    `reloads`: the description changes as well, at some nodes or at all.
+    """
     random = Random(f"quorum {seed}")
-    size = random.choice((2, 3, 3, 4, 5, 5))
+    size = random.choice((2, 3, 3, 4, 5, 5)) if not reloads else random.choice((4, 5, 6))
     world = World(seed, size, trust_refused=random.random() < 0.6, quorum=True)
     names = sorted(world.description.order)
     world.loss = random.choice((0.0, 0.0, 0.05, 0.2)) if late else 0.0
@@ -262,7 +322,12 @@ def live(seed: int, *, late: bool = True) -> World:
     world.run(random.choice((100, 2_000, 5_000)))
     stopped: list[str] = []
     for _ in range(25):
-        _trouble(world, random, names, stopped)
+        if reloads and random.random() < 0.3:
+            wish = random.sample(names, random.randint(3, size))
+            for node in names if random.random() < 0.6 else random.sample(names, 2):
+                world.redescribe(node, *wish)
+        else:
+            _trouble(world, random, names, stopped, voters=3 if reloads else size)
         world.run(random.choice((1, 20, 100, 100, 1_000, 3_000)))
     world.heal()
     world.loss = 0.0
@@ -271,11 +336,24 @@ def live(seed: int, *, late: bool = True) -> World:
         world.resume(node)
     world.start(*(node for node in names if node not in world.nodes))
     world.redial()
-    world.run_until(lambda: world.agreed() and serving(world) == set(names), 40_000)
+    if reloads:
+        for node in names:
+            world.redescribe(node, *names)
+    world.run_until(
+        lambda: (
+            world.agreed()
+            and serving(world) == set(names)
+            and set(world.nodes[names[0]].view.electors) == set(names)
+        ),
+        40_000,
+    )
     return world
 
 
-def _trouble(world: World, random: Random, names: list[str], stopped: list[str]) -> None:
+def _trouble(
+    world: World, random: Random, names: list[str], stopped: list[str], voters: int
+) -> None:
+    """One of them. Of `voters` electors a minority may have lost its votes."""
     up = [node for node in names if node in world.nodes]
     down = [node for node in names if node not in world.nodes]
     kinds = ("kill", "kill", "start", "start", "split", "heal", "stop", "resume", "leave", "cut")
@@ -284,7 +362,7 @@ def _trouble(world: World, random: Random, names: list[str], stopped: list[str])
     if kind == "kill" and up:
         _forget(stopped, node)
         blank = sum(1 for name in names if name not in world.disks or not world.disks[name].vote)
-        forgets = random.random() < 0.4 and blank + 1 <= (len(names) - 1) // 2
+        forgets = random.random() < 0.4 and blank + 1 <= (voters - 1) // 2
         world.kill(node, dark=random.random() < 0.2, lost=random.random() < 0.4, forgets=forgets)
     elif kind == "start" and down:
         node = random.choice(down)
@@ -319,6 +397,12 @@ def test_views_form_one_chain_and_nobody_serves_apart(seed: int) -> None:
     """R2, R7a, R9, I20, whatever dies, forgets, stands still or is cut off; and when the faults
     stop, all agree and serve."""
     live(seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_views_form_one_chain_while_electors_change(seed: int) -> None:
+    """R2, I20: the same, while the description is reloaded; and in the end its nodes decide."""
+    live(seed, reloads=True)
 
 
 # --- what the rules are worth --------------------------------------------------------------------

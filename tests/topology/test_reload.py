@@ -48,6 +48,7 @@ def test_a_node_missing_from_the_description_is_refused_until_a_reload(quorum: b
     assert "`admission` to dynamic" in told
     for node in ("n1", "n2", "n3"):
         world.nodes[node].reload(world.description)
+    world.run(10_000)  # where a majority decides, the node is an elector soon after it has joined
     world.settle("n1", "n2", "n3", "n4")
     world.run(2 * PATIENCE)
     assert not any(node.automaton.differing for node in world.nodes.values())
@@ -139,6 +140,7 @@ def test_a_node_that_is_described_no_more_leaves_the_view(quorum: bool) -> None:
     assert "n4" not in world.nodes["n1"].automaton.addresses
     for node in ("n1", "n2", "n3"):
         world.nodes[node].reload(world.description)
+    world.run(10_000)  # where a majority decides, the node is an elector soon after it has joined
     world.settle("n1", "n2", "n3", "n4")
 
 

@@ -139,6 +139,8 @@ class SimNode:
     def reload(self, description: Description, admission: Admission = "static-only") -> None:
         """`sessionha reload` with another file."""
         self.description = description
+        if self.voting is not None:
+            self.voting = self.voting._replace(electors=description.order)
         described = description.node(self.node)
         self.step(lambda automaton, now: automaton.reloaded(now, description, admission))
         if described is not None:
@@ -290,6 +292,13 @@ class World:
                     self._dial(process, other)
                     if other in self.nodes:
                         self._dial(self.nodes[other], node)
+
+    def redescribe(self, node: str, *described: str) -> None:
+        """What the node is configured with from now on, running or not."""
+        nodes = tuple(each for each in self.description.nodes if each.node in described)
+        self.descriptions[node] = Description(nodes)
+        if node in self.nodes and not self.nodes[node].hung:
+            self.nodes[node].reload(self.descriptions[node])
 
     def _seek(self, process: SimNode) -> None:
         """A round of discovery: whoever can be reached is found."""
@@ -463,7 +472,9 @@ class World:
     def _passes(self, *way: SimNode | None) -> bool:
         """Whether a message passes along these nodes, whose views have the first and the last."""
         for one, other in pairwise(way):
-            if one is None or other is None or other.hung or (one.node, other.node) in self.cut:
+            if one is None or other is None or not (one.alive and other.alive):
+                return False
+            if other.hung or (one.node, other.node) in self.cut:
                 return False
         first, last = way[0], way[-1]
         if not all(each is not None and each.alive for each in way):
@@ -516,6 +527,8 @@ class World:
         """I20: every number has one view; and nobody serves whom a decided view leaves out."""
         known = self.chain.setdefault(view.id.number, view)
         assert known == view, "\n".join(["two views of one number", *self.story()])
+        before = self.chain.get(view.id.number - 1, view)
+        assert len({*before.electors} ^ {*view.electors}) <= 1, "electors change one by one"
         latest = self.chain[max(self.chain)]
         for process in self.nodes.values():
             if process.serves and process.view.id < latest.id:
