@@ -137,7 +137,7 @@ class Balance:
         def rank(node: str) -> tuple[bool, bool, bool, float]:
             targets = nodes[node]
             spare, weight = targets[0].spare, targets[0].weight
-            suspect = all(self.state(each) == "suspect" for each in targets)
+            suspect = all(self.state(each) is NodeState.SUSPECT for each in targets)
             load = sum(map(self.load, targets)) / weight if by_load else 0.0
             return (spare, suspect, bool(zone) and targets[0].zone != zone, load)
 
