@@ -84,8 +84,8 @@ def _who_have(record: GroupRecord, push: Push, me: str) -> tuple[str, ...]:
         return record.seats  # a copy is given up only when all of C have what comes after it
     if record.acked == record.version:
         return record.holders
-    if record.epoch > push.epoch and record.epoch.node != me:
-        return record.epoch.node, me  # who adopted it, and pushed it back to this node
+    if record.epoch > push.epoch and record.holders == (record.epoch.node, me):
+        return record.holders  # all of C: who adopted it, and pushed it back to this node
     return ()
 
 

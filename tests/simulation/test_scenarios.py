@@ -199,6 +199,22 @@ def test_a_commit_that_a_promotion_overtakes_is_confirmed_when_it_is_adopted(kep
     scenario()
 
 
+@simulated(nodes=5, options=Options(backups=2))
+async def test_a_commit_that_a_promotion_adopts_waits_for_all_of_the_new_c(scene: Scene) -> None:
+    """R1: two of three have it, and a partition could leave both of them on the smaller side, while
+    the larger one goes on from a third copy that is in sync, and without it."""
+    await scene.create("n1", a="1")
+    left = {"n2", "n3"}
+    scene.world.held_back = lambda _, to, message: isinstance(message, Push) and to in left
+    commit = scene.start(scene.write("n1", b="2"))
+    await asyncio.sleep(0.01)
+    promoting = scene.start(promote(scene, "n4"))
+    with pytest.raises(CommitUnconfirmed):
+        await commit
+    assert scene.copies() == {"n1": 3, "n2": 1, "n3": 1, "n4": 3}
+    promoting.cancel()
+
+
 @simulated(engines=2)
 async def test_engines_that_ask_at_once_do_not_depose_each_other(scene: Scene) -> None:
     """R5: while every primary lives, a group goes by hand-over. A promotion would fence a sibling
