@@ -1,4 +1,7 @@
-"""Run many worlds: `python -m tests.simulation --seeds N`; one line of JSON tells the result."""
+"""Run many worlds: `python -m tests.simulation --seeds N`; one line of JSON tells the result.
+
+`python -m tests.simulation scale --nodes 10 100 1000` tells how membership bears many nodes.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,18 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
+from tests.simulation import scale as clusters
 from tests.simulation.histories import TROUBLES, Plan, play
 from tests.simulation.mutants import RULES, hunt
 from tests.simulation.seeds import line, swarm
 from tests.simulation.world import World
 
 DAY = 86_400.0
+
+GROWTH = 1.1
+"""How much the messages of one node may grow with the number of nodes, while nothing happens."""
 
 ENOUGH = 20
 """Violations after which a run stops: they have few causes."""
@@ -43,6 +50,8 @@ class Totals:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["scale"]:
+        return scale(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many worlds")
     parser.add_argument("--first", type=int, help="the first seed (0); `--fresh`: any")
@@ -96,6 +105,24 @@ def _run(
                 traceback.print_exception(error)
         totals.add(worlds)
     return totals
+
+
+def scale(words: list[str]) -> int:
+    """Let clusters of so many nodes start, lose some, split and meet again."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation scale")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000], metavar="N")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="only the result, as one line of JSON")
+    chosen = parser.parse_args(words)
+    stories = []
+    for nodes in chosen.nodes:
+        say = (lambda _: None) if chosen.json else print
+        stories.append(clusters.play(nodes, chosen.seed, say))
+    least = min(story.messages_per_node_second for story in stories)
+    most = max(story.messages_per_node_second for story in stories)
+    print(json.dumps({"scale": [asdict(story) for story in stories]}))
+    fine = all(story.converged for story in stories) and most <= GROWTH * least
+    return 0 if fine else 1
 
 
 def mutants(seconds: float) -> int:
