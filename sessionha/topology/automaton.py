@@ -881,17 +881,21 @@ class Automaton:
         in a second for a member, for there are many members; and for others the first ones of the
         description's order that live, where all meet."""
         settled = self.state in (State.JOINED, State.LEAVING)
-        addresses, heartbeat = self.addresses, self._timing.heartbeat
+        heartbeat = self._timing.heartbeat
         every = max(SEEK_EVERY, heartbeat) if settled else heartbeat
-        few = len(addresses) < WATCH_ALL or self.state is State.RECONNECTING
-        found = [] if few or settled else self._meeting(now)
-        if found and self.state is State.JOINING and self._fresh(self._asked, now):
+        if len(self.addresses) < WATCH_ALL or self.state is State.RECONNECTING:
+            return self._strangers(now, every, settled=settled)[:STRANGERS]
+        if self.state is State.JOINING and self._fresh(self._asked, now):
             return [self._asked] if self._is_due(now, self._asked) else []
-        if len(found) < MEETING and (few or now - self._looked_at >= every):
+        found = [] if settled else self._meeting(now)
+        strangers: list[str] = []
+        if now - self._looked_at >= every:
             self._looked_at = now
-            found += self._strangers(now, every, settled=settled)[
-                : 1 if settled and not few else STRANGERS
-            ]
+            strangers = self._strangers(now, every, settled=settled)
+            if len(found) == MEETING:
+                last = self._rank(found[-1])
+                strangers = [node for node in strangers if self._rank(node) < last]
+        found += strangers[: 1 if settled else STRANGERS]
         return [node for node in dict.fromkeys(found) if self._is_due(now, node, every)]
 
     def _strangers(self, now: int, every: int, *, settled: bool) -> list[str]:
@@ -908,9 +912,13 @@ class Automaton:
     def _meeting(self, now: int) -> list[str]:
         """The first nodes in the description's order that live, as far as this one has found them.
         There a node that is in no view learns of one, or forms it."""
-        place = self._look_around().place
         here = [node for node in self._detector.recent if self._fresh(node, now)]
-        return sorted(here, key=lambda node: (place.get(node, len(place)), node))[:MEETING]
+        return sorted(here, key=self._rank)[:MEETING]
+
+    def _rank(self, node: str) -> tuple[int, str]:
+        """Where the node stands in the description's order; after all others if it does not."""
+        place = self._look_around().place
+        return place.get(node, len(place)), node
 
     def _is_due(self, now: int, node: str, every: int = 0) -> bool:
         return now - self._detector.node(node, now).asked >= (every or self._timing.heartbeat)

@@ -44,7 +44,7 @@ class AvailableAutomaton(Automaton):
         returning = [n for n in found if self._state_of(n) == State.RECONNECTING]
         if returning and waited < 2 * self._timing.discovery_time:
             return  # a view that was kept may hold again within their own discovery time
-        if not self._forms(ready):
+        if not self._forms(ready, waited):
             return
         others = [m for n in ready if (m := self._detector.known[n].member) is not None]
         kept = {n: self._detector.known[n].view_id.number > 0 for n in ready}
@@ -54,12 +54,12 @@ class AvailableAutomaton(Automaton):
         view = next_view(self.view, Plan(removed, (myself, *joining)), self._highest)
         self._decide(now, view, "formed with " + names(view.nodes))
 
-    def _forms(self, ready: Iterable[str]) -> bool:
-        """Whether it is this node that forms the view: the lowest of those where all meet."""
-        place = self._look_around().place
-        candidates = {self.me.node, *ready}
-        first = sorted(candidates, key=lambda n: (place.get(n, len(place)), n))[:MEETING]
-        return self.me.node == min(first)
+    def _forms(self, ready: Iterable[str], waited: int) -> bool:
+        """Whether it is this node that forms the view: the lowest of those where all meet. Where
+        links are broken these may wait for one another: later others may do it."""
+        first = sorted({self.me.node, *ready}, key=self._rank)
+        rounds = max(waited // self._timing.discovery_time, 1)
+        return self.me.node == min(first[: MEETING * rounds])
 
     def _return(self, now: int) -> None:
         """Was a member: does that view still hold?"""
