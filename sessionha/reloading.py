@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from sessionha.errors import InvalidSettings
-from sessionha.settings import LIVE, Settings
+from sessionha.settings import LIVE, RELATIONS, Settings
 from sessionha.store.base import Store
 from sessionha.topology.description import changes
 from sessionha.view import View
@@ -60,6 +60,11 @@ def read_again(held: Settings, view: View) -> Reloaded:
         origins={**held.origins, **{n: o for n, o in found.origins.items() if n in LIVE}},
         **{name: getattr(found, name) for name in LIVE},
     )
+    broken = [each.meaning for each in RELATIONS if not each.holds(taken)]
+    if broken:
+        raise InvalidSettings(
+            [f"{each}; what it depends on waits for a restart" for each in broken]
+        )
     return Reloaded(taken, tuple(changed), tuple(waiting))
 
 

@@ -63,10 +63,8 @@ LIVE: Final = (
     "zone",
     "admission",
     "backups",
-    "min_copies",
     "commit_timeout",
     "acquire_timeout",
-    "quorum_timeout",
     "session_bytes",
     "elements",
 )

@@ -167,6 +167,16 @@ async def test_a_wrong_file_changes_nothing_and_every_mistake_is_told(
     assert two.settings.description.hash == before.description.hash
 
 
+async def test_what_would_not_fit_to_what_stays_is_refused(
+    file: File, pair: tuple[Engine, Engine]
+) -> None:
+    file.settings |= {"commit_timeout": 1.0, "suspect_after": 0.75, "confirm_after": 0.1}
+    file.write()
+    with pytest.raises(InvalidSettings, match="what it depends on waits for a restart"):
+        pair[0].reload()
+    assert pair[0].settings.commit_timeout == 2.0
+
+
 @pytest.mark.parametrize(
     ("node", "fields", "words"),
     [

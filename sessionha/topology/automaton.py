@@ -1021,7 +1021,7 @@ class Automaton:
         return address is not None and same_host(address, self.me.peer)
 
     def _compare(self, now: int, node: str, theirs: str) -> None:
-        if node in self.addresses:
+        if theirs == self._description.hash or node in self.addresses:
             self._out += self._comparison.heard(now, node, theirs, self._timing.suspect_after)
 
     def _drop(self, sender: Sender, message: Message) -> None:
