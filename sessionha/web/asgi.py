@@ -45,6 +45,7 @@ _STARTS: Final = frozenset(
 _TOKEN: Final = TOKEN.encode()
 _ROUTE: Final = ROUTE.encode()
 _ASKED: Final = frozenset({b"host", _TOKEN, _ROUTE})
+_PROTOCOL_ERROR: Final = 1002
 _TRY_AGAIN_LATER: Final = 1013  # the close code of websockets that 503 would be for requests
 
 
@@ -118,6 +119,9 @@ class SessionMiddleware:
         values = None if outer is None else scope.get("session")
         terms = self._terms
         if self._choice is not None:
+            if _has_several_hosts(scope):
+                await _refuse_hosts(scope, receive, send)
+                return
             terms, instead = self._choice.choose(_asked(scope), outer)
             cookies = cookies if instead is None else instead
         visit = Visit(engine, terms, cookies, secure=secure, outer=outer)
@@ -217,6 +221,21 @@ def _asked(scope: Scope) -> Asked:
         None if token is None else token.decode("latin-1"),
         found.get(_ROUTE, b"").decode("latin-1"),
     )
+
+
+def _has_several_hosts(scope: Scope) -> bool:
+    """Some servers let that pass; then an application may go by another host than the choice of the
+    virtual server, and give one tenant's session to another."""
+    return [name for name, _ in scope["headers"]].count(b"host") > 1
+
+
+async def _refuse_hosts(scope: Scope, receive: Receive, send: Send) -> None:
+    """As RFC 9112, 3.2 demands."""
+    if scope["type"] == "http":
+        await _answer(send, 400, b"Several Host headers.\n", [])
+        return
+    await receive()  # websocket.connect
+    await send({"type": "websocket.close", "code": _PROTOCOL_ERROR})
 
 
 class _Exchange:

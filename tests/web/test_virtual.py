@@ -7,7 +7,9 @@ import pytest
 from sessionha.errors import InvalidSettings
 from sessionha.settings import Settings
 from sessionha.virtual import VirtualServers
+from sessionha.web.asgi import Message, Receive, Scope, Send, SessionMiddleware
 from tests.session.fakes import FakeEngine
+from tests.web.browser import KEY, receive
 from tests.web.doors import DOORS, Door
 
 MAPPING = (
@@ -59,6 +61,24 @@ async def test_one_session_cookie_under_two_virtual_servers_is_two_sessions(door
     assert (await ask("/admin/count", shop | same)).json == {"n": 1}
     assert (await ask("/read", shop | same)).json == {"n": 1}
     assert (await ask("/count", shop | same)).json == {"n": 2}
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_request_with_two_hosts_is_refused(kind: str) -> None:
+    """System 1 (h), G8: the application could go by one of them, and the session by the other."""
+    sent: list[Message] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("never reached")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = SessionMiddleware(application, KEY, engine=engine("a.example=a,b.example=b"))
+    headers = [(b"host", b"b.example"), (b"host", b"a.example")]
+    scope = {"type": kind, "path": "/", "scheme": "http", "headers": headers}
+    await app(scope, receive, send)
+    assert (sent[0].get("status"), sent[0].get("code")) in {(400, None), (None, 1002)}
 
 
 @pytest.mark.parametrize("door", DOORS)
