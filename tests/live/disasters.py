@@ -1,7 +1,8 @@
 """One disaster after the other for five nodes on hosts of their own, while clients write.
 
 Each is drawn from a seed: one node or two killed, one or two stopped for a while, a partition of
-three and two or of four and one, a death within a partition, one direction of one link cut. After
+three and two or of four and one, a death within a partition, one direction
+of some links cut. After
 each, all five must be members again and every client able to write. In the end every session is
 read through every node. Must be 0: `lost` (an acknowledged or seen write is missing, then or in any
 answer before) and `phantom` (something was never written, or is there twice). `unknown` writes were
@@ -15,6 +16,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import permutations
 from random import Random
 
 from tests.live.cluster import Cluster, Unexpected
@@ -43,7 +45,8 @@ class Disasters:
             "three and two": lambda: self._split(2),
             "four and one": lambda: self._split(1),
             "killed when apart": self._kill_apart,
-            "one direction cut": self._cut,
+            "one direction cut": lambda: self._cut(1),
+            "some directions cut": lambda: self._cut(6),
         }
 
     async def one(self) -> str:
@@ -87,9 +90,9 @@ class Disasters:
         self._network.mend()
         await self._cluster.start(apart[0])
 
-    async def _cut(self) -> None:
-        source, target = self._some(2)
-        self._network.cut((source, target))
+    async def _cut(self, number: int) -> None:
+        ways = self._chance.sample(list(permutations(NAMES, 2)), number)
+        self._network.cut(*ways)
         await self._while(LONG)
         self._network.mend()
 
