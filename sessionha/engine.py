@@ -301,6 +301,7 @@ class Engine:
             self._handle,
             secrets=lambda: self.settings.secret,
             incarnation=lambda: store.incarnation,
+            beginning=lambda: topology.cluster,
             listener=topology,
             limits=StreamLimits(handshake=settings.heartbeat),
         )

@@ -23,7 +23,7 @@ from sessionha.errors import AuthenticationFailed, BadMessage, ForeignCluster
 from sessionha.identity import is_name
 from sessionha.keys import PEER_LABEL, expand, hkdf
 
-FORMAT = 1
+FORMAT = 2
 """Number of this handshake and of the frames after it."""
 
 HANDSHAKE_BYTES = 1024
@@ -53,6 +53,8 @@ class Party(NamedTuple):
     node: str
     incarnation: str
     role: Role = "member"
+    beginning: str = ""
+    """The random identity that its cluster got when it began; empty: it has not, or gets none."""
 
 
 class _Claims(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -64,6 +66,7 @@ class _Claims(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     expects: str
     """The node that the dialer means to reach; empty: whoever answers."""
     nonce: bytes
+    beginning: str
 
 
 class Key:
@@ -206,7 +209,7 @@ class Dialer:
             raise AuthenticationFailed(f"expected {self._expects}, {claims.node} answered")
         if claims.node == self._me.node:
             raise AuthenticationFailed(f"{claims.node} answered itself")
-        peer = Party(self._me.cluster, claims.node, claims.incarnation, claims.role)
+        peer = _peer(self._me, claims)
         there, back = _session_keys(key, self._hello, signed)
         session = Session(peer, Sealer(there), Opener(back))
         return _proof(key, b"dialer", self._hello, signed), session
@@ -240,8 +243,8 @@ class Acceptor:
             raise AuthenticationFailed(
                 f"{claims.node} expected {claims.expects} at the address of {self._me.node}"
             )
+        peer = _peer(self._me, claims)
         signed = _header(_ANSWER, self._me.cluster) + key.id + _claims(self._me, "", self._nonce)
-        peer = Party(self._me.cluster, claims.node, claims.incarnation, claims.role)
         there, back = _session_keys(key, frame, signed)
         session = Session(peer, Sealer(back), Opener(there))
         self._expected = (_proof(key, b"dialer", frame, signed), session)
@@ -279,7 +282,8 @@ def _past_header(kind: bytes, frame: bytes, cluster: str) -> int:
 
 def _claims(me: Party, expects: str, nonce: bytes) -> bytes:
     assert len(nonce) == NONCE_BYTES
-    body = msgspec.msgpack.encode(_Claims(me.node, me.incarnation, me.role, expects, nonce))
+    claims = _Claims(me.node, me.incarnation, me.role, expects, nonce, me.beginning)
+    body = msgspec.msgpack.encode(claims)
     return len(body).to_bytes(2, "big") + body
 
 
@@ -293,6 +297,16 @@ def _parse(body: bytes) -> _Claims:
     if not named or len(claims.nonce) != NONCE_BYTES:
         raise BadMessage("a handshake without node ID, incarnation or nonce")
     return claims
+
+
+def _peer(me: Party, claims: _Claims) -> Party:
+    """The other end, which is proven. Raises ForeignCluster: its cluster began another time."""
+    if "" not in (me.beginning, claims.beginning) and me.beginning != claims.beginning:
+        raise ForeignCluster(
+            f"{claims.node} is of a cluster of this name that began another time; to let it join"
+            " this one, stop it and delete its store and its vote (`store`, `state_dir`)"
+        )
+    return Party(me.cluster, claims.node, claims.incarnation, claims.role, claims.beginning)
 
 
 def _tag(key: Key, signed: bytes) -> bytes:

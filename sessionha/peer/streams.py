@@ -47,6 +47,7 @@ class Streams:
         *,
         secrets: Callable[[], tuple[bytes, ...]],
         incarnation: Callable[[], str],
+        beginning: Callable[[], str] = str,
         listener: LinkListener | None = None,
         role: Role = "member",
         limits: Limits = DEFAULT_LIMITS,
@@ -54,11 +55,13 @@ class Streams:
         chance: random.Random | None = None,
     ) -> None:
         """`secrets`: the cluster secrets, read at each handshake; the first signs. `incarnation`
-        is asked at each handshake too. `chance` spreads the times of reconnecting."""
+        is asked at each handshake too, and `beginning`: the identity that the cluster got when it
+        began, empty where there is none. `chance` spreads the times of reconnecting."""
         self._me = me
         self._cluster = cluster
         self._role = role
         self._incarnation = incarnation
+        self._beginning = beginning
         self._secrets = secrets
         self._handler = handler
         self._listener = listener
@@ -217,7 +220,7 @@ class Streams:
             channel.abort()
 
     def _party(self) -> Party:
-        return Party(self._cluster, self._me, self._incarnation(), self._role)
+        return Party(self._cluster, self._me, self._incarnation(), self._role, self._beginning())
 
     def _keys(self) -> Keys:
         secrets = self._secrets()

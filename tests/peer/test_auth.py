@@ -91,6 +91,16 @@ def test_an_unprintable_cluster_name_is_not_repeated() -> None:
         acceptor().greeted(hello)
 
 
+def test_a_cluster_that_began_another_time_is_foreign() -> None:
+    """R7a: nothing of it is believed; who belongs to none yet may join."""
+    ann, bob = ANN._replace(beginning="one"), BOB._replace(beginning="two")
+    hello = dialer(ann).hello()
+    with pytest.raises(ForeignCluster, match="ann is of a cluster of this name that began another"):
+        acceptor(bob).greeted(hello)
+    dialled, accepted = shake(dialer(ann), acceptor())
+    assert (dialled.peer, accepted.peer) == (BOB, ann)
+
+
 def test_a_node_never_accepts_its_own_node_id() -> None:
     twin = BOB._replace(incarnation="3333333333333333")
 
@@ -202,8 +212,8 @@ def test_garbage_is_an_error_of_the_peer_and_nothing_else(frame: bytes) -> None:
 def test_another_format_is_named() -> None:
     hello = dialer().hello()
 
-    with pytest.raises(BadMessage, match="format 2; this node speaks 1"):
-        acceptor().greeted(hello[:4] + b"\x02" + hello[5:])
+    with pytest.raises(BadMessage, match="format 3; this node speaks 2"):
+        acceptor().greeted(hello[:4] + b"\x03" + hello[5:])
 
 
 @pytest.mark.parametrize("odd", [ANN._replace(node="../etc"), ANN._replace(incarnation="a b")])

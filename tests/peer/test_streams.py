@@ -657,6 +657,20 @@ async def test_a_foreign_peer_gets_no_stream_and_both_sides_say_why(
         assert "cluster bank; this node is of cluster shop" in caplog.text
 
 
+async def test_a_peer_of_a_cluster_that_began_another_time_is_counted(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """R7a: both sides say so, and what to do."""
+    ann, bob = make("ann", beginning=lambda: "one"), make("bob", beginning=lambda: "two")
+    ann.know({"bob": await at(bob)})
+
+    with pytest.raises(PeerUnavailable):
+        await ann.call("bob", Done(), WAIT)
+
+    assert bob.counters.foreign_cluster == QUICK.attempts
+    assert "delete its store and its vote" in caplog.text
+
+
 async def test_secrets_are_rotated_without_an_interruption(make: Make) -> None:
     secrets: dict[str, tuple[bytes, ...]] = {"ann": (b"old",), "bob": (b"old",)}
     ann = make("ann", secrets=lambda: secrets["ann"])
