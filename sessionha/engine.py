@@ -627,7 +627,7 @@ class _Remarks:
             log.warning("node %s is alone no more: %s joined", self._node, others)
         self._nodes.look(view, time.monotonic())
         for member in view.members:
-            if not member.keys or not self._keys.isdisjoint(member.keys):
+            if not (member.keys and self._keys) or not self._keys.isdisjoint(member.keys):
                 self._strangers.discard(member.node)
             elif member.node not in self._strangers:
                 self._strangers.add(member.node)

@@ -15,7 +15,7 @@ import pytest
 
 from sessionha.agreement import ROW
 from sessionha.engine import Engine
-from sessionha.errors import CommitUnconfirmed
+from sessionha.errors import CommitUnconfirmed, InvalidSettings
 from sessionha.identity import GroupID, SessionKey
 from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
@@ -317,3 +317,15 @@ def test_a_node_without_peers_sweeps_ended_sessions_while_it_commits(
     assert engine.state.node.counters.swept >= len(ended)
     assert engine.state.load(living, KEY) is not None
     by_hand(engine.stop())
+
+
+async def test_a_witness_runs_no_application(tmp_path: Path) -> None:
+    """It would look for sessions that are not there."""
+    file = tmp_path / "cluster.toml"
+    tables = [f'[[node]]\nid = "n{n}"\npeer = "127.0.0.{n}:7946"\n' for n in (1, 2, 3)]
+    file.write_text("".join(tables) + 'role = "witness"\n', encoding="utf-8")
+    settings = Settings.load({}, config=file, node="n3", secret="insecure-loopback")
+    engine = Engine(settings, APP_KEYS)
+    with pytest.raises(InvalidSettings, match="run `sessionha witness` there"):
+        await engine.start()
+    assert not engine.running

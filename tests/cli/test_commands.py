@@ -205,3 +205,16 @@ def test_a_router_without_nodes_or_secret_says_what_is_missing(capsys: Output) -
     message = capsys.readouterr().err
     assert "`nodes`" in message
     assert "SESSIONHA_SECRET" in message
+
+
+@pytest.mark.parametrize("words", [["witness"], ["router", "--witness"]])
+def test_only_who_is_described_as_a_witness_is_one(
+    capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    file = tmp_path / "cluster.toml"
+    file.write_text('[[node]]\nid = "n1"\npeer = "127.0.0.1:7946"\n', encoding="utf-8")
+    monkeypatch.setenv("SESSIONHA_NODE", "n1")
+    monkeypatch.setenv("SESSIONHA_SECRET", "insecure-loopback")
+
+    assert main([*words, "--config", str(file)]) == 2
+    assert "`node` = 'n1' is not described as a witness" in capsys.readouterr().err

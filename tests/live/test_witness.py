@@ -122,6 +122,7 @@ async def test_of_a_pair_with_a_witness_anyone_may_die(browser: Browser) -> None
             assert await count(browser, cluster[dead].url) == before + 2
             assert set(browser.route.servers) == {"n1", "n2"}
         assert (await cluster.ask("n1"))["unproven"] == []
+        assert "WARNING sessionha.engine" not in cluster.log.read_text(encoding="utf-8")
 
 
 async def test_the_router_of_a_pair_can_be_its_witness(browser: Browser) -> None:
