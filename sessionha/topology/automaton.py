@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
@@ -34,21 +33,18 @@ from sessionha.peer.messages import (
     Pong,
     Report,
 )
+from sessionha.topology.around import WATCH_ALL, WATCHED, Around
 from sessionha.topology.comparison import Comparison
 from sessionha.topology.description import Description, same_host
 from sessionha.topology.detector import NEVER, Detector, Known, note_detection
 from sessionha.topology.effects import Effect, Lease, Log, Renew, Send, Write
-from sessionha.topology.flapping import Flapping
 from sessionha.topology.health import Signs
-from sessionha.topology.members import Plan, Removal, forked, holds, ring_of
+from sessionha.topology.joiners import Joiners
+from sessionha.topology.members import Plan, Removal, forked, holds
 from sessionha.topology.states import HEARS, MOVES, Event, State
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Member, View
 
-WATCH_ALL = 8
-"""Up to so many nodes everybody watches everybody."""
-WATCHED = 3
-"""In a larger cluster, each watches so many members after itself in the description's order."""
 STRANGERS = 8
 """Nodes outside the view that are looked for in one round."""
 SEEK_EVERY = 1_000
@@ -58,10 +54,6 @@ MEETING = 8
 PACE = 1
 """With many members a view is followed by another after so many milliseconds for each of them: to
 send a view of a thousand members to each of them takes about a second."""
-JOIN_KEPT = 1_000
-"""Milliseconds for which a request to join waits to be admitted; the joiner repeats it."""
-REFUSALS = 64
-"""Refused joiners that are remembered, to tell each once."""
 ANOTHER_ID = "give each node its own `node` (SESSIONHA_NODE)"
 """What to do about two nodes of one ID."""
 LEAVE_PATIENCE = 1_000
@@ -114,21 +106,17 @@ class Automaton:
         self._returning = False
         self._highest = max(view.id.number, kept.id.number if kept else 0)
         self._last = kept if kept is not None else view if self.is_member else None
-        self._joins: dict[str, tuple[Join, int]] = {}
+        self._joins = Joiners(timing, self.counts, self._log)
         self._leavers: dict[str, Leave] = {}
         self._comparison = Comparison(description, self.counts)
         self._dismissed: set[str] = set()
-        self._flapping = Flapping(timing)
-        self._held_back: dict[str, int] = {}
-        """Joiners that wait, and how often they flapped."""
         self._described: dict[str, Member] = {}
-        self._refused: dict[tuple[str, str], str] = {}
         self._rejection = ""
         self._rejections: dict[str, str] = {}
         self._granting: set[str] = set()
         self._anew: dict[str, None] = {}
         """Members that answered in another incarnation, when they did last."""
-        self._around: _Around | None = None
+        self._around: Around | None = None
         self._asked = ""
         """The member that was asked to let this node join."""
         self._looked_at = NEVER
@@ -159,7 +147,7 @@ class Automaton:
             return around.described
         found = {member.node: self._address(member) for member in (self.kept or self.view).members}
         if self._admission == "dynamic":
-            joining = {join.me.node: join.me.peer for join, _ in self._joins.values()}
+            joining = {join.me.node: join.me.peer for join in self._joins}
             found = {node: each.address for node, each in self._found.items()} | joining | found
         found |= self._description.addresses
         found.pop(self.me.node, None)
@@ -335,7 +323,7 @@ class Automaton:
         self._dismissed -= after
         self._description, self._admission = description, admission
         self._comparison.describe(description)
-        self._refused.clear()
+        self._joins.forgive()
         return self._act(now)
 
     def found(self, now: int, directory: Mapping[str, Found]) -> list[Effect]:
@@ -528,9 +516,9 @@ class Automaton:
         """Who joins, and which members describe themselves anew."""
         joining = [
             msgspec.structs.replace(join.me, kept=join.kept)
-            for node, (join, _) in sorted(self._joins.items())
-            if self._is_admitted(now, join) and (node in removed or not self.view.member(node))
-            if not self._holds_back(now, node)
+            for join in self._joins
+            if (node := join.me.node) in removed or not self.view.member(node)
+            if self._is_admitted(now, join) and not self._joins.is_held_back(now, node)
         ]
         updated = [
             told
@@ -546,20 +534,6 @@ class Automaton:
         """How a member describes itself since it joined."""
         told = self.me if member.node == self.me.node else self._described.get(member.node)
         return told if told is not None and told.incarnation == member.incarnation else None
-
-    def _holds_back(self, now: int, node: str) -> bool:
-        """Whether a node that flaps has to wait for its admission."""
-        wait, times = self._flapping.wait(now, node), self._flapping.times(node)
-        if not wait:
-            return False
-        if self._held_back.get(node) != times:
-            self._held_back[node] = times
-            self.counts["held_back"] += 1
-            text = f"{node} fell silent {times} times shortly after it had joined: "
-            remedy = "look at its load and at the network between"
-            then = f"it is admitted again in {wait / 1000:g} s; {remedy}"
-            self._log(logging.WARNING, text + then)
-        return True
 
     def _is_admitted(self, now: int, join: Join) -> bool:
         """Whether the joiner is who answers at its node's address, so that it can be reached and
@@ -587,7 +561,7 @@ class Automaton:
         news += [leave for node, leave in self._leavers.items() if node in self.view.nodes]
         news += [
             msgspec.structs.replace(join, vouched=self._is_admitted(now, join))
-            for join, _ in self._joins.values()
+            for join in self._joins
         ]
         mine = self.view.member(self.me.node)
         if mine is not None and _differs(self.me, mine):
@@ -693,14 +667,14 @@ class Automaton:
             return
         if node == self.me.node:
             reason = f"the node ID {node} is that of the node it asked; {ANOTHER_ID}"
-            self._refuse_claim(node, join.me.incarnation, reason)
+            self._joins.refuse(node, join.me.incarnation, reason)
             return
         if self._admission == "static-only" and self._description.node(node) is None:
             reason = (
                 f"{node} is not in the description of {self.me.node}; describe it there and"
                 " `sessionha reload`, or set `admission` to dynamic"
             )
-            self._refuse_claim(node, join.me.incarnation, reason)
+            self._joins.refuse(node, join.me.incarnation, reason)
             return
         if holds(self.view, node, join.me.incarnation):
             self._described[node] = join.me
@@ -708,30 +682,22 @@ class Automaton:
         self._highest = max(self._highest, join.view.id.number)
         if not relayed:
             join = msgspec.structs.replace(join, vouched=False)
-        self._joins[node] = (join, now)
+        self._joins.take(now, join)
         if not self._is_admitted(now, join):
             self._ping(now, node)
 
     def _check_claim(self, node: str, known: Known) -> None:
         """A second node under one ID is refused while the first one answers."""
         held = self._joins.get(node)
-        if held is None or held[0].me.incarnation == known.incarnation:
+        if held is None or held.me.incarnation == known.incarnation:
             return
         if holds(self.view, node, known.incarnation):
-            del self._joins[node]
             reason = f"the node ID {node} belongs to a living member; {ANOTHER_ID}"
-            self._refuse_claim(node, held[0].me.incarnation, reason)
-
-    def _refuse_claim(self, node: str, incarnation: str, reason: str) -> None:
-        self.counts["refused_joins"] += 1
-        if (node, incarnation) not in self._refused:
-            self._log(logging.WARNING, f"join refused: {reason}")
-            kept = list(self._refused.items())[1 - REFUSALS :]
-            self._refused = {**dict(kept), (node, incarnation): reason}
+            self._joins.refuse(node, held.me.incarnation, reason)
 
     def refusal(self, join: Join) -> str:
         """Why this joiner was refused before; empty when it was not."""
-        return self._refused.get((join.me.node, join.me.incarnation), "")
+        return self._joins.refusal(join)
 
     def _rejected(self, node: str, reason: str) -> None:
         rejection = f"{node} refuses this node: {reason}"
@@ -781,16 +747,14 @@ class Automaton:
         self._entered_at = now
         self._last = self.view
         self._note_failures(now, before)
-        self._joins = {
-            node: held for node, held in self._joins.items() if not self._is_settled(now, held)
-        }
+        self._joins.settle(now, self.view)
         others = self._others()
         self._leavers = {n: gone for n, gone in self._leavers.items() if n in others}
         for member in self.view.members:
             was = before.member(member.node)
             if was is not member and was != member and member.node in others:
                 self._detector.begin(now, member.node)
-                self._flapping.joined(now, member.node)
+                self._joins.flapping.joined(now, member.node)
         for node in self._detector.recent:
             self._watch_for_another(node)
         self._described = {n: m for n, m in self._described.items() if n in others}
@@ -813,18 +777,12 @@ class Automaton:
         for node in failed:
             self.counts["failures"] += 1
             if node not in self.view.absent:
-                self._flapping.fell_silent(now, node)
+                self._joins.flapping.fell_silent(now, node)
             known = self._detector.known.get(node)
             if known is not None and known.seen != NEVER:
                 note_detection(self.counts, now - known.seen)
         if failed:
-            self._flapping.keep(now, self.view.nodes)
-        for node in [node for node in self._held_back if self.view.member(node)]:
-            del self._held_back[node]
-
-    def _is_settled(self, now: int, held: tuple[Join, int]) -> bool:
-        join, at = held
-        return now - at > JOIN_KEPT or holds(self.view, join.me.node, join.me.incarnation)
+            self._joins.flapping.keep(now, self.view.nodes)
 
     def _left_out(self, now: int, before: View) -> None:
         """The others have a view without this node: it is a new member, or it has left."""
@@ -872,9 +830,9 @@ class Automaton:
             self._ping_again(now, node)
         for node in self._sought(now):
             self._ping(now, node)
-        for node in self._joins:
-            self._ping_again(now, node)
-        self._joins = {n: held for n, held in self._joins.items() if now - held[1] <= JOIN_KEPT}
+        for join in self._joins:
+            self._ping_again(now, join.me.node)
+        self._joins.settle(now, self.view)
 
     def _sought(self, now: int) -> list[str]:
         """Whom to look for now: those who were asked longest ago. With many nodes it is one of them
@@ -990,7 +948,7 @@ class Automaton:
         known = self._description.addresses or self._found
         return [n for n in self._detector.recent if n in known and self._fresh(n, now)]
 
-    def _look_around(self) -> _Around:
+    def _look_around(self) -> Around:
         """What follows from the view and the description, worked out once for each."""
         around = self._around
         if (
@@ -999,7 +957,7 @@ class Automaton:
             or around.kept is not self.kept
             or around.description is not self._description
         ):
-            around = self._around = _Around.of(self.me, self.view, self.kept, self._description)
+            around = self._around = Around.of(self.me, self.view, self.kept, self._description)
         return around
 
     def _others(self) -> Mapping[str, str]:
@@ -1040,52 +998,6 @@ class Automaton:
 
     def _log(self, level: int, text: str) -> None:
         self._out.append(Log(level, text))
-
-
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """What a node sees around it: with many members it is too much to count at every heartbeat."""
-
-    view: View
-    kept: View | None
-    description: Description
-    others: Mapping[str, str]
-    """The other members' incarnations."""
-    after: tuple[str, ...]
-    """The other members in the order of `ring_of`, from this node on."""
-    place: Mapping[str, int]
-    """Of each node in the description's order."""
-    outside: tuple[str, ...]
-    """Described nodes that are no members."""
-    described: Mapping[str, str]
-    """Where the others listen by the description."""
-    complete: bool
-    """Whether it describes every member."""
-
-    @classmethod
-    def of(cls, me: Member, view: View, kept: View | None, description: Description) -> _Around:
-        described = {n: address for n, address in description.addresses.items() if n != me.node}
-        ring = ring_of(view.nodes, description.order)
-        at = ring.index(me.node) if me.node in ring else 0
-        return cls(
-            view=view,
-            kept=kept,
-            description=description,
-            others={m.node: m.incarnation for m in view.members if m.node != me.node},
-            after=ring[at + 1 :] + ring[:at],
-            place={node: index for index, node in enumerate(description.order)},
-            outside=tuple(node for node in described if view.member(node) is None),
-            described=described,
-            complete={*description.order} >= {*(kept or view).nodes},
-        )
-
-
-def watches(view: View, order: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Each member of the view with those that it watches."""
-    ring = ring_of(view.nodes, order)
-    count = len(ring) - 1 if len(ring) <= WATCH_ALL else WATCHED
-    on = ring + ring
-    return {node: on[at : at + count] for at, node in enumerate(ring, 1)}
 
 
 def numbered(view_id: ViewID) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from sessionha.peer.messages import Install
-from sessionha.topology.automaton import MEETING, WATCH_ALL, Automaton, names, numbered, reasons
+from sessionha.topology.around import WATCH_ALL
+from sessionha.topology.automaton import MEETING, Automaton, names, numbered, reasons
 from sessionha.topology.detector import NEVER, Known
 from sessionha.topology.effects import Send
 from sessionha.topology.members import Plan, accepts, forked, holds, merge, next_view
@@ -124,7 +125,7 @@ class AvailableAutomaton(Automaton):
             self._decide(now, view, f"met view {other.id.number} ({other.id.lowest})")
 
     def _needs_barrier(self, now: int) -> bool:
-        return any(join.served and self._is_admitted(now, join) for join, _ in self._joins.values())
+        return any(join.served and self._is_admitted(now, join) for join in self._joins)
 
     def _side_to_join(self, now: int) -> View | None:
         """Another view in force that nobody of this one is in, if this node must join the two."""

@@ -32,7 +32,8 @@ from sessionha.peer.messages import (
 )
 from sessionha.store.base import Reader, Store
 from sessionha.topology.answers import FOR_THE_LEADER, answer, standing
-from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered, watches
+from sessionha.topology.around import watches
+from sessionha.topology.automaton import LEAVE_PATIENCE, Automaton, numbered
 from sessionha.topology.available import AvailableAutomaton
 from sessionha.topology.base import Change, LastChange, Picture, ViewListener
 from sessionha.topology.description import Description

@@ -31,7 +31,7 @@ from sessionha.topology.lone import FOREVER
 from sessionha.view import View
 from tests.simulation import test_quorum, test_scenarios
 from tests.simulation.histories import EVERYTHING, Plan, play
-from tests.simulation.membership import SimulatedTopology
+from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
 from tests.simulation.seeds import swarm
 from tests.simulation.world import World
@@ -472,6 +472,10 @@ def _without_lease() -> list[AbstractContextManager[Any]]:
     return [_on(SimulatedTopology, "lease_in", lambda _self, _reader: FOREVER)]
 
 
+def _straight_only() -> list[AbstractContextManager[Any]]:
+    return [_on(SimulatedPeers, "detour", lambda _self, _ways: None)]
+
+
 def _majority_of_one() -> list[AbstractContextManager[Any]]:
     return [mock.patch.object(View, "majority", 1)]
 
@@ -549,6 +553,12 @@ RULES: dict[str, Rule] = {
         "a node that was left out serves what it has",
         _without_lease,
         scene(test_quorum.test_a_primary_that_was_cut_off_serves_no_old_state),
+        "directed",
+    ),
+    "R1-no-hop": Rule(
+        "messages go straight or not at all",
+        _straight_only,
+        scene(test_quorum.test_a_primary_reaches_its_backup_by_one_hop),
         "directed",
     ),
     "R2-majority-of-one": Rule(

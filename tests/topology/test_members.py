@@ -6,7 +6,7 @@ import pytest
 
 from sessionha.errors import InvalidSettings
 from sessionha.identity import NO_VIEW, ViewID
-from sessionha.topology.automaton import WATCHED, watches
+from sessionha.topology.around import WATCHED, watches
 from sessionha.topology.base import Change
 from sessionha.topology.members import Plan, Removal, accepts, changes, forked, merge, next_view
 from sessionha.topology.timing import Timing
