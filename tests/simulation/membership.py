@@ -22,7 +22,7 @@ from sessionha.topology.lone import FOREVER
 from sessionha.topology.manager import AFTER_ERROR, TICK, TopologyManager
 from sessionha.topology.timing import Timing
 from sessionha.topology.votes import Vote
-from sessionha.view import Node, View
+from sessionha.view import Node, Role, View
 
 if TYPE_CHECKING:
     from tests.simulation.world import Engine, Host, World
@@ -259,10 +259,11 @@ class ViewLog:
         self._world.saw(self._host.name, view)
 
 
-def description(nodes: int) -> Description:
+def description(nodes: int, witness: str = "") -> Description:
     """What every node is configured with."""
     names = [f"n{index + 1}" for index in range(nodes)]
-    return Description(tuple(Node(name, f"{name}:1", host=name) for name in names))
+    roles: dict[str, Role] = {witness: "witness"}
+    return Description(tuple(Node(n, f"{n}:1", host=n, role=roles.get(n, "server")) for n in names))
 
 
 def describe(message: Message) -> str:

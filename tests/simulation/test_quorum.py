@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,13 @@ from tests.simulation.seeds import IN_QUORUM, swarm
 from tests.simulation.world import Faults, World
 
 
-def three(scenario: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
+def three(scenario: Callable[[Scene], Awaitable[None]], **also: Any) -> Callable[[], None]:
     """Three nodes that vote, without chance."""
 
     async def play_it() -> None:
         options = Options(quorum=True, member_timeout=0.3)
-        world = World(1, nodes=3, views="quorum", faults=Faults(), options=options)
+        faults = Faults()
+        world = World(1, nodes=3, views="quorum", faults=faults, options=options, **also)
         try:
             await agreed(world)
             await scenario(Scene(world))
@@ -116,6 +119,36 @@ async def test_a_primary_reaches_its_backup_by_one_hop(scene: Scene) -> None:
     assert scene.world.now < 2.0
     assert await scene.see(backup) == {"a": "2"}
     assert set(scene.world.hosts["n1"].view().nodes) == {"n1", "n2", "n3"}
+
+
+@partial(three, witness="n3", upkeep=True)
+async def test_of_a_pair_with_a_witness_either_goes_on(scene: Scene) -> None:
+    """Contract, section 2: it has no data, is never in C, is asked for no copies, and its vote is
+    enough for one of the pair that is cut off from the other; so it is when that one is dead."""
+    await scene.create("n1", a="1")
+    assert set(scene.copies()) == {"n1", "n2"}
+    old = (await scene.put("n1", a="2")).position
+    scene.world.split({"n1"})
+    await left_out(scene, "n1")
+    with pytest.raises(SessionUnavailable):
+        await scene.see("n1", floor=old)
+    assert (await scene.put("n2", a="3")).copies == 0
+    scene.world.join()
+    await agreed(scene.world)
+    assert (await scene.put("n2", a="4")).copies == 1
+    for dead, alive in (("n3", "n2"), ("n2", "n1")):
+        scene.world.crash(dead)
+        await left_out(scene, dead)
+        await scene.put(alive, a=f"without {dead}")
+        scene.world.restart(dead, kept=True)
+        await agreed(scene.world)
+        for node in ("n1", "n2"):
+            assert await scene.see(node) == {"a": f"without {dead}"}
+    assert set(scene.copies()) == {"n1", "n2"}
+    await asyncio.sleep(2)
+    before = len(scene.world.lines)
+    await asyncio.sleep(3)
+    assert not [line for line in scene.world.lines[before:] if " Push " in line], "nothing to heal"
 
 
 @pytest.mark.parametrize("kind", IN_QUORUM)

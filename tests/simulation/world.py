@@ -228,6 +228,7 @@ class World:
         views: Views = "oracle",
         reboots: bool = False,
         lifetimes: Create | None = None,
+        witness: str = "",
     ) -> None:
         self.random = random.Random(seed)
         self.views: Views = views
@@ -241,7 +242,7 @@ class World:
         self.tags: dict[bytes, str] = {}
         """Groups to the names that their sessions have in the history."""
         self.recorder = Recorder(self.history, self.tags)
-        self.description = description(nodes)
+        self.description = description(nodes, witness)
         self.hosts: dict[str, Host] = {}
         self.forgotten: set[str] = set()
         self.cut: set[tuple[str, str]] = set()
