@@ -15,5 +15,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--disasters", type=int, default=20, help="how many (default: 20)")
     parser.add_argument("--seed", type=int, default=1, help="which ones")
+    parser.add_argument("--workers", type=int, default=1, help="engines of each node")
     given = parser.parse_args()
-    sys.exit(disasters.main(given.disasters, given.seed))
+    sys.exit(disasters.main(given.disasters, given.seed, given.workers))

@@ -1,12 +1,11 @@
 """One disaster after the other for five nodes on hosts of their own, while clients write.
 
 Each is drawn from a seed: one node or two killed, one or two stopped for a while, a partition of
-three and two or of four and one, a death within a partition, one direction
-of some links cut. After
-each, all five must be members again and every client able to write. In the end every session is
-read through every node. Must be 0: `lost` (an acknowledged or seen write is missing, then or in any
-answer before) and `phantom` (something was never written, or is there twice). `unknown` writes were
-sent and had no answer.
+three and two or of four and one, one direction of some links cut, a death meanwhile. After each, all
+five must be members again and every client able to write. In the end every session is read through
+every node. Must be 0: `lost` (an acknowledged or seen write is missing, then or in any answer
+before) and `phantom` (something was never written, or is there twice). `unknown` writes were sent
+and had no answer.
 """
 
 from __future__ import annotations
@@ -45,6 +44,7 @@ class Disasters:
             "three and two": lambda: self._split(2),
             "four and one": lambda: self._split(1),
             "killed when apart": self._kill_apart,
+            "killed behind cuts": self._kill_behind_cuts,
             "one direction cut": lambda: self._cut(1),
             "some directions cut": lambda: self._cut(6),
         }
@@ -90,6 +90,15 @@ class Disasters:
         self._network.mend()
         await self._cluster.start(apart[0])
 
+    async def _kill_behind_cuts(self) -> None:
+        (victim,) = self._some(1)
+        self._network.cut(*self._chance.sample(list(permutations(NAMES, 2)), 3))
+        await self._while(LONG)
+        await self._cluster.kill(victim)
+        await self._while(SHORT)
+        self._network.mend()
+        await self._cluster.start(victim)
+
     async def _cut(self, number: int) -> None:
         ways = self._chance.sample(list(permutations(NAMES, 2)), number)
         self._network.cut(*ways)
@@ -97,11 +106,11 @@ class Disasters:
         self._network.mend()
 
 
-async def run(number: int, seed: int) -> dict[str, object]:
+async def run(number: int, seed: int, workers: int) -> dict[str, object]:
     """The report, which `passed` judges."""
     happened: Counter[str] = Counter()
     with Network(NAMES) as network:
-        async with clients(network) as http, five(network) as cluster:
+        async with clients(network) as http, five(network, workers=workers) as cluster:
             urls = [server.url for server in cluster.servers.values()]
             disasters = Disasters(cluster, network, Random(seed))
             async with writing(http, urls) as writers:
@@ -124,10 +133,10 @@ def _counted(writers: list[Writer]) -> dict[str, int]:
     }
 
 
-def main(number: int, seed: int) -> int:
+def main(number: int, seed: int, workers: int) -> int:
     """Print the report as the last line; 0 when nothing was lost or invented, else 1."""
     try:
-        told = asyncio.run(run(number, seed))
+        told = asyncio.run(run(number, seed, workers))
     except (Unavailable, Unexpected) as error:
         print(error, file=sys.stderr)
         return 1

@@ -17,12 +17,12 @@ ANSWER = 5.0
 """Seconds until a client gives an answer up; a stopped node gives none."""
 
 
-def five(network: Network | None, consistency: str = "quorum") -> Cluster:
+def five(network: Network | None, consistency: str = "quorum", workers: int = 1) -> Cluster:
     """Five nodes; without a network on the loopback.
 
     `trust_refused`: no firewall is between these hosts, so a refusal means what it says.
     """
-    cluster = Cluster(len(NAMES), network=network)
+    cluster = Cluster(len(NAMES), network=network, workers=workers)
     cluster.tell(consistency=consistency, backups=2, health_path="/")
     if network is not None:
         cluster.tell(secret=new_secret(), trust_refused="always")
