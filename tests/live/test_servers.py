@@ -52,7 +52,8 @@ class ServedCluster(Cluster):
     """Nodes of any server. They are watched through their metrics: no request is made."""
 
     def __init__(self, nodes: int, command: Sequence[str], workers: int = 1) -> None:
-        super().__init__(nodes, workers=workers, **PATIENT)
+        super().__init__(nodes, workers=workers)
+        self.tell(**PATIENT)
         self._command = list(command)
         self.admin = {name: f"127.0.0.1:{free_port()}" for name in self.servers}
         for name, server in self.servers.items():
