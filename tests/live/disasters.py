@@ -1,11 +1,11 @@
 """One disaster after the other for five nodes on hosts of their own, while clients write.
 
 Each is drawn from a seed: one node or two killed, one or two stopped for a while, a partition of
-three and two or of four and one, one direction of some links cut, a death meanwhile. After each, all
-five must be members again and every client able to write. In the end every session is read through
-every node. Must be 0: `lost` (an acknowledged or seen write is missing, then or in any answer
-before) and `phantom` (something was never written, or is there twice). `unknown` writes were sent
-and had no answer.
+three and two or of four and one, one direction of some links cut, a death meanwhile. After each,
+all five must be members again and every client able to write. In the end every session is read
+through every node. Must be 0: `lost` (an acknowledged or seen write is missing, then or in any
+answer before) and `phantom` (something was never written, or is there twice). `unknown` writes were
+sent and had no answer.
 """
 
 from __future__ import annotations
