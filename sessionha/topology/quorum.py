@@ -83,14 +83,17 @@ class QuorumAutomaton(Automaton):
     @property
     def base(self) -> View:
         """The newest view that this node knows to be decided, whether it is in it or not. Electors
-        that an operator gave up count as proven dead in it."""
+        that an operator gave up count as proven dead in it; where nobody is left this node does."""
         held = self.kept or self.view
         if not held.electors:
             held = View(cluster=self._identity, electors=self._electors)
         if not self._without:
             return held
         absent = tuple(sorted({*held.absent, *self._without}))
-        return msgspec.structs.replace(held, absent=absent)
+        electors = held.electors
+        if not {*electors} - {*absent}:
+            electors = (*electors, self.me.node)
+        return msgspec.structs.replace(held, absent=absent, electors=electors)
 
     def waiting_for(self, now: int) -> str:
         """See `Automaton.waiting_for`."""

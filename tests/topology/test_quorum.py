@@ -304,6 +304,30 @@ def test_nodes_that_were_told_different_things_keep_their_electors() -> None:
     elected(world, "n1", "n2", "n3", "n4")
 
 
+@pytest.mark.parametrize("seed", FEW)
+def test_the_last_elector_counts_though_it_is_gone_by_proof(seed: int) -> None:
+    """R2, R2a: where only one of the members votes, because `admission` admitted the others, they
+    wait for it, or for an operator; a view without voters would be the last one."""
+    world = World(seed, 3, quorum=True)
+    world.admission = "dynamic"
+    for node in world.description.order:
+        world.redescribe(node, "n1")
+    world.start("n1", "n2", "n3")
+    world.settle()
+    assert world.nodes["n2"].view.electors == ("n1",)
+    world.leave("n1", returning=True)
+    world.run(1_500)
+    world.kill("n1")
+    world.run(3_000)
+    assert serving(world) == set()
+    if seed % 2:
+        tell(world, "n3", "n1")
+        world.run_until(lambda: serving(world) == {"n2", "n3"}, 6_000)
+    world.start("n1")
+    world.run_until(lambda: serving(world) == {"n1", "n2", "n3"} and world.agreed(), 6_000)
+    world.run_until(lambda: world.nodes["n2"].view.electors == ("n1",), 6_000)
+
+
 # --- random worlds -------------------------------------------------------------------------------
 
 
