@@ -186,6 +186,22 @@ def test_a_cut_link_is_not_a_death_while_others_reach_the_node(seed: int) -> Non
 
 
 @pytest.mark.parametrize("quorum", [False, True])
+def test_who_lost_its_store_beyond_a_broken_link_is_admitted_anew(quorum: bool) -> None:
+    """R1, R7, I21: others reach the node, so it is not declared failed; but who the view has under
+    its name is no more, and nothing that it holds a copy of could be committed."""
+    world = cluster(5, 3, quorum=quorum, trust_refused=False)
+    world.split(("n1",), ("n3",))
+    world.run_until(lambda: "n3" in world.nodes["n1"].automaton.detours, 3_000)
+    world.kill("n3", lost=True)
+    world.run(200)
+    world.start("n3")
+    world.run_until(lambda: world.agreed(), 5_000)
+    assert world.nodes["n3"].is_member
+    world.run(10_000)
+    assert {*world.nodes["n1"].kinds} == {"failed n3", "returned n3"}
+
+
+@pytest.mark.parametrize("quorum", [False, True])
 def test_another_member_takes_the_place_of_the_one_in_between(quorum: bool) -> None:
     """R1: also who decides, and votes, may be beyond a broken link."""
     world = cluster(3, 4, quorum=quorum, trust_refused=False)
