@@ -195,7 +195,7 @@ def test_who_lost_its_store_beyond_a_broken_link_is_admitted_anew(quorum: bool) 
     world.kill("n3", lost=True)
     world.run(200)
     world.start("n3")
-    world.run_until(lambda: world.agreed(), 5_000)
+    world.run_until(world.agreed, 5_000)
     assert world.nodes["n3"].is_member
     world.run(10_000)
     assert {*world.nodes["n1"].kinds} == {"failed n3", "returned n3"}
