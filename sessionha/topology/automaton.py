@@ -486,8 +486,9 @@ class Automaton:
             death = self._detector.deaths.get(node)
             if node not in removed and death is not None and death.incarnation == incarnation:
                 removed[node] = Removal("failed", proven=death.proven)
-        for node, (join, _) in self._joins.items():
+        for join in self._joins:
             # Beyond a broken link: no hop leads to who it was, and a member has seen who it is now.
+            node = join.me.node
             replaced = others.get(node) not in (None, join.me.incarnation)
             if replaced and join.vouched and not self._fresh(node, now):
                 removed.setdefault(node, Removal("failed", proven=False))
