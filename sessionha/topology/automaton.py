@@ -54,6 +54,7 @@ MEETING = 8
 PACE = 1
 """With many members a view is followed by another after so many milliseconds for each of them: to
 send a view of a thousand members to each of them takes about a second."""
+_IN_VIEWS = (State.JOINED, State.LEAVING)
 ANOTHER_ID = "give each node its own `node` (SESSIONHA_NODE)"
 """What to do about two nodes of one ID."""
 LEAVE_PATIENCE = 1_000
@@ -428,7 +429,8 @@ class Automaton:
         views = [
             known.view
             for node in self._detector.recent
-            if self._in_force(now, node, known := self._detector.node(node, now))
+            if (known := self._detector.known[node]).state in _IN_VIEWS
+            and self._in_force(now, node, known)
             and known.view is not None
         ]
         return max(views, key=lambda view: view.id, default=None)
@@ -436,7 +438,7 @@ class Automaton:
     def _in_force(self, now: int, node: str, known: Known) -> bool:
         """Whether the node lives in the view that it showed."""
         return (
-            known.state in (State.JOINED, State.LEAVING)
+            known.state in _IN_VIEWS
             and known.view is not None
             and known.view.id == known.view_id
             and self._fresh(node, now)

@@ -122,7 +122,10 @@ class Detector:
 
     def node(self, node: str, now: int) -> Known:
         """What is known of the node; nothing yet counts as silence from now on."""
-        return self.known.setdefault(node, Known(since=now))
+        known = self.known.get(node)
+        if known is None:
+            known = self.known[node] = Known(since=now)
+        return known
 
     def fresh(self, node: str, now: int) -> bool:
         """Whether the node answered lately."""
