@@ -358,6 +358,28 @@ def committers(history: History, _sessions: Sessions) -> Iterator[Finding]:
         positions.add((event.session, event.position))
 
 
+def one_chain(history: History, _sessions: Sessions) -> Iterator[Finding]:
+    """I20: every view descends from every lower one: each number has one view, and who has been a
+    member since an earlier one is in all between."""
+    if not history.agreed:
+        return
+    views: dict[int, dict[str, int]] = {}
+    for event in history.events:
+        if event.kind != "view" or not event.members:
+            continue
+        number, members = event.view[0], dict(zip(event.members, event.joined, strict=True))
+        known = views.setdefault(number, members)
+        if known != members:
+            yield Finding("I20", event.at, f"two views {number}: {known}, {members}")
+        for other in views:
+            low, high = sorted((other, number))
+            above, below = views[high], views[low]
+            since = {name: at for name, at in above.items() if at <= low < high}
+            if any(below.get(name) != at for name, at in since.items()):
+                text = f"view {high} does not descend from {low}: {below}, {above}"
+                yield Finding("I20", event.at, text)
+
+
 def copies_told(history: History, sessions: Sessions) -> Iterator[Finding]:
     """I10: when a change is acknowledged with d copies, d other nodes have it, unless they lost
     their stores while the request ran."""
@@ -597,7 +619,7 @@ def _short(position: Position) -> str:
 Invariant = Callable[[History, Sessions], Iterator[Finding]]
 
 ALWAYS: tuple[Invariant, ...] = (
-    phantoms, committers, copies_told, healed, tagged, bounded, limited, secretive,
+    phantoms, committers, one_chain, copies_told, healed, tagged, bounded, limited, secretive,
     ends_of_refusals,
 )  # fmt: skip
 """Also across partitions in available mode."""

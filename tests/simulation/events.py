@@ -86,6 +86,8 @@ class Event(NamedTuple):
     """Of a promise: its epoch at version 0."""
     view: tuple[int, str] = (0, "")
     members: tuple[str, ...] = ()
+    joined: tuple[int, ...] = ()
+    """The number of the view in which each of them joined."""
 
 
 class Copy(NamedTuple):
@@ -119,6 +121,8 @@ class History:
     """Requests of one session take turns."""
     whole: bool = True
     """The living could reach each other, so that everything is promised."""
+    agreed: bool = False
+    """A majority decides views, each after the one before."""
     lease: float | None = None
     """Seconds for which a node may serve in a view that a majority has left; None: unlimited."""
     bound: float = 20.0

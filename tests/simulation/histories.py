@@ -141,6 +141,7 @@ def _made(seed: int, plan: Plan) -> World:
     steady = plan.views == "oracle" and not any(kind in plan.kinds for kind in MINGLE)
     log.strict = steady or world.options.confirmed or plan.views == "quorum"
     log.serial = world.options.serial
+    log.agreed = plan.views == "quorum"
     log.whole = plan.views != "available" or not any(kind in plan.kinds for kind in SEPARATE)
     log.bound, log.secrets = REFUSALS, (SECRET,)
     log.idle = world.lifetimes.idle_timeout / 1000

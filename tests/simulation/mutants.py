@@ -35,6 +35,7 @@ from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
 from tests.simulation.seeds import swarm
 from tests.simulation.world import World
+from tests.topology import test_quorum as votes
 
 Profile = Literal["random", "directed"]
 
@@ -113,6 +114,17 @@ def unaware(seed: int) -> object:
 def scene(scenario: Callable[[], None]) -> Callable[[int], object]:
     """A named scenario."""
     return lambda _: scenario()
+
+
+def voted(rule: str) -> Rule:
+    """A rule of agreeing by votes, in worlds of nothing but nodes that vote (I20, I21)."""
+    first = votes.FIRST.get(rule, 0)
+    return Rule(
+        rule,
+        lambda: [*votes.RULES[rule]()],
+        lambda seed: votes.live(first + seed),
+        "directed",
+    )
 
 
 HARSH = Plan(engines=2, width=2, troubles=EVERYTHING, lossy=0.1)
@@ -480,6 +492,10 @@ def _majority_of_one() -> list[AbstractContextManager[Any]]:
     return [mock.patch.object(View, "majority", 1)]
 
 
+def _nobody_absent() -> list[AbstractContextManager[Any]]:
+    return [mock.patch.object(View, "voters", property(lambda self: self.electors))]
+
+
 SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
 LATE = Plan(engines=2, width=2, troubles="weather+crash+restart", kept=1.0, late=0.05, requests=80)
 STALE = Plan(width=3, troubles="expel", lossy=0.5, requests=90, reads="confirmed")
@@ -567,6 +583,21 @@ RULES: dict[str, Rule] = {
         planned(Plan(nodes=5, backups=2, troubles="split", views="quorum", requests=80)),
         "directed",
     ),
+    "R2-without-the-accepted-view": voted("vote without the accepted view"),
+    "R2-electors-from-the-file": voted("electors from the file"),
+    "R2a-proven-deaths-count": Rule(
+        "proven deaths eat the majority",
+        _nobody_absent,
+        votes.test_proven_deaths_do_not_eat_the_majority,
+        "directed",
+    ),
+    "R2a-silence-is-proof": voted("silence counts as proof of a death"),
+    "R7-restarted-never-vote": voted("restarted electors never vote"),
+    "R7a-forgotten-at-restart": voted("votes forgotten at restart"),
+    "R7a-lost-count-as-none": voted("lost votes count as none"),
+    "R7a-blank-never-count": voted("blank electors never count"),
+    "R9-left-out-at-once": voted("a member is left out before its lease ended"),
+    "R9-granted-to-the-left-out": voted("who is left out is told that it may serve"),
     "turns-all-at-once": Rule(
         "nobody waits for a turn", _all_at_once, planned(SERIAL), "directed"
     ),

@@ -57,11 +57,17 @@ class Recorder:
         self._history.events.append(Event(self._history.next(), now, node, "lose"))
 
     def viewed(
-        self, node: str, now: float, view: tuple[int, str], members: tuple[str, ...]
+        self,
+        node: str,
+        now: float,
+        view: tuple[int, str],
+        members: tuple[str, ...],
+        joined: tuple[int, ...],
     ) -> None:
-        """A node installed a view; `members` as node and incarnation."""
+        """A node installed a view; `members` as node and incarnation, and when each joined."""
+        place = self._history.next()
         self._history.events.append(
-            Event(self._history.next(), now, node, "view", view=view, members=members)
+            Event(place, now, node, "view", view=view, members=members, joined=joined)
         )
 
     def _compare(

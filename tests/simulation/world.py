@@ -319,7 +319,8 @@ class World:
     def saw(self, node: str, view: View) -> None:
         """A node installed a view."""
         members = tuple(f"{member.node}/{member.incarnation}" for member in view.members)
-        self.recorder.viewed(node, self.now, view.id, members)
+        joined = tuple(member.joined[0] for member in view.members)
+        self.recorder.viewed(node, self.now, view.id, members, joined)
 
     def wrote(self, engine: Engine, changes: dict[bytes, bytes | None]) -> None:
         """An engine committed a transaction; it may have been its last one."""

@@ -516,7 +516,7 @@ def _silence_is_proof() -> Iterator[AbstractContextManager[object]]:
     yield mock.patch.object(rows, "_unexpired", unexpired)
 
 
-FIRST = {"lost votes count as none": 140, "silence counts as proof of a death": 50}
+FIRST = {"lost votes count as none": 140, "silence counts as proof of a death": 80}
 """Where to begin looking for what shows rarely; nothing shows before."""
 
 RULES: dict[str, Callable[[], Iterator[AbstractContextManager[object]]]] = {
