@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from sessionha.identity import NO_VIEW
 from sessionha.peer.messages import Install
 from sessionha.topology.around import WATCH_ALL
 from sessionha.topology.automaton import MEETING, Automaton, names, numbered, reasons
@@ -25,6 +26,8 @@ class AvailableAutomaton(Automaton):
         super().__init__(*given, **named)
         self._proposed: tuple[View, set[str]] = (NO_MEMBERS, set())
         self._proposed_at = NEVER
+        self._met = (NO_VIEW, NEVER)
+        """Another side that the lowest of both has not joined yet, and since when it is seen."""
 
     def _form(self, now: int) -> None:
         """Form a view with everybody who is in none, if this is the lowest of them."""
@@ -109,6 +112,8 @@ class AvailableAutomaton(Automaton):
         decider = next(node for node in self.view.by_name if node not in removed)
         if decider != self.me.node:
             self._tell(now, decider)
+            if not removed:
+                self._join_sides(now)
             return
         if self._is_too_soon(now):
             return
@@ -117,6 +122,9 @@ class AvailableAutomaton(Automaton):
             told = [node for node in self._leavers if node in removed]
             self._decide(now, next_view(self.view, plan, self._highest), reasons(plan), told)
             return
+        self._join_sides(now)
+
+    def _join_sides(self, now: int) -> None:
         other = self._side_to_join(now)
         if other is not None:
             live = {n: known.incarnation for n, known in self._detector.known.items()}
@@ -128,7 +136,12 @@ class AvailableAutomaton(Automaton):
         return any(join.served and self._is_admitted(now, join) for join in self._joins)
 
     def _side_to_join(self, now: int) -> View | None:
-        """Another view in force that nobody of this one is in, if this node must join the two."""
+        """Another view in force that nobody of this one is in, if this node must join the two.
+
+        The lowest of both does it; or one that has seen both for a while, for perhaps nothing
+        passes between the lowest and the other side.
+        """
+        seen: View | None = None
         for node in sorted(self._detector.recent):
             known = self._detector.node(node, now)
             if known.view_id == self.view.id:
@@ -141,6 +154,13 @@ class AvailableAutomaton(Automaton):
                 continue  # the two are joined already, and it has not heard of that
             if self.me.node == min([*self.view.nodes, *known.view.nodes]):
                 return known.view
+            seen = seen or known.view
+        if seen is None:
+            self._met = (NO_VIEW, now)
+        elif self._met[0] != seen.id:
+            self._met = (seen.id, now)
+        elif now - self._met[1] >= self._timing.discovery_time:
+            return seen
         return None
 
     def _bring_up_to_date(self, node: str, known: Known) -> None:

@@ -390,6 +390,20 @@ def test_partitioned_sides_go_on_and_merge(seed: int) -> None:
     assert any(member.joined < view.barrier for member in view.members), "one side keeps its place"
 
 
+@pytest.mark.parametrize(("one", "other"), [("n1", "n2"), ("n1", "n3"), ("n2", "n3")])
+def test_two_sides_merge_that_only_a_returning_node_reaches(one: str, other: str) -> None:
+    """Also where the lowest of both cannot see the other one: who sees both proposes it to it."""
+    world = cluster(5, 3)
+    world.split((one,), (other,))
+    third = next(node for node in world.nodes if node not in (one, other))
+    world.run_until(lambda: one in world.nodes[other].automaton.detours, 3_000)
+    world.kill(third)
+    world.run_until(lambda: world.agreed(one) and world.agreed(other), 8_000)
+    world.start(third)
+    world.settle(limit=12_000)
+    assert world.nodes[one].automaton.detours.keys() == {other}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_three_alone_that_meet_become_one(seed: int) -> None:
     """1 + 1 + 1: no livelock where nobody knew of anybody."""
