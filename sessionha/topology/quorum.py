@@ -332,7 +332,8 @@ class QuorumAutomaton(Automaton):
         things would else undo each other's views for ever.
         """
         base, wanted = self.base, self._electors
-        if set(wanted) == set(base.electors) or not self._agree_on_wish(now):
+        same = wanted == base.electors or set(wanted) == set(base.electors)
+        if same or not self._agree_on_wish(now):
             return base.electors
         if missing := [node for node in wanted if node not in base.electors]:
             ready = [node for node in missing if self._may_elect(now, node, removed)]
