@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -13,11 +14,19 @@ class Deadlock(AssertionError):
     """Nothing is ready and no timer runs: the simulated program would wait for ever."""
 
 
+class _Silence(selectors.SelectSelector):
+    """Nothing comes from outside, so nobody is asked."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        del timeout
+        return []
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Runs timers in order and never sleeps."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(_Silence())
         self._virtual = 0.0
 
     def time(self) -> float:
