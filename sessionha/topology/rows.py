@@ -105,8 +105,10 @@ class Grants(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, ended=self.ended | {node: ended})
 
     def under(self, view: View, before: View, now: int) -> Grants:
-        """With nobody in it but the members of a view that takes the place of `before`."""
-        since = self.since if view.voters == before.voters else now
+        """With nobody in it but the members of a view that takes the place of `before`. One between
+        the two that this node has not seen may have had other electors, and leases rest on them."""
+        skipped = view.id.number > before.id.number + 1
+        since = now if skipped or view.voters != before.voters else self.since
         return Grants(
             since,
             {node: one for node, one in self.given.items() if view.member(node)},

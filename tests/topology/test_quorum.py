@@ -645,6 +645,16 @@ def test_a_restarted_elector_has_just_answered_everybody() -> None:
     assert (disk.vote.accepted, disk.vote.view) == ((1, "n2/x"), NEXT)
 
 
+def test_who_missed_a_view_has_just_answered_everybody() -> None:
+    """R9: its electors, others perhaps than before and after it, may have let a member serve, and
+    nobody who decides the next view need be one of them."""
+    grants = Grants(since=10)
+    view = msgspec.structs.replace(NEXT, electors=BASE.electors, absent=BASE.absent)
+    assert grants.under(view, BASE, 90).since == 10
+    later = msgspec.structs.replace(view, id=ViewID(view.id.number + 1, ""))
+    assert grants.under(later, BASE, 90).since == 90
+
+
 def test_an_elector_without_votes_gives_no_lease() -> None:
     """R7a, R9: it may have accepted a view without the member that asks, and forgotten that."""
     table = rows.Rows(MemoryStore(Memory()).open())
