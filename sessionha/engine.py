@@ -648,10 +648,13 @@ async def _left_to_sibling(parts: _Parts) -> bool:
         return False
     clock = asyncio.get_running_loop().time
     vigil = Vigil(clock(), told=told_to_end())
-    while vigil.goes_on(clock(), server.others()):
+    log.info("the last worker that serves ends; it waits whether the server starts others")
+    while vigil.goes_on(clock(), others := server.others()):
         await asyncio.sleep(LOOK)
         if serving.leave():
+            log.info("another worker serves")
             return True
+    log.info("no other worker serves (%d live, %d have ended)", others.alive, others.ended)
     return False
 
 

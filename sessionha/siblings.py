@@ -28,19 +28,27 @@ LOOK: Final = 0.025
 """Seconds between two looks at store and process table."""
 
 PATIENCE: Final = 15.0
-"""Seconds to wait for a sibling that starts: most applications are imported sooner, and servers
-give a worker that ends 30."""
+"""Seconds to wait for workers that live to serve: most applications are imported sooner."""
 
-REPLACED: Final = 7.0
-"""Seconds to wait for another worker in the place of one that has ended: uvicorn looks every 0.5 s,
-and waits 5 s for the answer of one that ends just then."""
+LIMIT: Final = 27.0
+"""Seconds to wait in all: servers give a worker that ends 30."""
 
-STOPPED: Final = 0.6
-"""The same where all workers may have been told to end: then the server starts no others."""
 
-BLINK: Final = 0.1
-"""Seconds to wait while there is nothing at all: between the end of a process and the start of the
-one in its place."""
+class Waits(NamedTuple):
+    """Seconds to wait for another worker while none lives."""
+
+    ended: float
+    """While there are processes whose end the server has yet to notice."""
+    none: float
+    """While there are none: between the end of one and the start of the one in its place."""
+
+
+BY_ITSELF: Final = Waits(12.0, 2.0)
+"""Where this worker ends by itself. uvicorn looks every 0.5 s, and waits 5 s for the answer of a
+worker that ends just then, of two in a row twice."""
+
+TOLD: Final = Waits(0.6, 0.1)
+"""Where all workers may have been told to end: mostly the server starts no others."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[int, dict[int, int]]).decode
@@ -170,18 +178,25 @@ class Vigil:
     def __init__(self, now: float, *, told: bool) -> None:
         """`told`: this process was told to end, perhaps with all others."""
         self._began = now
-        self._replaced = STOPPED if told else REPLACED
+        self._waits = TOLD if told else BY_ITSELF
+        self._appeared: float | None = None
+        """Since when there are workers that may become siblings."""
         self._seen = now
-        """When there was last a worker that may become a sibling."""
+        """When there were last any."""
         self._noticed = now
         """When there was last any other process of the server."""
 
     def goes_on(self, now: float, workers: Workers) -> bool:
         """Whether to wait on, after this look at the server's other workers."""
+        if now - self._began >= LIMIT:
+            return False
         if workers.alive:
             self._seen = self._noticed = now
-            return now - self._began < PATIENCE
+            if self._appeared is None:
+                self._appeared = now
+            return now - self._appeared < PATIENCE
+        self._appeared = None
         if workers.ended:
             self._noticed = now
-            return now - self._seen < self._replaced
-        return now - self._noticed < BLINK
+            return now - self._seen < self._waits.ended
+        return now - self._noticed < self._waits.none

@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from sessionha.siblings import PATIENCE, REPLACED, STOPPED, Serving, Vigil, Workers, told_to_end
+from sessionha.siblings import (
+    BY_ITSELF,
+    LIMIT,
+    PATIENCE,
+    TOLD,
+    Serving,
+    Vigil,
+    Workers,
+    told_to_end,
+)
 from sessionha.store import MemoryStore
 from sessionha.store.memory import Memory
 
@@ -75,18 +84,22 @@ def waited(*looks: tuple[float, Workers], told: bool = True) -> float:
 def test_the_last_engine_waits_for_workers_that_live_and_not_for_ever() -> None:
     assert waited((0, Workers(2, 0))) == pytest.approx(PATIENCE, abs=0.02)
     assert waited((0, Workers(1, 1)), (3, NONE)) == pytest.approx(3.1, abs=0.02)
+    crashing = [(at, Workers(at % 10 < 9, 0)) for at in range(40)]
+    assert waited(*crashing, told=False) == pytest.approx(LIMIT, abs=0.02)
+    late = (0, Workers(0, 1)), (11, Workers(1, 0))
+    assert waited(*late, told=False) == pytest.approx(11 + PATIENCE, abs=0.02)
 
 
 def test_the_last_engine_goes_soon_where_the_server_starts_no_others() -> None:
     assert waited((0, NONE)) == pytest.approx(0.1, abs=0.02)
-    assert waited((0, Workers(0, 3))) == pytest.approx(STOPPED, abs=0.02)
+    assert waited((0, Workers(0, 3))) == pytest.approx(TOLD.ended, abs=0.02)
 
 
 def test_workers_that_ended_are_replaced_unless_this_one_was_told_to_end() -> None:
     """uvicorn may take seconds to notice; between the end and the start there is nothing."""
-    assert waited((0, Workers(0, 3)), told=False) == pytest.approx(REPLACED, abs=0.02)
-    looks = (0, Workers(0, 3)), (5, NONE), (5.05, Workers(1, 0)), (6, NONE)
-    assert waited(*looks, told=False) == pytest.approx(6.1, abs=0.02)
+    assert waited((0, Workers(0, 3)), told=False) == pytest.approx(BY_ITSELF.ended, abs=0.02)
+    looks = (0, Workers(0, 3)), (5, NONE), (6, Workers(1, 0)), (7, NONE)
+    assert waited(*looks, told=False) == pytest.approx(7 + BY_ITSELF.none, abs=0.02)
 
 
 class _Server:

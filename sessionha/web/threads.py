@@ -33,7 +33,7 @@ SLACK: Final = 1.0
 START: Final = 10.0
 """Seconds beyond the discovery time that a start may take."""
 
-STOP: Final = 20.0
+STOP: Final = 29.0
 """Seconds that leaving the node to another worker, or a goodbye, may take: less than servers
 wait for a worker that ends (30)."""
 
