@@ -37,6 +37,8 @@ def swarm(seed: int) -> Plan:
     troubles = [kind for kind in kinds if random.random() < ALONE] or ["crash"]
     if nodes == 2:
         troubles = [kind for kind in troubles if kind not in ("split", "full")] or ["crash"]
+    if available and nodes > 2 and Random(f"link {seed}").random() < ALONE:
+        troubles.append("link")
     views: Views = "available" if available else "oracle"
     if not available and Random(f"views {seed}").random() < AGREED and nodes > 2:
         views = "quorum"
