@@ -402,10 +402,26 @@ class Settings:
 
     def explain(self) -> list[Explained]:
         """Every setting with its value and where it came from; secrets only as `set`."""
+        told = self._told_by_tables()
         return [
-            Explained(name, _shown(row, getattr(self, name)), self.origins.get(name, "default"))
+            Explained(name, told[name], f"file {self.config}, [[node]]")
+            if told.get(name)
+            else Explained(
+                name, _shown(row, getattr(self, name)), self.origins.get(name, "default")
+            )
             for name, row, _ in table()
         ]
+
+    def _told_by_tables(self) -> dict[str, str]:
+        """What the `[[node]]` tables say in the place of a setting."""
+        found = self.description
+        if self.nodes or not found.nodes:
+            return {}
+        told = {"nodes": ",".join(f"{node}=http://{at}" for node, at in found.addresses.items())}
+        mine = found.node(self.node)
+        if mine is not None:
+            told |= {"url": "" if self.url else mine.url, "zone": "" if self.zone else mine.zone}
+        return told
 
 
 class Explained(NamedTuple):

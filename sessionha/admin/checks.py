@@ -76,6 +76,8 @@ class Facts:
     state_file_system: str = ""
     """The type of the file system of `state_dir`, where that is set."""
     has_lost_votes: bool = False
+    found_by_itself: bool = True
+    """Something accepts connections where others are told to reach this node."""
 
 
 FULL: Final = 0.8
@@ -160,6 +162,8 @@ def _alone(facts: Facts) -> Iterable[Problem] | None:
     settings = facts.settings
     if len(settings.description.nodes) < 2 and settings.discovery is None:
         return None
+    if facts.view.member(settings.node) is None:
+        return None  # `state` says why
     if facts.view.nodes != (settings.node,):
         return []
     remedy = "start other nodes; where they run, compare `nodes`, `cluster`, secret and addresses"
@@ -188,7 +192,7 @@ def _reached(facts: Facts) -> Iterator[Problem]:
 
 def _remedy(heard: Heard) -> str:
     if heard.refused:
-        return "start it, or correct its address in `nodes`"
+        return "start it, or correct its address in `nodes`, or its `listen`"
     if heard.listens:
         return (
             "give it the same secret and `cluster` as this node; if it has them, its process stands"
@@ -302,6 +306,13 @@ def _exposed(settings: Settings) -> Iterator[Problem]:
 
 def _not_reachable(facts: Facts) -> Iterator[Problem]:
     settings = facts.settings
+    if not facts.found_by_itself:
+        yield Problem(
+            "warn",
+            f"others are told to reach this node at {settings.advertise}, where nothing accepts"
+            f" connections from here; it listens at {settings.listen}",
+            "let `listen` and its address in `nodes` (or `advertise`) agree, or forward that port",
+        )
     if not _is_loopback(settings.advertise):
         return
     addresses = settings.description.addresses | {m.node: m.peer for m in facts.view.members}
@@ -393,7 +404,7 @@ def _votes(facts: Facts) -> Iterable[Problem] | None:
     if facts.state_file_system in VOLATILE:
         what = f"`state_dir` = {settings.state_dir} is memory: a reboot loses this node's votes"
         found.append(Problem("warn", what, "set SESSIONHA_STATE_DIR to a directory on a disk"))
-    if facts.has_lost_votes:
+    if facts.has_lost_votes and facts.view.members:  # else the cluster begins
         what = "it has lost its votes, and votes again after the next change of the membership"
         remedy = "restart another node, one at a time; and keep `state_dir` on a disk"
         found.append(Problem("warn", what, remedy))
@@ -404,7 +415,7 @@ Check = Callable[[Facts], Iterable[Problem] | None]
 """None: it does not apply to the node."""
 
 CHECKS: Final[Mapping[str, tuple[str, Check]]] = {
-    "start": ("the node was a member before its first request", _start),
+    "start": ("no request had to start the node", _start),
     "state": ("it is ready", _state),
     "alone": ("it has company", _alone),
     "majority": ("more electors answer than are needed", _majority),

@@ -68,6 +68,7 @@ async def gathered(engine: Engine) -> Facts:
         allocated=place is None or _is_allocated(place, settings),
         state_file_system=file_system(settings.state_dir) if settings.state_dir else "",
         has_lost_votes=membership.has_lost_votes,
+        found_by_itself=not settings.advertise or await _listens(settings.advertise),
     )
 
 

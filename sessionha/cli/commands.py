@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote, urlencode
 
 import typer
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sessionha.engine import Engine
+
+WIDE: Final = 160
+"""Columns of a table that no terminal shows."""
 
 app = typer.Typer(
     name="sessionha",
@@ -156,14 +160,12 @@ def doctor(
 ) -> None:
     """Look for what is wrong with a node, and say what to do; exits 1 when a check fails."""
     with needs("cli", "the examination"):
-        from rich.console import Console
-
         from sessionha.cli.doctor import examine
     found = examine(file, _one(address, url), engines)
     if as_json:
         print(found.as_json())
     else:
-        found.show(Console())
+        found.show(_console())
     if not found.healthy:
         raise typer.Exit(1)
 
@@ -188,12 +190,18 @@ def _read(file: Path | None, url: str | None, path: str) -> dict[str, Any]:
 def _tell(
     found: dict[str, Any], show: Callable[[dict[str, Any], Console], None], *, as_json: bool
 ) -> None:
-    from rich.console import Console
-
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        show(found, Console())
+        show(found, _console())
+
+
+def _console() -> Console:
+    """Where tables are printed. A file or a pipe has no width that would break their words."""
+    from rich.console import Console
+
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if known else Console(width=WIDE)
 
 
 @app.command()
@@ -213,8 +221,13 @@ def reload(url: Administration = None, file: ConfigFile = None) -> None:
 
     Every process of the node follows. Where something is wrong the node goes on as before.
     """
-    found = _operate(file, url, "/v1/reload", "changed")
-    for words in found["changed"] or ["nothing has changed"]:
+    try:
+        found = _operate(file, url, "/v1/reload", "changed")
+    except InvalidSettings as error:  # this command needs the secret, and reads the same file
+        print("\n".join(["nothing was reloaded:", *error.problems]), file=sys.stderr)
+        raise typer.Exit(1) from None
+    nothing = "nothing takes effect now" if found["waiting"] else "nothing has changed"
+    for words in found["changed"] or [nothing]:
         print(f"{found['node']}: {words}")
     for words in found["waiting"]:
         print(f"{found['node']}: {words} (with the next start)")
@@ -265,8 +278,6 @@ def sessions(
 ) -> None:
     """Print where somebody is logged in, in the whole cluster; or log them out there."""
     with needs("cli", "the list of sessions"):
-        from rich.console import Console
-
         from sessionha.cli import sessions as theirs
     if revoke is not None and revoke_all:
         raise typer.BadParameter("give --revoke ID or --revoke-all, not both")
@@ -281,9 +292,9 @@ def sessions(
     if as_json:
         print(json.dumps(found, indent=2))
     elif ends:
-        theirs.show_end(found, Console())
+        theirs.show_end(found, _console())
     else:
-        theirs.show(found, Console())
+        theirs.show(found, _console())
     if revoke is not None and not found["ended"]:
         print(theirs.NO_SUCH_SESSION, file=sys.stderr)
         raise typer.Exit(1)

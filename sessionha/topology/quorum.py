@@ -30,6 +30,7 @@ from sessionha.topology.automaton import Automaton
 from sessionha.topology.description import Description
 from sessionha.topology.detector import NEVER
 from sessionha.topology.effects import Effect, Release, Send
+from sessionha.topology.health import Signs
 from sessionha.topology.members import Plan, Removal, holds, next_view
 from sessionha.topology.proposal import Proposal
 from sessionha.topology.states import State
@@ -42,6 +43,9 @@ which the electors may have to wait."""
 
 GIVE_UP = "`sessionha bootstrap --without NODE` goes on without one that will never come"
 """What to do about electors that are gone for good."""
+
+ALL_HEAR_ALL = "each must hear all others, and one does not: `sessionha doctor` there says whom"
+"""What to do where this node hears all of them."""
 
 
 class QuorumAutomaton(Automaton):
@@ -105,11 +109,20 @@ class QuorumAutomaton(Automaton):
         found = f"{number - len(missing)} of {number} electors answer"
         names = f"missing {', '.join(missing) or 'nobody'}"
         if base.id == NO_VIEW:
-            what = self._rejection or GIVE_UP
+            what = self._rejection or (GIVE_UP if missing else ALL_HEAR_ALL)
             return f"all electors, to begin: {found}, {names}; {what}"
         if self._needed(now) > base.majority:
             return f"all electors, for {lost} lost their votes: {found}, {names}; {GIVE_UP}"
+        if self.state is State.JOINING and number - len(missing) >= base.majority:
+            return super().waiting_for(now)
         return f"a majority: {found}, {base.majority} are needed, {names}"
+
+    def signs(self, node: str, now: int) -> Signs:
+        """See `Automaton.signs`. A node that is cut off blames nobody, and still does not hear
+        the electors, whom it asks with every heartbeat."""
+        signs = super().signs(node, now)
+        silent = node in self.base.voters and not self._fresh(node, now)
+        return signs._replace(suspected=signs.suspected or silent)
 
     def lacks(self, now: int) -> tuple[str, ...]:
         """See `Automaton.lacks`."""

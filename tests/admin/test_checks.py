@@ -147,6 +147,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"admin": "0.0.0.0:7947"}, "administration", "warn", "tokens can be overheard", "TLS",
     ),
     "sessions in a process": ({"place": ""}, "store", "warn", "end with it", "leave `store` out"),
+    "a listener elsewhere": (
+        {"found_by_itself": False},
+        "listener", "warn", "where nothing accepts", "`listen`",
+    ),
     "too little shared memory": (
         {"place": "/tmp/x", "shared_memory": False},
         "store", "warn", "/dev/shm had less than 256 MiB free", "--shm-size",
@@ -178,6 +182,14 @@ def test_each_problem_is_named_with_its_remedy(name: str) -> None:
     assert [(each.check, each.outcome) for each in named] == [(check, outcome)]
     assert found in named[0].found
     assert remedy in named[0].remedy
+
+
+def test_a_node_that_knows_no_view_yet_is_told_only_that() -> None:
+    """It has no company, and has lost no votes that it never had."""
+    begins = facts(consistency="quorum", view=View(), heard={}, has_lost_votes=True)
+    begins = replace(begins, state=NodeState.WAITING)
+    assert [each.check for each in problems(begins)] == ["state"]
+    assert "alone" not in {each.check for each in findings(begins)}
 
 
 def test_a_majority_that_is_lost_or_nearly_lost_is_told() -> None:

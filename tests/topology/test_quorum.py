@@ -90,6 +90,26 @@ def test_a_minority_serves_no_more_before_the_majority_goes_on(seed: int) -> Non
     assert serving(world) == set(world.nodes)
 
 
+def test_who_was_cut_off_sees_that_the_electors_are_silent() -> None:
+    """It blames nobody, and does not call the dead ready either."""
+    world = cluster(1, 3)
+    world.kill("n1")
+    world.run_until(lambda: world.agreed("n2", "n3"), 5_000)
+    world.kill("n2")
+    world.run(5_000)
+    assert world.nodes["n3"].automaton.signs("n2", world.now).suspected
+
+
+def test_who_is_not_admitted_is_told_by_whom() -> None:
+    """And not that it waits for a majority, where all electors answer."""
+    world = cluster(5, 3)
+    impostor = world.start_impostor("n2")
+    world.run(5_000)
+    waiting = impostor.automaton.waiting_for(world.now)
+    assert waiting.startswith("a member to admit this node (n")
+    assert "refuses this node" in waiting
+
+
 @pytest.mark.parametrize("seed", FEW)
 def test_who_was_cut_off_blames_nobody_for_it(seed: int) -> None:
     """System 3 (5): whether the others went on without the node or not, what it concluded from
