@@ -44,7 +44,13 @@ KINDS = {
 }
 
 
-PATIENT = {"heartbeat": 1, "suspect_after": 4, "commit_timeout": 10, "acquire_timeout": 10}
+PATIENT = {
+    "heartbeat": 1,
+    "suspect_after": 4,
+    "confirm_after": 4,
+    "commit_timeout": 10,
+    "acquire_timeout": 10,
+}
 """A node whose address refuses is dead at once all the same; silence may be a busy machine's."""
 
 
