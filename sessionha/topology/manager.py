@@ -263,7 +263,7 @@ class TopologyManager:
         assert self._links is None, "started once"
         self._links = links
         self._started = self._clock()
-        self._rows.begin_run(self._me.node, self._clock(), self._voting)
+        self._rows.begin_run(self._me, self._clock(), self._voting)
         self._incarnation = self._store.incarnation
         _, kept = self._rows.held()
         # What listeners learn next is told against the view before a restart, so that a member

@@ -108,11 +108,12 @@ class Grants(msgspec.Struct, frozen=True, array_like=True):
         """With nobody in it but the members of a view that takes the place of `before`. One between
         the two that this node has not seen may have had other electors, and leases rest on them."""
         skipped = view.id.number > before.id.number + 1
-        since = now if skipped or view.voters != before.voters else self.since
+        anew = skipped or view.voters != before.voters
+        since = now if anew else self.since
         return Grants(
             since,
             {node: one for node, one in self.given.items() if view.member(node)},
-            {node: one for node, one in self.ended.items() if view.member(node)},
+            {} if anew else {node: one for node, one in self.ended.items() if view.member(node)},
             {node: n for node, n in self.refused.items() if n > view.id.number},
             self.accepted,
         )
@@ -186,12 +187,13 @@ class Rows:
             else:
                 writer.delete(DETOURS)
 
-    def begin_run(self, node: str, now: int, votes: Voting | None = None) -> None:
+    def begin_run(self, me: Member, now: int, votes: Voting | None = None) -> None:
         """Set the view aside when this is the first engine since a restart.
 
         Until others say that it still holds, the node is in no view. A node whose last view was
         without it comes back in a new incarnation (R7), and so does one whose last view was made
-        in the other mode. `votes`: of an elector; what they know of views is taken up, and whoever
+        in the other mode, or had it as a witness that is a server now, or the reverse: what others
+        take its answers for has changed. `votes`: of an elector; what they know of views is taken up, and whoever
         was answered before the restart counts as answered now.
         """
         run = str(self._store.run).encode()
@@ -204,9 +206,12 @@ class Rows:
             view, kept = self.view_in(writer), _kept(writer)
             number = view.id.number
             incarnation = self._store.incarnation
-            if holds(view, node, incarnation):
+            if holds(view, me.node, incarnation):
                 kept, view = view, View(id=view.id)
-            keeps = kept is not None and holds(kept, node, incarnation)
+            was = kept.member(me.node) if kept is not None else None
+            keeps = was is not None and was.incarnation == incarnation
+            if was is not None and (was.role == "witness") != (me.role == "witness"):
+                keeps = False
             if kept is not None and bool(kept.electors) != (votes is not None):
                 keeps = False
             if view.members and bool(view.electors) != (votes is not None):

@@ -31,7 +31,7 @@ from sessionha.topology.rows import Grant, Grants, Voting
 from sessionha.topology.timing import LEASE_MARGIN
 from sessionha.topology.votefile import DiskVotes
 from sessionha.topology.votes import NO_BALLOT, Vote, VoteFile
-from sessionha.view import Member, View
+from sessionha.view import Member, Role, View
 from tests.topology.world import TIMING, Disk, World, describe
 
 SEEDS = range(int(os.environ.get("SESSIONHA_SEEDS", "24")))
@@ -656,7 +656,7 @@ def test_a_restarted_elector_has_just_answered_everybody() -> None:
     disk.vote = Vote(5, base=BASE)
     voting = Voting(disk, lambda: "token", BASE.electors, lease=100)
     table = rows.Rows(store)
-    table.begin_run("n1", 1_000, voting)
+    table.begin_run(BASE.members[0], 1_000, voting)
     me = BASE.members[0]
     asked = Accept((1, "n2/x"), NEXT)
     answer = table.accept(asked, me, disk, 1_040, voting.lease)
@@ -675,11 +675,36 @@ def test_who_missed_a_view_has_just_answered_everybody() -> None:
     assert grants.under(later, BASE, 90).since == 90
 
 
+def test_an_end_that_was_seen_counts_for_nothing_where_others_decide() -> None:
+    """R9: the member may have begun anew since, and been answered by those who decided before."""
+    member = BASE.members[0]
+    grants = Grants(since=10).release(member.node, member.incarnation, run=1)
+    view = msgspec.structs.replace(NEXT, electors=BASE.electors, absent=BASE.absent)
+    assert grants.under(view, BASE, 90).last(member) == NEVER
+    others = msgspec.structs.replace(view, electors=BASE.electors[:-1])
+    assert grants.under(others, BASE, 90).last(member) == 90
+
+
+@pytest.mark.parametrize(("role", "same"), [("server", True), ("spare", True), ("witness", False)])
+def test_a_server_that_restarts_as_a_witness_is_another_member(role: Role, same: bool) -> None:
+    """R7: it is a holder of copies no more, so the old one must leave the view."""
+    store = MemoryStore(Memory()).open()
+    table, disk = rows.Rows(store), Disk()
+    me = msgspec.structs.replace(BASE.members[0], incarnation=store.incarnation)
+    voting = Voting(disk, lambda: "token", BASE.electors, lease=100)
+    table.begin_run(me, 1_000, voting)
+    table.install(me, msgspec.structs.replace(BASE, members=(me, *BASE.members[1:])), 1_000)
+    with store.write(urgent=True) as writer:
+        writer.put(rows.RUN, b"of another start")
+    table.begin_run(msgspec.structs.replace(me, role=role), 1_001, voting)
+    assert (store.incarnation == me.incarnation) is same
+
+
 def test_an_elector_without_votes_gives_no_lease() -> None:
     """R7a, R9: it may have accepted a view without the member that asks, and forgotten that."""
     table = rows.Rows(MemoryStore(Memory()).open())
     disk = Disk()
-    table.begin_run("n1", 1_000, Voting(disk, lambda: "token", BASE.electors, lease=100))
+    table.begin_run(BASE.members[0], 1_000, Voting(disk, lambda: "token", BASE.electors, lease=100))
     table.install(BASE.members[0], BASE, 1_000)
     asker, ping = BASE.members[1], Ping(BASE.members[1], BASE.id, asked=7, run=1)
     sender = Sender(asker.node, asker.incarnation)

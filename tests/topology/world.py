@@ -85,11 +85,11 @@ class SimNode:
             electors = tuple(world.description_of(node).order)
             disk = world.disks.setdefault(node, Disk())
             self.voting = Voting(disk, world.token, electors, TIMING.lease + LEASE_MARGIN)
-        self.rows.begin_run(node, world.now, self.voting)
         self.description = Description() if world.dynamic else world.description_of(node)
         described = self.description.node(node) or world.description.node(node)
         assert described is not None
-        self.me = described.member(memory.incarnation)
+        self.rows.begin_run(described.member(memory.incarnation), world.now, self.voting)
+        self.me = described.member(memory.incarnation)  # which may be a new one
         view, kept = self.rows.held()
         shared = _Shared(
             view=view,
