@@ -758,13 +758,17 @@ class Automaton:
         self._joins.settle(now, self.view)
         others = self._others()
         self._leavers = {n: gone for n, gone in self._leavers.items() if n in others}
+        begun = set()
         for member in self.view.members:
             was = before.member(member.node)
             if was is not member and was != member and member.node in others:
+                begun.add(member.node)
                 self._detector.begin(now, member.node)
                 self._joins.flapping.joined(now, member.node)
+                self._anew.pop(member.node, None)
         for node in self._detector.recent:
-            self._watch_for_another(node)
+            if node not in begun:  # its last answer was from before, perhaps as who it was then
+                self._watch_for_another(node)
         self._described = {n: m for n, m in self._described.items() if n in others}
         self._told.clear()
         self._cuts.clear()

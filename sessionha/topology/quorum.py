@@ -253,6 +253,8 @@ class QuorumAutomaton(Automaton):
         others = [n for n in base.voters if n != self.me.node]
         if base.id == NO_VIEW and len(found) < len(others):
             return
+        if any(self._lives_in(base, n) for n in found):
+            return  # it can admit this one, as soon as it knows of the view
         waited = now - self._since
         if len(found) < len(others) and waited < self._timing.discovery_time:
             return
@@ -275,6 +277,10 @@ class QuorumAutomaton(Automaton):
         plan = Plan(self._missing(base, {}), (myself, *joining))
         view = self._following(now, plan, base.electors)
         self._decide(now, view, "formed with " + _listed(plan))
+
+    def _lives_in(self, view: View, node: str) -> bool:
+        known = self._detector.known[node]
+        return known.state == State.JOINED and holds(view, node, known.incarnation)
 
     def _return(self, now: int) -> None:
         """Was a member: the view holds when a majority holds it, or one who lives in it says so."""
@@ -449,10 +455,18 @@ class QuorumAutomaton(Automaton):
         proposal = self._proposal
         if proposal is None:
             return
-        if proposal.base != self.base or now - proposal.begun >= PATIENCE:
+        stale = now - proposal.begun >= PATIENCE or self._is_alive_after_all(now, proposal)
+        if proposal.base != self.base or stale:
             self._give_up(now)
         elif now - proposal.asked_at >= self._timing.heartbeat // (10 if proposal.waits else 2):
             self._ask(now)
+
+    def _is_alive_after_all(self, now: int, proposal: Proposal) -> bool:
+        """Whether this node's own proposal leaves out a member that was heard again since."""
+        if proposal.adopted or self.state is not State.JOINED:
+            return False
+        left_out = {*proposal.base.nodes}.difference(proposal.value.nodes)
+        return not left_out <= self._removals(now).keys()
 
     def _ask(self, now: int) -> None:
         proposal = self._proposal

@@ -193,8 +193,8 @@ class Rows:
         Until others say that it still holds, the node is in no view. A node whose last view was
         without it comes back in a new incarnation (R7), and so does one whose last view was made
         in the other mode, or had it as a witness that is a server now, or the reverse: what others
-        take its answers for has changed. `votes`: of an elector; what they know of views is taken up, and whoever
-        was answered before the restart counts as answered now.
+        take its answers for has changed. `votes`: of an elector; what they know of views is taken
+        up, and whoever was answered before the restart counts as answered now.
         """
         run = str(self._store.run).encode()
         with self._store.write(urgent=True) as writer:

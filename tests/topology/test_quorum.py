@@ -436,6 +436,24 @@ def _forget(stopped: list[str], node: str) -> None:
         stopped.remove(node)
 
 
+@pytest.mark.parametrize("seed", FEW)
+def test_an_elector_that_returns_excludes_nobody_who_lives(seed: int) -> None:
+    """R2: alone, a member can decide nothing; the vote that it gets at last is that of the very
+    node which it would exclude, and which must not go on without it."""
+    world = cluster(seed, 3)
+    world.kill("n1")
+    world.run_until(lambda: world.agreed("n2", "n3"), 5_000)
+    world.run(1_000)
+    world.kill("n3")
+    world.run(5_000)
+    before = len(world.nodes["n2"].kinds)
+    world.start("n3")
+    world.run_until(lambda: serving(world) == {"n2", "n3"}, 5_000)
+    world.run(2_000)
+    told = [*world.nodes["n2"].kinds[before:], *world.nodes["n3"].kinds]
+    assert not [kind for kind in told if kind.startswith("failed")]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_views_form_one_chain_and_nobody_serves_apart(seed: int) -> None:
     """R2, R7a, R9, I20, whatever dies, forgets, stands still or is cut off; and when the faults
