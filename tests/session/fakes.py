@@ -259,13 +259,17 @@ class FakeEngine:
         self.counts: list[str] = []
 
     @property
-    def node_server(self) -> str:
+    def node(self) -> str:
         """Whoever serves stands first."""
-        return server_name(self.state.holders[0])
+        return self.state.holders[0]
+
+    @property
+    def node_server(self) -> str:
+        return server_name(self.node)
 
     @property
     def server(self) -> str:
-        return server_name(self.state.holders[0], self.own_engine)
+        return server_name(self.node, self.own_engine)
 
     def now(self) -> float:
         return self.clock()

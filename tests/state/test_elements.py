@@ -49,6 +49,11 @@ class Served(FakeEngine):
     def __init__(self, scene: Scene, node: str) -> None:
         super().__init__(("n1", "n2"))
         self.state = scene.at(node)  # type: ignore[assignment]
+        self._node = node
+
+    @property
+    def node(self) -> str:
+        return self._node
 
 
 class Client(Browser):
