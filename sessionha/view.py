@@ -12,6 +12,8 @@ from sessionha.identity import NO_VIEW, ViewID
 Role = Literal["server", "spare", "witness"]
 Departure = Literal["left", "returning", "failed"]
 """How a member went: for good, saying that it will come back, or without a word."""
+Drains = Literal["", "returning", "leaving"]
+"""How a member that drains will go: it comes back soon, or goes for good."""
 
 
 class EngineAddress(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +50,13 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     sessions."""
     settings: tuple[tuple[str, str], ...] = ()
     """Name and shown value of each setting that every node must have alike."""
+    drains: Drains = ""
+    """It gives away what it leads, and is not ready, before it stops. One that is `returning` keeps
+    its seats and copies; those of one that is `leaving` are made elsewhere at once."""
+
+    def draining(self, how: Drains) -> Member:
+        """The member as it drains in this way; empty: it takes clients and copies again."""
+        return msgspec.structs.replace(self, drains=how, ready=not how)
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True):
@@ -131,6 +140,11 @@ class View(msgspec.Struct, frozen=True, array_like=True, dict=True):
         """Whether `node` has been a member without a break since the view `since`."""
         member = self.member(node)
         return member is not None and member.joined <= since
+
+    @cached_property
+    def leaving(self) -> frozenset[str]:
+        """The members that drain to go for good: nobody counts on their copies any more."""
+        return frozenset(member.node for member in self.members if member.drains == "leaving")
 
     @property
     def servers(self) -> tuple[Member, ...]:

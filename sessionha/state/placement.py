@@ -33,9 +33,13 @@ def backups(
 
     Those in `keep` come first, in their order, while they are members; the rest by score, spares
     last, another zone than the primary's before another host before the rest. Witnesses hold no
-    data, and a node in `without` cannot take a copy now.
+    data, and a node in `without` cannot take a copy now. Who drains gets none; who drains to go for
+    good keeps those that it has only while there is nobody else.
     """
     chosen = [node for node in keep if _eligible(view.member(node), primary, without)]
+    leaving = [node for node in chosen if node in view.leaving]
+    if leaving:
+        chosen = [node for node in chosen if node not in view.leaving]
     if len(chosen) < count:
         mine = view.member(primary)
         others = [
@@ -45,6 +49,7 @@ def backups(
         ]
         others.sort(key=lambda member: _rank(group, member, mine))
         chosen.extend(member.node for member in others)
+        chosen.extend(leaving)
     return tuple(chosen[:count])
 
 

@@ -111,7 +111,7 @@ class Replication:
         Holders that left the view are gone from C by that. `widen` fills C up to the wanted
         backups: owners of seats that are members again, else temporary holders. A member that
         must go is asked to give its copy up, and acknowledges that like a write (R1). Seats of
-        nodes that are `away` for good go to those that hold the copies now.
+        nodes that are `away` for good, or about to leave, go to those that hold the copies now.
         """
         if not away.isdisjoint(record.seats):
             record.widened = NO_VIEW
@@ -122,6 +122,7 @@ class Replication:
         wanted = valid
         if widen:
             record.widened = view.id
+            away = away | view.leaving
             keep = (*(seat for seat in record.seats if seat != node.me), *valid)
             wanted = placement.backups(
                 group, view, node.me, node.options.backups, tuple(dict.fromkeys(keep)),

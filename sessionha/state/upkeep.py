@@ -201,7 +201,8 @@ class Upkeep:
         missing = [seat for seat in record.seats if view.member(seat) is None]
         lacking = len(valid) < min(node.options.backups, len(view.servers) - 1)
         healing = lacking and all(seat in away for seat in missing)
-        return returned or healing or bool(record.leaving)
+        draining = not view.leaving.isdisjoint(valid)
+        return returned or healing or draining or bool(record.leaving)
 
     def _inherits(self, record: GroupRecord, view: View, away: set[str]) -> bool:
         """Whether its primary is gone for good, or came back as a new member, and this node is the

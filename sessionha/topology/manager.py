@@ -44,7 +44,7 @@ from sessionha.topology.quorum import QuorumAutomaton
 from sessionha.topology.rows import Rows, Voting
 from sessionha.topology.states import State
 from sessionha.topology.timing import Admission, Timing
-from sessionha.view import NO_MEMBERS, Member, View
+from sessionha.view import NO_MEMBERS, Drains, Member, View
 
 logger = logging.getLogger("sessionha.topology")
 
@@ -299,10 +299,28 @@ class TopologyManager:
     def describe(self, me: Member) -> None:
         """Tell the cluster that this node describes itself anew: ready, weight, zone, url."""
         self._me = me
+        self._tell_of_myself()
+
+    def drain(self, how: Drains) -> None:
+        """Tell the cluster that this node drains in this way, or (empty) no more.
+
+        Raises:
+            StoreFull: nothing was told.
+        """
+        self._rows.note_drains(how)
+        self._tell_of_myself()
+
+    @property
+    def drains(self) -> Drains:
+        """How this node drains, whichever of its engines was told."""
+        return self._rows.drains()
+
+    def _tell_of_myself(self) -> None:
+        me = self._member()
         if self._automaton is not None:
-            self._step(lambda automaton, now: automaton.describe(now, self._me))
+            self._step(lambda automaton, now: automaton.describe(now, me))
         else:
-            self._post(Join(me=self._member(), view=NO_MEMBERS, served=False))
+            self._post(Join(me=me, view=NO_MEMBERS, served=False))
 
     def reloaded(self, description: Description, admission: Admission, me: Member) -> None:
         """The description of the cluster is another one now, and this node is described by `me`,
@@ -312,7 +330,11 @@ class TopologyManager:
             self._voting = self._voting._replace(electors=description.order)
         kept = self._member()
         self._me = msgspec.structs.replace(
-            me, incarnation=kept.incarnation, ready=kept.ready, kept=kept.kept
+            me,
+            incarnation=kept.incarnation,
+            ready=kept.ready,
+            kept=kept.kept,
+            drains=kept.drains,
         )
         if self._automaton is not None:
             self._step(lambda automaton, now: automaton.reloaded(now, description, admission))
@@ -641,6 +663,8 @@ class TopologyManager:
         """This node as it offers itself."""
         if self._me.incarnation != self._store.incarnation:
             self._me = msgspec.structs.replace(self._me, incarnation=self._store.incarnation)
+        if self._me.drains != (how := self._rows.drains()):
+            self._me = self._me.draining(how)
         return self._me
 
     def _post(self, message: Message) -> None:

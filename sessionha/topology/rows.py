@@ -26,7 +26,7 @@ from sessionha.topology.detector import NEVER
 from sessionha.topology.effects import Release
 from sessionha.topology.members import accepts, holds
 from sessionha.topology.votes import NO_BALLOT, Vote, VoteFile
-from sessionha.view import NO_MEMBERS, Member, View
+from sessionha.view import NO_MEMBERS, Drains, Member, View
 
 VIEW = b"\x00view"
 KEPT = b"\x00view-kept"
@@ -38,6 +38,7 @@ INBOX = b"\x00inbox/"
 LEASE = b"\x00lease"
 GRANTS = b"\x00lease-given"
 BLANK = b"\x00vote-blank"
+DRAINS = b"\x00drains"
 
 FORGOTTEN = NEVER
 """Gone since so long ago that it is forgotten whatever `forget_after` is."""
@@ -124,6 +125,7 @@ _views = msgspec.msgpack.Decoder(View)
 _times = msgspec.msgpack.Decoder(dict[str, int])
 _grants = msgspec.msgpack.Decoder(Grants)
 _votes = msgspec.msgpack.Decoder(tuple[str, Vote])
+_drains = msgspec.msgpack.Decoder(Drains)
 _ways = msgspec.msgpack.Decoder(dict[str, Way])
 _letters = msgspec.msgpack.Decoder(tuple[str, str, bytes])
 
@@ -187,6 +189,17 @@ class Rows:
             else:
                 writer.delete(DETOURS)
 
+    def drains(self) -> Drains:
+        """How the node drains, since it started."""
+        with self._store.read() as reader:
+            raw = reader.get(DRAINS)
+        return "" if raw is None else _drains.decode(raw)
+
+    def note_drains(self, how: Drains) -> None:
+        """Let every engine of the node say that it drains in this way."""
+        with self._store.write(urgent=True) as writer:
+            writer.put(DRAINS, _encoder.encode(how))
+
     def begin_run(self, me: Member, now: int, votes: Voting | None = None) -> None:
         """Set the view aside when this is the first engine since a restart.
 
@@ -203,6 +216,7 @@ class Rows:
             writer.put(RUN, run)
             writer.delete(LEASE)
             writer.delete(DETOURS)
+            writer.delete(DRAINS)
             view, kept = self.view_in(writer), _kept(writer)
             number = view.id.number
             incarnation = self._store.incarnation

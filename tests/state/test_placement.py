@@ -78,6 +78,19 @@ def test_a_node_that_drains_or_refuses_gets_nothing_new() -> None:
         assert backups(group, nodes, "n1", 2, keep=("n2",))[0] == "n2", "it keeps what it has"
 
 
+def test_who_leaves_for_good_gives_its_copies_away_and_who_returns_keeps_them() -> None:
+    """Draining: while there is nobody else a copy there is better than none."""
+    four = view(member(1), member(2).draining("leaving"), member(3), member(4))
+    back = view(member(1), member(2).draining("returning"), member(3), member(4))
+    pair = view(member(1), member(2).draining("leaving"))
+    for group in GROUPS[:200]:
+        assert "n2" not in backups(group, four, "n1", 2, keep=("n2", "n3"))
+        assert backups(group, back, "n1", 2, keep=("n2", "n3")) == ("n2", "n3")
+        assert "n2" not in backups(group, back, "n1", 2)
+        assert backups(group, pair, "n1", 1, keep=("n2",)) == ("n2",)
+        assert backups(group, pair, "n1", 1) == ()
+
+
 def test_those_that_hold_a_copy_keep_it() -> None:
     for group in GROUPS[:200]:
         for keep in (("n5",), ("n6", "n2")):

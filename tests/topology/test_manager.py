@@ -200,6 +200,37 @@ async def test_another_engine_takes_the_lead_without_a_new_view(wire: Wire) -> N
     assert other.manager.is_member()
 
 
+async def test_a_node_drains_until_it_is_told_otherwise_or_starts_anew(wire: Wire) -> None:
+    """Any of its engines may be told, and the one that leads next knows it."""
+    memory = Memory()
+    leader, other = [await wire.start("n1", memory) for _ in range(2)]
+    second = await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+
+    def drains(how: str) -> bool:
+        member = second.manager.view().member("n1")
+        return member is not None and (member.drains, member.ready) == (how, not how)
+
+    other.manager.drain("returning")
+    await wire.until(lambda: drains("returning"))
+    assert leader.manager.drains == "returning"
+    assert second.manager.node_state("n1") == "draining"
+    await wire.kill(leader)
+    await wire.until(lambda: other.manager.leads)
+    for _ in range(100):
+        wire.now += 25
+        await wire.until(lambda: True)
+    assert drains("returning")
+    other.manager.drain("")
+    await wire.until(lambda: drains(""))
+    other.manager.drain("leaving")
+    await wire.until(lambda: drains("leaving"))
+    assert second.manager.view().leaving == {"n1"}
+    await wire.kill(other)
+    await wire.start("n1", memory)
+    await wire.until(lambda: drains(""))
+
+
 async def test_a_join_that_reaches_an_engine_that_does_not_lead_is_left_to_the_leader(
     wire: Wire,
 ) -> None:
