@@ -42,6 +42,7 @@ from sessionha.peer.messages import (
     Relay,
     Revocations,
     Revoke,
+    TakeOver,
     Touch,
     Whose,
 )
@@ -86,7 +87,7 @@ WITNESS_STORE = 4 * 2**20
 
 NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
-_DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
+_DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 
 
 class Companion(Protocol):

@@ -169,6 +169,18 @@ class NotPrimary(Wire, frozen=True):
     """What made it say so: a hint under a newer promise is news, and worth a question."""
 
 
+class TakeOver(Wire, frozen=True):
+    """Claim these groups of the sender, which is about to stop: the sender's wish, no more."""
+
+    groups: tuple[GroupID, ...]
+
+
+class TookOver(Wire, frozen=True):
+    """The groups among them that the receiver serves now."""
+
+    groups: tuple[GroupID, ...]
+
+
 class Promise(Wire, frozen=True):
     """Ask a member to refuse every epoch of these groups below `epoch` (R3)."""
 
@@ -565,9 +577,9 @@ class Done(Wire, frozen=True):
 
 Message = (
     Push | Pushed | Behind | Refused | CannotHold | Claim | Granted | NotPrimary | Promise
-    | Promised | Fetch | Fetched | Forward | Committed | Failed | Touch | Whose | Found | Revoke
-    | Revocations | Revoked | Ping | Pong | Join | Watch | Install | Installed | Confirm
-    | Confirmed | Report | Leave | Done
+    | Promised | TakeOver | TookOver | Fetch | Fetched | Forward | Committed | Failed | Touch
+    | Whose | Found | Revoke | Revocations | Revoked | Ping | Pong | Join | Watch | Install
+    | Installed | Confirm | Confirmed | Report | Leave | Done
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
     | Describe | Described | Relay | Relayed
 )  # fmt: skip

@@ -36,6 +36,7 @@ from sessionha.peer.messages import (
     Push,
     Revocations,
     Revoke,
+    TakeOver,
     Touch,
     Whose,
 )
@@ -416,6 +417,8 @@ class StateManager:
                 return self._on_push(sender, message)
             case Claim():
                 return self.ownership.on_claim(sender, message)
+            case TakeOver():
+                return self.ownership.on_take_over(sender, message)
             case Promise():
                 return self.ownership.on_promise(sender, message)
             case Fetch():

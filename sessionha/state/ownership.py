@@ -13,6 +13,7 @@ from sessionha.errors import (
     Fenced,
     PeerUnavailable,
     SessionBusy,
+    SessionHAError,
     SessionUnavailable,
     StaleSession,
     StoreFull,
@@ -32,6 +33,8 @@ from sessionha.peer.messages import (
     Push,
     Refused,
     Standing,
+    TakeOver,
+    TookOver,
 )
 from sessionha.state import copies, placement
 from sessionha.state.base import Held
@@ -127,13 +130,16 @@ class Ownership:
 
     # --- acquiring ------------------------------------------------------------------------------
 
-    async def acquire(self, group: GroupID, floor: Position | None) -> Held | None:
-        """One acquisition of a group runs at a time, whoever waits for it (R17)."""
+    async def acquire(
+        self, group: GroupID, floor: Position | None, *, primary: str = ""
+    ) -> Held | None:
+        """One acquisition of a group runs at a time, whoever waits for it (R17). `primary`: who is
+        asked first where nothing here tells."""
         if self._node.peers is None:
             return await self._acquire(group, floor)
         running = self._running.get(group)
         if running is None:
-            running = self._node.spawn(self._acquire(group, floor))
+            running = self._node.spawn(self._acquire(group, floor, primary))
             self._running[group] = running
             running.add_done_callback(lambda _: self._running.pop(group, None))
         held = await asyncio.shield(running)
@@ -141,10 +147,12 @@ class Ownership:
             return await asyncio.shield(self._node.spawn(self._acquire(group, floor)))
         return held
 
-    async def _acquire(self, group: GroupID, floor: Position | None) -> Held | None:
+    async def _acquire(
+        self, group: GroupID, floor: Position | None, primary: str = ""
+    ) -> Held | None:
         node = self._node
         deadline = node.clock.now() + int(node.options.acquire_timeout * 1000)
-        hint = _Hint(floor.epoch.node if floor is not None else "")
+        hint = _Hint(floor.epoch.node if floor is not None else primary)
         asked: set[tuple[str, Epoch]] = set()
         busy = ""
         while True:
@@ -433,6 +441,7 @@ class Ownership:
         record.holders, record.formed = (node.me, *wanted), view.id
         record.synced, record.run = node.joined(view), node.store.run
         record.crowned = view.id
+        record.widened = NO_VIEW  # whoever led it before may have had other backups
         if node.me not in record.seats:
             seats = dict.fromkeys((node.me, *wanted, *record.seats))
             record.seats = tuple(seats)[: node.options.backups + 1]
@@ -522,6 +531,35 @@ class Ownership:
         finally:
             if turn is not None:
                 turn.end()
+
+    async def on_take_over(self, sender: Sender, question: TakeOver) -> Message:
+        """Claim what the sender leads and is about to leave; a hand-over like any other. Where it
+        goes for good, its copies go as well."""
+        node = self._node
+        view = node.membership.view()
+        me, giver = view.member(node.me), view.member(sender.node)
+        if me is None or giver is None or not node.shares_view(sender, view):
+            return NOT_TOGETHER
+        if not me.ready:
+            return TookOver(())
+        for_good = giver.drains == "leaving"
+        taken = await asyncio.gather(
+            *(self._take_over(group, sender.node, for_good) for group in question.groups)
+        )
+        return TookOver(tuple(g for g, ok in zip(question.groups, taken, strict=True) if ok))
+
+    async def _take_over(self, group: GroupID, giver: str, for_good: bool) -> bool:
+        node = self._node
+        try:
+            if await self.acquire(group, None, primary=giver) is None:
+                return False
+            if for_good:
+                deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+                await self._replication.settle(group, deadline, widen=True)
+        except (SessionHAError, Fenced) as error:
+            log.debug("a group of %s is not taken over yet: %s", giver, error)
+            return False
+        return True
 
     def _grant(self, sender: Sender, claim: Claim, turn: Taken | None) -> Message | GroupRecord:
         """The reply, or the record of a group that must first rest, wait for a turn or settle."""

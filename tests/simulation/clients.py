@@ -108,10 +108,14 @@ async def request(
     work = asyncio.ensure_future(_serve(world, jar, engine, kind, lost, log, think))
     engine.tasks[work] = None
     work.add_done_callback(lambda done: engine.tasks.pop(done, None))
-    done, _ = await asyncio.wait({work}, timeout=patience)
-    if not done:
-        work.cancel()
-        await asyncio.wait({work})
+    host.requests += 1
+    try:
+        done, _ = await asyncio.wait({work}, timeout=patience)
+        if not done:
+            work.cancel()
+            await asyncio.wait({work})
+    finally:
+        host.requests -= 1
     if work.cancelled() or not engine.alive:
         if not work.cancelled():
             work.exception()
@@ -339,7 +343,7 @@ async def browse(world: World, jar: Jar, requests: int, manners: Manners) -> Non
     last = ""
     random = world.random
     for _ in range(requests):
-        names = [host.name for host in world.living if host.is_member()]
+        names = [host.name for host in world.living if host.is_member() and not host.closing]
         if manners.astray and random.random() < manners.astray:
             names = [host.name for host in world.living]
         if not names:

@@ -17,6 +17,7 @@ from sessionha.peer.messages import Create
 from sessionha.state import copies
 from sessionha.state.node import Options
 from sessionha.state.records import LINE_LIMIT
+from sessionha.view import Drains
 from tests.simulation.checker import Finding, check
 from tests.simulation.clients import SECRET, Jar, Manners, Violation, browse, request
 from tests.simulation.events import Copy, Level
@@ -78,9 +79,9 @@ EVERYTHING = "crash+pause+expel+cut+engine+restart"
 
 TROUBLES = (
     "crash", "pause", "expel", "cut", "engine", "restart", "doom", "majority", "reboot", "weather",
-    "full", "split", "link",
+    "full", "split", "link", "drain",
 )  # fmt: skip
-"""Every kind of disaster."""
+"""Every kind of disaster, and planned restarts."""
 
 MINGLE = ("pause", "expel", "split", "link", "doom")
 """After these a local read may be old: there are no leases yet."""
@@ -261,6 +262,8 @@ async def _disaster(world: World, plan: Plan, kind: str) -> None:  # noqa: PLR09
             await _split(world)
         case "link":
             await _break(world, plan)
+        case "drain":
+            await _drain(world, plan)
         case _:
             await _restart_some(world, len(world.living))
 
@@ -409,6 +412,19 @@ async def _break(world: World, plan: Plan) -> None:
         return
     one, other = world.random.sample([host.name for host in world.living], 2)
     world.break_link(one, other, both=world.random.random() < 0.5)
+
+
+async def _drain(world: World, plan: Plan) -> None:
+    """A planned restart of one node, or of all in turn without waiting for any client. What was
+    handed over may be lost with the node's store."""
+    names = [host.name for host in world.living]
+    count = len(names) if world.random.random() < 0.3 else 1
+    for name in world.random.sample(names, count):
+        how: Drains = world.random.choice(("returning", "leaving"))
+        done = await world.drain(name, how)
+        await asyncio.sleep(world.random.uniform(0.0, 0.6))
+        world.restart(name, kept=not done or world.random.random() < plan.kept)
+        await agreed(world)
 
 
 # --- and when it is over -------------------------------------------------------------------------

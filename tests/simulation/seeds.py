@@ -33,12 +33,14 @@ def swarm(seed: int) -> Plan:
     random = Random(f"plan {seed}")
     available = random.random() < 0.2
     nodes = random.choice((2, 3, 3, 4, 5))
-    kinds = IN_AVAILABLE if available else TROUBLES
+    kinds = IN_AVAILABLE if available else [kind for kind in TROUBLES if kind != "drain"]
     troubles = [kind for kind in kinds if random.random() < ALONE] or ["crash"]
     if nodes == 2:
         troubles = [kind for kind in troubles if kind not in ("split", "full")] or ["crash"]
     if available and nodes > 2 and Random(f"link {seed}").random() < ALONE:
         troubles.append("link")
+    if Random(f"drain {seed}").random() < ALONE:
+        troubles.append("drain")
     views: Views = "available" if available else "oracle"
     if not available and Random(f"views {seed}").random() < AGREED and nodes > 2:
         views = "quorum"

@@ -29,12 +29,14 @@ from sessionha.peer.messages import (
     Relay,
     Revocations,
     Revoke,
+    TakeOver,
     Touch,
     Whose,
     decode,
     encode,
 )
 from sessionha.peer.relay import Relays
+from sessionha.state.draining import Draining
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.records import GroupRecord, get_group, read_session, rows
@@ -44,7 +46,7 @@ from sessionha.store.memory import Memory, MemoryReader, MemoryStore, MemoryWrit
 from sessionha.topology.members import holds
 from sessionha.topology.rows import Voting
 from sessionha.topology.timing import LEASE_MARGIN
-from sessionha.view import Member, View
+from sessionha.view import Drains, Member, View
 from tests.simulation.events import History, Outcome, Request
 from tests.simulation.machine import Machine, MachineClock
 from tests.simulation.membership import (
@@ -58,7 +60,7 @@ from tests.simulation.membership import (
 )
 from tests.simulation.recorder import Recorder
 
-DATA = (Push, Claim, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
+DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
 """Messages for state managers; the others are for topology managers."""
 
 Views = Literal["oracle", "available", "quorum"]
@@ -79,6 +81,10 @@ class Faults:
     detection: tuple[float, float] = (0.01, 0.06)
     learning: tuple[float, float] = (0.0, 0.02)
     """How long it takes until a node knows of a decided view."""
+
+
+DRAIN_TIMEOUT = 20_000
+"""Milliseconds for a planned stop, as in production."""
 
 
 class GuardedStore:
@@ -174,6 +180,10 @@ class Host:
     """When its store was last lost."""
     votes: Votes = field(default_factory=Votes)
     """Its vote file."""
+    requests: int = 0
+    """Requests of browsers under way there."""
+    closing: bool = False
+    """Routers send nothing more to it."""
 
     @property
     def incarnation(self) -> str:
@@ -457,7 +467,7 @@ class World:
     # --- life and death -------------------------------------------------------------------------
 
     def _boot(self, host: Host) -> None:
-        host.up = True
+        host.up, host.closing = True, False
         host.life += 1
         host.engines = []
         for _ in range(self.engines):
@@ -621,6 +631,42 @@ class World:
         if host.name in self.barred:
             return
         self._decide(tuple(m for m in self._truth.members if m.node != host.name), host)
+
+    async def drain(self, name: str, how: Drains) -> bool:
+        """A planned stop: say so, hand over, let requests end, say goodbye. Whether others lead
+        everything that the node led."""
+        host = self.hosts[name]
+        self.troubles += 1
+        self.trace(f"drain {name} {how}")
+        engine = host.engines[0]
+        self._announce(engine, how)
+        await asyncio.sleep(self.random.uniform(0.0, 0.1))
+        host.closing = True
+        draining, until = Draining(engine.state), host.clock.now() + DRAIN_TIMEOUT
+        await self.own(engine, draining.hand_over(until))
+        while host.requests and host.clock.now() < until:  # noqa: ASYNC110 (they do not tell)
+            await asyncio.sleep(0.01)
+        for other in host.engines[1:]:
+            host.engines.remove(other)
+            other.die()
+        done: bool = await self.own(engine, draining.hand_over(until))
+        if how == "leaving":
+            await self.own(engine, draining.give_copies_away(until))
+        if engine.topology is not None:
+            await engine.topology.leave(returning=how == "returning")
+        host.up = False
+        engine.die()
+        if self.views == "oracle":
+            self._decide(tuple(m for m in self._truth.members if m.node != name))
+        return done
+
+    def _announce(self, engine: Engine, how: Drains) -> None:
+        if engine.topology is not None:
+            engine.topology.drain(how)
+            return
+        mine = engine.host.name
+        members = self._truth.members
+        self._decide(tuple(m.draining(how) if m.node == mine else m for m in members))
 
     def pause(self, name: str) -> None:
         """SIGSTOP of every engine: nothing is answered, read or sent until `resume`."""
