@@ -19,6 +19,7 @@ from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
 from sessionha.state import copies, upkeep
+from sessionha.state.draining import Draining
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node
 from sessionha.state.ownership import ATTEMPTS, Ownership, _Lost
@@ -29,7 +30,7 @@ from sessionha.state.serial import Turns
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.lone import FOREVER
 from sessionha.view import View
-from tests.simulation import test_quorum, test_scenarios
+from tests.simulation import test_draining, test_quorum, test_scenarios
 from tests.simulation.histories import EVERYTHING, Plan, play
 from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
@@ -496,6 +497,34 @@ def _nobody_absent() -> list[AbstractContextManager[Any]]:
     return [mock.patch.object(View, "voters", property(lambda self: self.electors))]
 
 
+def _asked_is_handed_over() -> list[AbstractContextManager[Any]]:
+    async def ask(self: Draining, target: str, some: Any, unwilling: Any) -> None:
+        del target, unwilling
+        self._given.update(some)
+
+    return [
+        _on(Draining, "_ask", ask),
+        _on(Draining, "_is_mine", lambda self, group, *_: group not in self._given),
+    ]
+
+
+def _only_to_backups() -> list[AbstractContextManager[Any]]:
+    def target(self: Draining, group: bytes, record: Any, view: View) -> str:
+        del group
+        found = next(iter(self._node.valid_backups(record, view)), "")
+        return found or self._node.me
+
+    return [_on(Draining, "_target", target)]
+
+
+def _copies_go_with_who_leaves() -> list[AbstractContextManager[Any]]:
+    async def give(self: Draining, until: int) -> bool:
+        del self, until
+        return True
+
+    return [_on(Draining, "give_copies_away", give)]
+
+
 SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
 LATE = Plan(engines=2, width=2, troubles="weather+crash+restart", kept=1.0, late=0.05, requests=80)
 STALE = Plan(width=3, troubles="expel", lossy=0.5, requests=90, reads="confirmed")
@@ -635,6 +664,24 @@ RULES: dict[str, Rule] = {
         "a copy below the floor is adopted at once",
         _give_up_at_once,
         scene(test_scenarios.test_a_copy_below_the_cookie_is_refused),
+        "directed",
+    ),
+    "drain-asked-is-done": Rule(
+        "what others were asked to take counts as handed over",
+        _asked_is_handed_over,
+        scene(test_draining.test_a_pair_restarted_one_after_another_without_a_request_loses_nothing),
+        "directed",
+    ),
+    "drain-only-to-backups": Rule(
+        "a group without a backup is left where it is",
+        _only_to_backups,
+        scene(test_draining.test_a_group_without_a_backup_gets_one_first),
+        "directed",
+    ),
+    "drain-copies-not-replaced": Rule(
+        "who leaves for good does not wait for copies elsewhere",
+        _copies_go_with_who_leaves,
+        scene(test_draining.test_a_backup_that_goes_for_good_is_replaced_without_any_delay),
         "directed",
     ),
     "lifetimes-extended": Rule("a failover extends lifetimes", _extend, planned(SHORT), "directed"),

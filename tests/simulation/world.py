@@ -638,6 +638,16 @@ class World:
         host = self.hosts[name]
         self.troubles += 1
         self.trace(f"drain {name} {how}")
+        try:
+            return await self._hand_over(host, how)
+        finally:  # also when the faults stop
+            host.up = False
+            for engine in host.engines:
+                engine.die()
+            if self.views == "oracle":
+                self._decide(tuple(m for m in self._truth.members if m.node != name))
+
+    async def _hand_over(self, host: Host, how: Drains) -> bool:
         engine = host.engines[0]
         self._announce(engine, how)
         await asyncio.sleep(self.random.uniform(0.0, 0.1))
@@ -654,10 +664,6 @@ class World:
             await self.own(engine, draining.give_copies_away(until))
         if engine.topology is not None:
             await engine.topology.leave(returning=how == "returning")
-        host.up = False
-        engine.die()
-        if self.views == "oracle":
-            self._decide(tuple(m for m in self._truth.members if m.node != name))
         return done
 
     def _announce(self, engine: Engine, how: Drains) -> None:
