@@ -51,6 +51,11 @@ INBOX_LIMIT = 512
 """Messages for the leader; one more is dropped, and its sender repeats it."""
 
 
+RUNS_OUT = 2
+"""Leases for which an elector grants none to a member that a proposed view leaves out: its last
+one, and as long again in which the proposal must be made once more."""
+
+
 class Grant(msgspec.Struct, frozen=True, array_like=True):
     """When a member was last told that it may serve, and which of its starts."""
 
@@ -67,8 +72,10 @@ class Grants(msgspec.Struct, frozen=True, array_like=True):
     given: dict[str, Grant] = {}
     ended: dict[str, Grant] = {}
     """Members that serve no more by proof, up to which of their starts."""
-    refused: dict[str, int] = {}
-    """Members that a view of this number leaves out, which this node was asked to accept."""
+    refused: dict[str, tuple[int, int]] = {}
+    """Members that a view of this number leaves out, which this node was asked to accept, and until
+    when their leases are let run out for it: who proposed it may have died, or think better of it.
+    """
     accepted: int = 0
     """The highest number of a view that this node has accepted."""
 
@@ -81,9 +88,10 @@ class Grants(msgspec.Struct, frozen=True, array_like=True):
             return self.since
         return max(given.at, self.since)
 
-    def allows(self, node: str, incarnation: str, run: int, held: View) -> bool:
+    def allows(self, node: str, incarnation: str, run: int, held: View, now: int) -> bool:
         """Whether the member that asks may be told that it may serve under the view held here."""
-        if max(self.accepted, self.refused.get(node, 0)) > held.id.number:
+        number, until = self.refused.get(node, (0, 0))
+        if self.accepted > held.id.number or (number > held.id.number and now < until):
             return False
         ended = self.ended.get(node)
         return ended is None or ended.incarnation != incarnation or run > ended.run
@@ -115,7 +123,7 @@ class Grants(msgspec.Struct, frozen=True, array_like=True):
             since,
             {node: one for node, one in self.given.items() if view.member(node)},
             {} if anew else {node: one for node, one in self.ended.items() if view.member(node)},
-            {node: n for node, n in self.refused.items() if n > view.id.number},
+            {node: one for node, one in self.refused.items() if one[0] > view.id.number},
             self.accepted,
         )
 
@@ -323,7 +331,7 @@ class Rows:
                     return False  # it may have accepted a later view, and forgotten that
                 if ping.view != view.id or not holds(view, sender.node, sender.incarnation):
                     return False
-                if not grants.allows(sender.node, sender.incarnation, ping.run, view):
+                if not grants.allows(sender.node, sender.incarnation, ping.run, view, now):
                     return False
                 given = Grant(sender.incarnation, ping.run, now)
                 writer.put(GRANTS, _encoder.encode(grants.grant(sender.node, given)))
@@ -393,8 +401,9 @@ class Rows:
             grants = _given(writer)
             wait, refused = _unexpired(held, asked.view, grants, now - lease, me.node)
             if refused:
+                until = now + RUNS_OUT * lease
                 grants = msgspec.structs.replace(
-                    grants, refused=grants.refused | dict.fromkeys(refused, number)
+                    grants, refused=grants.refused | dict.fromkeys(refused, (number, until))
                 )
             if not wait:
                 self._keep(writer, known, "", file)

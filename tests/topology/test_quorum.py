@@ -736,6 +736,25 @@ def test_an_elector_without_votes_gives_no_lease() -> None:
     assert disk.vote == Vote(5, base=sworn)
 
 
+def test_a_member_that_was_to_be_left_out_and_was_not_gets_leases_again() -> None:
+    """I21: who proposed that may have died, or seen that the member lives. Until its lease has run
+    out, and as long again, no answer of this elector adds to it (R9)."""
+    table, disk = rows.Rows(MemoryStore(Memory()).open()), Disk()
+    disk.vote = Vote(4, base=BASE)
+    me, asker = BASE.members[0], BASE.members[2]
+    table.begin_run(me, 0, Voting(disk, lambda: "token", BASE.electors, lease=100))
+    table.install(me, BASE, 0)
+    sender, ping = Sender("n3", asker.incarnation), Ping(asker, BASE.id, asked=7, run=1)
+    assert table.grant(sender, ping, 1_000)
+    answer = table.accept(Accept((1, "n2/x"), NEXT), me, disk, 1_010, 100)
+    assert (answer.ok, answer.wait) == (False, 90)
+    assert not table.grant(sender, ping, 1_100)
+    assert not table.grant(sender, ping, 1_209)
+    assert table.grant(sender, ping, 1_210)
+    answer = table.accept(Accept((1, "n2/x"), NEXT), me, disk, 1_220, 100)
+    assert (answer.ok, answer.wait) == (False, 90), "and they are waited for again"
+
+
 # --- the vote file -------------------------------------------------------------------------------
 
 
