@@ -201,7 +201,7 @@ class StateManager:
                 await self.subjects.ensure_caught_up()
         within = floor.epoch if alone and floor is not None else None
         try:
-            started = self._start(batch, fresh=fresh, within=within)
+            started = await self._begin(batch, fresh=fresh, within=within)
         except NotHeld as elsewhere:
             if within is not None:
                 raise SessionBusy(MOVED) from None
@@ -266,6 +266,27 @@ class StateManager:
         return self.node.clock.now() - session.touched
 
     # --- committing -----------------------------------------------------------------------------
+
+    async def _begin(self, batch: Batch, *, fresh: bool, within: Epoch | None = None) -> _Started:
+        try:
+            return self._start(batch, fresh=fresh, within=within)
+        except SessionRevoked:
+            await self._end_surely(batch.group)
+            raise
+
+    async def _end_surely(self, group: GroupID) -> None:
+        """Nobody is told that a session ended while that may yet be undone: by the death of this
+        node, before all of C have the tombstone that another request has just written."""
+        node = self.node
+        if node.peers is None:
+            return
+        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+        try:
+            await asyncio.shield(node.spawn(self.replication.settle(group, deadline, widen=False)))
+        except (Fenced, CommitUnconfirmed, StoreFull) as open_end:
+            raise SessionUnavailable(
+                "the session is just being ended; nothing was changed"
+            ) from open_end
 
     def _start(self, batch: Batch, *, fresh: bool, within: Epoch | None = None) -> _Started:
         """Transaction 1: merge the batch at version + 1, if this node may, and (`within`) if the
@@ -379,7 +400,7 @@ class StateManager:
                     raise SessionRevoked("the session is gone; its changes were dropped")
                 primary = node.me
             try:
-                return await self._finish(self._start(batch, fresh=False))
+                return await self._finish(await self._begin(batch, fresh=False))
             except NotHeld as elsewhere:
                 primary = primary if primary not in ("", node.me) else elsewhere.primary
             if node.clock.now() >= deadline:
@@ -445,7 +466,7 @@ class StateManager:
 
     async def _on_forward(self, forward: Forward) -> Message:
         try:
-            started = self._start(forward.batch, fresh=False)
+            started = await self._begin(forward.batch, fresh=False)
         except NotHeld as elsewhere:
             return NotPrimary(elsewhere.primary)
         except SessionError as error:

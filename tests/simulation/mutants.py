@@ -30,7 +30,7 @@ from sessionha.state.serial import Turns
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.lone import FOREVER
 from sessionha.view import View
-from tests.simulation import test_draining, test_quorum, test_scenarios
+from tests.simulation import test_draining, test_mended, test_quorum, test_scenarios
 from tests.simulation.histories import EVERYTHING, Plan, play
 from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
@@ -437,6 +437,12 @@ def _dirty_reads() -> list[AbstractContextManager[Any]]:
     return [_on(Ownership, "serves", serves)]
 
 
+def _told_too_early() -> list[AbstractContextManager[Any]]:
+    async def at_once(_self: StateManager, _group: Any) -> None: ...
+
+    return [_on(StateManager, "_end_surely", at_once)]
+
+
 def _remembered_without_position() -> list[AbstractContextManager[Any]]:
     def elements(self: Readings, session: bytes, _position: Any) -> Any:
         kept = self._sessions.get(session)
@@ -648,6 +654,12 @@ RULES: dict[str, Rule] = {
         "an engine serves what is not acknowledged",
         _dirty_reads,
         scene(test_scenarios.test_a_sibling_never_serves_what_is_not_acknowledged),
+        "directed",
+    ),
+    "R13-told-too-early": Rule(
+        "a request is told of a log-out that is not acknowledged",
+        _told_too_early,
+        scene(test_mended.test_nobody_is_told_of_an_end_that_may_yet_be_undone),
         "directed",
     ),
     "R13-remembered": Rule(

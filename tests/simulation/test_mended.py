@@ -8,6 +8,7 @@ import pytest
 
 from sessionha.errors import CommitUnconfirmed, SessionUnavailable
 from sessionha.peer.messages import Push
+from sessionha.state.node import Options
 from tests.simulation.histories import Plan, agreed
 from tests.simulation.loop import run
 from tests.simulation.scenes import Scene, simulated, trace_under
@@ -115,5 +116,43 @@ def test_survivors_that_are_asked_at_once_do_not_fence_each_other(
         await scene.put(nodes[1], c="3")
         await first
         assert await scene.see("n2") == {"a": "1", "b": "2", "c": "3"}
+
+    scenario()
+
+
+def test_nobody_is_told_of_an_end_that_may_yet_be_undone() -> None:
+    """I7: a request that meets a log-out under way waits for its copies; when its node dies first,
+    the session lives, and nobody was told otherwise."""
+
+    @simulated()
+    async def scenario(scene: Scene) -> None:
+        await scene.create("n1", a="1")
+        scene.lose(Push, "n1", "n2")
+        log_out = scene.start(scene.log_out("n1"))
+        await asyncio.sleep(0.01)
+        late = scene.start(scene.write("n1", a="2"))
+        await asyncio.sleep(0.1)
+        assert not late.done()
+        await scene.crash("n1")
+        assert await scene.see("n2") == {"a": "1"}
+        for request in (log_out, late):
+            request.cancel()
+
+    scenario()
+
+
+def test_who_meets_a_log_out_whose_copies_do_not_answer_is_not_told_of_it() -> None:
+    """The outcome of the log-out is unknown, and so is not what the other request is told."""
+
+    @simulated(options=Options(commit_timeout=0.5))
+    async def scenario(scene: Scene) -> None:
+        await scene.create("n1", a="1")
+        scene.lose(Push, "n1", "n2")
+        log_out = scene.start(scene.log_out("n1"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(SessionUnavailable, match="just being ended"):
+            await scene.write("n1", a="2")
+        with pytest.raises(CommitUnconfirmed):
+            await log_out
 
     scenario()
