@@ -43,6 +43,7 @@ from sessionha.peer.messages import (
     Revocations,
     Revoke,
     TakeOver,
+    Tell,
     Touch,
     Whose,
 )
@@ -87,7 +88,7 @@ WITNESS_STORE = 4 * 2**20
 
 NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
-_DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
+_DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations, Tell)
 
 
 class Companion(Protocol):
@@ -539,6 +540,7 @@ class Engine:
             commit_timeout=settings.commit_timeout,
             acquire_timeout=settings.acquire_timeout,
             heal_after=settings.heal_after,
+            urgent=settings.heal_policy == "urgent",
             confirmed=settings.reads == "confirmed",
             serial=settings.concurrency == "serialize",
             quorum=quorum,

@@ -276,6 +276,12 @@ class Settings:
         "How long a dead node may stay away before its copies are made elsewhere; 0: at once,"
         " `never`: by hand.",
     )
+    heal_policy: str = _row(
+        choice("wait", "urgent"),
+        "wait",
+        "What happens meanwhile to a session that has one copy left: it waits like the others, or"
+        " (`urgent`) gets a temporary copy at once, without a write.",
+    )
     forget_after: float = _row(
         DURATION,
         0.0,

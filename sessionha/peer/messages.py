@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from sessionha.errors import BadMessage
-from sessionha.identity import NO_EPOCH, Epoch, GroupID, Position, SessionKey
+from sessionha.identity import NO_EPOCH, Epoch, GroupID, Position, SessionKey, ViewID
 from sessionha.view import Member, Node, View
 
 
@@ -370,6 +370,60 @@ class Revoked(Wire, frozen=True):
     rows: tuple[tuple[bytes, tuple[Revocation, ...]], ...]
 
 
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """What an operator said about the delay of one node: it holds until the node joins again."""
+
+    node: str
+    kind: Literal["hold", "now", "extend"]
+    number: int
+    """Above every one that its maker knew for the node."""
+    view: ViewID
+    """The view that its maker held: a node that joined later has returned since."""
+    maker: str
+    """The node that was told."""
+    extra: int = 0
+    """extend: milliseconds beyond the delay that is set."""
+
+    def supersedes(self, other: Word) -> bool:
+        """Whether this is the later word, or the one that all nodes take for it."""
+        mine, theirs = (self.view, self.number), (other.view, other.number)
+        return (*mine, self.maker) > (*theirs, other.maker)
+
+
+class Tell(Wire, frozen=True):
+    """What the sender knows that operators said of delays; answered by Told: what the receiver
+    knows besides."""
+
+    words: tuple[Word, ...]
+
+
+class Told(Wire, frozen=True):
+    """Words that supersede those told, or are about other nodes."""
+
+    words: tuple[Word, ...]
+
+
+class Weigh(Wire, frozen=True):
+    """Ask what only these nodes have, of each list: of the groups that the receiver leads, or is
+    the first living holder of."""
+
+    nodes: tuple[tuple[str, ...], ...]
+
+
+class Weight(msgspec.Struct, frozen=True, array_like=True):
+    """Groups, the living sessions in them, and the bytes of those."""
+
+    groups: int = 0
+    sessions: int = 0
+    bytes: int = 0
+
+
+class Weighed(Wire, frozen=True):
+    """One weight for each list, in the order of the question."""
+
+    weights: tuple[Weight, ...]
+
+
 # --- membership: between topology managers -------------------------------------------------------
 
 
@@ -578,8 +632,8 @@ class Done(Wire, frozen=True):
 Message = (
     Push | Pushed | Behind | Refused | CannotHold | Claim | Granted | NotPrimary | Promise
     | Promised | TakeOver | TookOver | Fetch | Fetched | Forward | Committed | Failed | Touch
-    | Whose | Found | Revoke | Revocations | Revoked | Ping | Pong | Join | Watch | Install
-    | Installed | Confirm | Confirmed | Report | Leave | Done
+    | Whose | Found | Revoke | Revocations | Revoked | Tell | Told | Weigh | Weighed
+    | Ping | Pong | Join | Watch | Install | Installed | Confirm | Confirmed | Report | Leave | Done
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
     | Describe | Described | Relay | Relayed
 )  # fmt: skip

@@ -37,6 +37,7 @@ from sessionha.peer.messages import (
     Revocations,
     Revoke,
     TakeOver,
+    Tell,
     Touch,
     Whose,
 )
@@ -52,6 +53,7 @@ from sessionha.state.base import (
     Unsettled,
     touch_interval,
 )
+from sessionha.state.delays import Delays
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.readings import Readings
@@ -114,6 +116,7 @@ class StateManager:
         self.ownership = Ownership(node, self.replication, self.turns)
         self.local = not (node.options.serial or node.options.confirmed)
         self.subjects = Subjects(node, partial(self.commit, fresh=False))
+        self.delays = Delays(node)
         self.readings = Readings()
         self.tend: Callable[[], None] | None = None
         """Upkeep between requests, where no task does it."""
@@ -306,7 +309,7 @@ class StateManager:
             if within is not None and record.epoch != within:
                 raise NotHeld(node.me)
             base = record.position
-            self.replication.reform(record, batch.group, view, widen=True)
+            formed = self.replication.reform(record, batch.group, view, widen=True)
             if len(record.holders) <= node.options.min_copies:
                 node.counters.below_min_copies += 1
                 raise SessionUnavailable(
@@ -319,6 +322,7 @@ class StateManager:
                 record.acked = record.version
             row = write_record(record)
             writer.put(group_key(batch.group), row)
+        self.replication.count(formed)
         self.readings.follow(batch, delta.elements, base, record.position)
         node.counters.commits += 1
         node.counters.merged += delta.merged
@@ -455,6 +459,8 @@ class StateManager:
                 return self.subjects.on_revoke(message)
             case Revocations():
                 return self.subjects.on_revocations(sender, message)
+            case Tell():
+                return self.delays.on_tell(sender, message)
             case _:
                 return Failed("BadMessage", "not a message for a state manager")
 

@@ -41,6 +41,8 @@ class Options:
     commit_timeout: float = 2.0
     acquire_timeout: float = 3.0
     heal_after: float = 30.0
+    urgent: bool = False
+    """Whether a group with one copy left gets a temporary one before `heal_after` has passed."""
     confirmed: bool = False
     """Whether reads are confirmed by every copy."""
     serial: bool = False
@@ -71,6 +73,10 @@ class Counters:
     touches: int = 0
     swept: int = 0
     repaired: int = 0
+    healed: int = 0
+    replaced: int = 0
+    refilled: int = 0
+    moved: int = 0
     merged: int = 0
     conflicts: int = 0
     confirmed: int = 0

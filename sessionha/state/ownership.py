@@ -406,6 +406,7 @@ class Ownership:
                 group, view, node.me, min(len(order), node.options.backups), order
             )
             self._crown(writer, group, record, epoch, view, wanted, found)
+        node.counters.refilled += sum(n in record.seats and n not in in_sync for n in wanted)
 
     def _take(
         self, writer: Writer, group: GroupID, epoch: Epoch, content: Push | None, view: View

@@ -67,6 +67,28 @@ class Round(NamedTuple):
     """The group's row as the round's transaction left it: `record`, encoded."""
 
 
+class Formed(NamedTuple):
+    """What became of C, and how many copies it gained by that."""
+
+    changed: bool
+    refilled: int = 0
+    """Owners of seats, who were back, or who took a seat that was free."""
+    replaced: int = 0
+    """Temporary holders, while owners of seats are awaited."""
+    healed: int = 0
+    """New owners, of the seats of nodes that are gone for good."""
+    moved: int = 0
+    """New owners, of the seats of nodes that are about to leave."""
+
+
+AS_IT_WAS = Formed(changed=False)
+
+
+def _is_gone(seat: str, away: Set[str], view: View) -> bool:
+    """Whether a seat is to have another owner; one that came back meanwhile keeps it."""
+    return seat in away and view.member(seat) is None
+
+
 def receipt(record: GroupRecord) -> Receipt:
     """What a group without a change under way tells."""
     return Receipt(record.position, record.holders, len(record.holders) - 1)
@@ -104,40 +126,70 @@ class Replication:
         view: View,
         *,
         widen: bool,
-        away: Set[str] = frozenset(),
-    ) -> bool:
-        """Bring C up to date with the view; whether that changed it.
+        away: Set[str] | None = None,
+    ) -> Formed:
+        """Bring C up to date with the view; what that changed.
 
         Holders that left the view are gone from C by that. `widen` fills C up to the wanted
         backups: owners of seats that are members again, else temporary holders. A member that
-        must go is asked to give its copy up, and acknowledges that like a write (R1). Seats of
-        nodes that are `away` for good, or about to leave, go to those that hold the copies now.
+        must go is asked to give its copy up, and acknowledges that like a write (R1). `away`: it
+        is not a write that asks, so nobody takes the place of an owner that is awaited; but seats
+        of nodes that are away for good, and still are, go to those that hold the copies now, and so
+        do those of nodes that are about to leave.
         """
-        if not away.isdisjoint(record.seats):
+        gone = frozenset[str]()
+        if away:
+            gone = frozenset(seat for seat in record.seats if _is_gone(seat, away, view))
+        if gone:
             record.widened = NO_VIEW
         if record.formed == view.id and (not widen or record.widened == view.id):
-            return False
+            return AS_IT_WAS
         node = self._node
         valid = node.valid_backups(record, view)
         wanted = valid
+        seats = record.seats
+        leaves = frozenset[str]()
         if widen:
-            record.widened = view.id
-            away = away | view.leaving
-            keep = (*(seat for seat in record.seats if seat != node.me), *valid)
+            leaves = view.leaving.intersection(seats)
+            stay = tuple(seat for seat in seats if seat not in gone and seat not in leaves)
+            awaited = sum(view.member(seat) is None for seat in stay)
+            count = node.options.backups
+            if away is not None:
+                temporary = sum(name not in seats for name in valid)
+                count -= max(awaited - temporary, 0)
+                if node.options.urgent:
+                    count = max(count, min(node.options.backups, 1))
+            record.widened = view.id if count >= node.options.backups else NO_VIEW
+            keep = (*(seat for seat in seats if seat != node.me), *valid)
             wanted = placement.backups(
-                group, view, node.me, node.options.backups, tuple(dict.fromkeys(keep)),
-                self._refusing(),
-            )  # fmt: skip
-            if away:
-                stay = (seat for seat in record.seats if seat not in away)
-                seats = dict.fromkeys((*stay, node.me, *wanted))
-                record.seats = tuple(seats)[: node.options.backups + 1]
+                group, view, node.me, count, tuple(dict.fromkeys(keep)), self._refusing()
+            )
+            if gone or leaves or (len(seats) <= node.options.backups and not awaited):
+                owners = dict.fromkeys((*stay, node.me, *wanted))
+                record.seats = tuple(owners)[: node.options.backups + 1]
         holders = (node.me, *wanted)
         stayed = {*valid, *(name for name in record.leaving if view.member(name))}
         leaving = tuple(sorted(stayed - set(holders)))
-        changed = holders != record.holders or set(wanted) != set(valid)
+        changed = holders != record.holders or set(wanted) != set(valid) or record.seats != seats
         record.holders, record.leaving, record.formed = holders, leaving, view.id
-        return changed
+        if not changed:
+            return AS_IT_WAS
+        new = [name for name in wanted if name not in valid]
+        back = sum(name in seats for name in new)
+        seated = sum(name in record.seats for name in new) - back
+        healed = min(seated, len(gone))
+        moved = min(seated - healed, len(leaves))
+        free = seated - healed - moved
+        return Formed(True, back + free, len(new) - back - seated, healed, moved)
+
+    def count(self, formed: Formed) -> None:
+        """Count the copies that C gained, once they are on their way."""
+        if formed is not AS_IT_WAS:
+            counters = self._node.counters
+            counters.refilled += formed.refilled
+            counters.replaced += formed.replaced
+            counters.healed += formed.healed
+            counters.moved += formed.moved
 
     async def confirm(self, started: Round, deadline: int) -> Receipt:
         """Wait until every target has the round's version: that, and not what others have written
@@ -202,7 +254,7 @@ class Replication:
         deadline: int,
         *,
         widen: bool,
-        away: Set[str] = frozenset(),
+        away: Set[str] | None = None,
     ) -> GroupRecord:
         """Until C is valid in the present view and has the version that was newest when this
         began (R5, R13); requests that go on writing are not waited for.
@@ -290,7 +342,9 @@ class Replication:
             raise CommitUnconfirmed((self._node.me,), 0)
         await self._node.membership.wait_change(view, 0.02)
 
-    def _plan(self, group: GroupID, *, widen: bool, away: Set[str]) -> Round | GroupRecord | ViewID:
+    def _plan(
+        self, group: GroupID, *, widen: bool, away: Set[str] | None
+    ) -> Round | GroupRecord | ViewID:
         """The next round; or the settled record; or the view in which this node is no member,
         though nobody has taken the group from it that it knows of."""
         node = self._node
@@ -301,12 +355,12 @@ class Replication:
                 return view.id
             if record is None or not node.leads(record, view):
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
-            changed = self.reform(record, group, view, widen=widen, away=away)
+            formed = self.reform(record, group, view, widen=widen, away=away)
             settled = record.acked == record.version and record.run == node.store.run
-            if settled and not changed and not record.leaving:
+            if settled and not formed.changed and not record.leaving:
                 return record
             since = record.acked
-            record.version += changed
+            record.version += formed.changed
             alone = len(record.holders) == 1 and not record.leaving
             if alone:
                 record.acked, record.run = record.version, node.store.run
@@ -316,6 +370,7 @@ class Replication:
                 return record
             base = Position(epoch_at(record.line, since), since)
             push = copies.content(writer, group, record, base, node.clock.now())
+        self.count(formed)
         return Round(push, record.holders[1:], record.leaving, view.id, record, row)
 
     async def _send(self, plan: Round) -> list[str]:

@@ -93,6 +93,7 @@ class Upkeep:
                     marked = now
                     self._node.clock.mark()
                 self._state.subjects.keep_up()
+                self._state.delays.keep_up()
                 await self.repair()
                 if now - self._swept >= SWEEP_EVERY:
                     await self.sweep()
@@ -149,12 +150,12 @@ class Upkeep:
         """Bring every group that this node leads to its wanted copies; how many were changed.
 
         Owners of seats that are back are brought up to date at once. Copies of nodes that stay
-        away are made elsewhere when `heal_after` has passed (systems 6 and 7).
+        away are made elsewhere when their delay has ended (systems 6 and 7).
         """
         node = self._node
         view = node.membership.view()
-        away = self._away_for_good()
-        if not node.wanting and self._repaired == (view.id, frozenset(away)):
+        away = self._state.delays.gone_for_good()
+        if not node.wanting and self._repaired == (view.id, away):
             return 0
         if not node.membership.is_member():
             return 0
@@ -175,19 +176,13 @@ class Upkeep:
                 changed += sum(done)
                 complete = complete and all(done)
         if complete and node.membership.view().id == view.id:
-            self._repaired = (view.id, frozenset(away))
+            self._repaired = (view.id, away)
         else:
             node.wanting = True
         node.counters.repaired += changed
         return changed
 
-    def _away_for_good(self) -> set[str]:
-        """Nodes whose delay of healing has ended (system 7)."""
-        delay = self._node.options.heal_after * 1000
-        away = self._node.membership.away()
-        return {name for name, since in away.items() if since >= delay}
-
-    def _needs(self, record: GroupRecord, view: View, away: set[str]) -> bool:
+    def _needs(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
         """Whether this node has to do something for the group now."""
         node = self._node
         if not record.held:
@@ -199,24 +194,33 @@ class Upkeep:
             seat != node.me and seat not in valid and view.member(seat) for seat in record.seats
         )
         missing = [seat for seat in record.seats if view.member(seat) is None]
-        lacking = len(valid) < min(node.options.backups, len(view.servers) - 1)
-        healing = lacking and all(seat in away for seat in missing)
+        others = len(view.servers) - 1
+        lacking = not missing and len(valid) < min(node.options.backups, others)
+        urgent = node.options.urgent and not valid and min(node.options.backups, others) > 0
+        given_up = not away.isdisjoint(missing)
         draining = not view.leaving.isdisjoint(valid)
-        return returned or healing or draining or bool(record.leaving)
+        wanting = returned or given_up or lacking or urgent or draining
+        return wanting or bool(record.leaving)
 
-    def _inherits(self, record: GroupRecord, view: View, away: set[str]) -> bool:
-        """Whether its primary is gone for good, or came back as a new member, and this node is the
-        first holder that is left: in sync, or if none is, at all."""
+    def _inherits(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
+        """Whether its primary is gone for good, or came back as a new member, or something is to
+        be done that its primary does not come back to do; and this node is the first holder that
+        is left: in sync, or if none is, at all."""
         primary = record.promise.node
         if view.holds(primary, record.formed):
             return False
-        if view.member(primary) is None and primary not in away:
-            return False
         left = [name for name in record.holders if view.holds(name, record.formed)]
+        if view.member(primary) is None:
+            gone = any(
+                name in away and view.member(name) is None for name in (primary, *record.seats)
+            )
+            alone = len(left) == 1 and len(view.servers) > 1 and self._node.options.urgent
+            if not (gone or alone):
+                return False
         left = left or [name for name in record.holders if view.member(name)]
         return bool(left) and left[0] == self._node.me
 
-    async def _repair(self, group: GroupID, away: set[str]) -> bool:
+    async def _repair(self, group: GroupID, away: frozenset[str]) -> bool:
         node = self._node
         deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
         try:

@@ -51,7 +51,7 @@ class SimulatedMembership:
         """Hold this view, unless a newer one is known."""
         if not view.supersedes(self.current):
             return
-        for name in self.current.nodes:
+        for name in self.current.nodes or self._world.hosts:  # views say who was a member before
             self._gone.setdefault(name, self._world.now)
         for name in view.nodes:
             self._gone.pop(name, None)

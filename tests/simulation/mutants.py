@@ -18,7 +18,8 @@ import pytest
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
-from sessionha.state import copies, upkeep
+from sessionha.state import copies, delays, upkeep
+from sessionha.state.delays import Delays
 from sessionha.state.draining import Draining
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node
@@ -35,6 +36,12 @@ from tests.simulation.histories import EVERYTHING, Plan, play
 from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
 from tests.simulation.seeds import swarm
+from tests.simulation.test_delay import (
+    test_a_node_that_is_held_is_awaited_by_all_until_it_is_back as held,
+)
+from tests.simulation.test_delay import (
+    test_who_is_back_in_time_keeps_its_copies_and_nobody_else_gets_any as returned_in_time,
+)
 from tests.simulation.world import World
 from tests.topology import test_quorum as votes
 
@@ -427,6 +434,21 @@ def _only_the_view() -> list[AbstractContextManager[Any]]:
     return [_on(Ownership, "_check_nowhere", lambda _self: None)]
 
 
+def _no_delay() -> list[AbstractContextManager[Any]]:
+    def gone(self: Delays) -> frozenset[str]:
+        return frozenset(self._node.membership.away())
+
+    return [_on(Delays, "gone_for_good", gone)]
+
+
+def _words_for_ever() -> list[AbstractContextManager[Any]]:
+    return [_on(delays, "_has_returned", lambda *_: False)]
+
+
+def _words_to_nobody() -> list[AbstractContextManager[Any]]:
+    return [_on(Delays, "_ignorant", lambda *_: [])]
+
+
 def _dirty_reads() -> list[AbstractContextManager[Any]]:
     original = Ownership.serves
 
@@ -664,6 +686,15 @@ RULES: dict[str, Rule] = {
     ),
     "R13-remembered": Rule(
         "elements are remembered without their position", _remembered_without_position, anywhere
+    ),
+    "delay-none": Rule(
+        "copies are made elsewhere at once", _no_delay, scene(returned_in_time), "directed"
+    ),
+    "delay-words-for-ever": Rule(
+        "a return does not end what an operator said", _words_for_ever, scene(held), "directed"
+    ),
+    "delay-words-to-nobody": Rule(
+        "who joins does not learn what an operator said", _words_to_nobody, scene(held), "directed"
     ),
     "R16-no-floor": Rule("the cookie's position is no floor", _no_floor, anywhere),
     "R17-one-fate": Rule(

@@ -30,6 +30,7 @@ from sessionha.peer.messages import (
     Revocations,
     Revoke,
     TakeOver,
+    Tell,
     Touch,
     Whose,
     decode,
@@ -60,7 +61,7 @@ from tests.simulation.membership import (
 )
 from tests.simulation.recorder import Recorder
 
-DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations)
+DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations, Tell)
 """Messages for state managers; the others are for topology managers."""
 
 Views = Literal["oracle", "available", "quorum"]
@@ -565,6 +566,7 @@ class World:
             await asyncio.sleep(0.25)
             await engine.host.running()
             if engine.state.node.store.try_lead():
+                engine.state.delays.keep_up()
                 await engine.upkeep.repair()
                 await engine.upkeep.sweep()
 
