@@ -128,7 +128,7 @@ class Shop:
     def count(self, name: str) -> int:
         """A counter of the state manager, over all nodes and all their lives."""
         living = (engine for host in self.world.living for engine in host.engines)
-        counts = (asdict(engine.state.node.counters) for engine in living)
+        counts = (Counter(asdict(engine.state.node.counters)) for engine in living)
         return self.past[name] + sum(each[name] for each in counts)
 
     async def crash(self, *nodes: str) -> None:
