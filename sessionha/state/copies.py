@@ -503,7 +503,7 @@ def accept(
     elif push.trimmed > record.trimmed:
         _trim(writer, push.group, record, push.trimmed)
     for session in push.sessions:
-        _accept_session(writer, push.group, session, now)
+        accept_session(writer, push.group, session, now)
     for element in (*push.elements, *patched):
         record.tombstones += element.value is None
         writer.put(
@@ -525,7 +525,8 @@ def accept(
     return record
 
 
-def _accept_session(writer: Writer, group: GroupID, row: SessionRow, now: int) -> None:
+def accept_session(writer: Writer, group: GroupID, row: SessionRow, now: int) -> None:
+    """Write a session's facts into this copy; a tombstone drops its elements."""
     if row.destroyed:
         _drop_elements(writer, group, row.key)
     record = _session_record(row, now)

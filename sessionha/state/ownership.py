@@ -36,12 +36,13 @@ from sessionha.peer.messages import (
     TakeOver,
     TookOver,
 )
-from sessionha.state import copies, placement
+from sessionha.state import copies, placement, sides
 from sessionha.state.base import Held
 from sessionha.state.node import NOT_TOGETHER, Node
 from sessionha.state.records import (
     LINE_LIMIT,
     GroupRecord,
+    Line,
     get_group,
     group_key,
     write_record,
@@ -343,10 +344,38 @@ class Ownership:
         content = None
         if best.node != node.me:
             content = await self._fetch(group, best.node, record.base, view)
-        self._adopt_promotion(group, epoch, content, view, holding)
+        line = record.line if content is None else content.line
+        others = await self._other_sides(group, line, best, holding, view)
+        self._adopt_promotion(group, epoch, content, view, holding, others)
         node.counters.promotions += 1
         await self._replication.settle(group, deadline, widen=False)
         return NOBODY
+
+    async def _other_sides(
+        self, group: GroupID, line: Line, best: _Answer, holding: list[_Answer], view: View
+    ) -> list[Push]:
+        """Whole copies of a history that the adopted one, with this line, does not go on from: two
+        sides have met, and both may have served. Newest first."""
+        if self._node.options.quorum or ViewID(*best.standing.formed) >= view.barrier:
+            return []  # there are no two, or they were brought together when they met
+        parted = [a for a in holding if not sides.follows(line, a.standing.position)]
+        parted.sort(key=lambda answer: answer.standing.position, reverse=True)
+        found: list[Push] = []
+        for answer in parted:
+            if not any(sides.follows(side.line, answer.standing.position) for side in found):
+                found.append(await self._whole(group, answer.node, view))
+        return found
+
+    async def _whole(self, group: GroupID, holder: str, view: View) -> Push:
+        """All that a holder has, which may be this node."""
+        node = self._node
+        if holder != node.me:
+            return await self._fetch(group, holder, NO_POSITION, view)
+        with node.store.read() as reader:
+            record = get_group(reader, group)
+            if record is None or not record.held:
+                raise _Lost
+            return copies.content(reader, group, record, NO_POSITION, node.clock.now())
 
     async def _ask_all(self, group: GroupID, epoch: Epoch, view: View) -> list[_Answer]:
         node = self._node
@@ -390,7 +419,13 @@ class Ownership:
         return reply.content
 
     def _adopt_promotion(
-        self, group: GroupID, epoch: Epoch, content: Push | None, view: View, holding: list[_Answer]
+        self,
+        group: GroupID,
+        epoch: Epoch,
+        content: Push | None,
+        view: View,
+        holding: list[_Answer],
+        others: list[Push],
     ) -> None:
         node = self._node
         with node.store.write(urgent=True) as writer:
@@ -405,8 +440,12 @@ class Ownership:
             wanted = placement.backups(
                 group, view, node.me, min(len(order), node.options.backups), order
             )
+            now = node.clock.now()
+            joined = [sides.join(writer, group, record, side, now) for side in others]
             self._crown(writer, group, record, epoch, view, wanted, found)
         node.counters.refilled += sum(n in record.seats and n not in in_sync for n in wanted)
+        node.counters.merged += sum(each.merged for each in joined)
+        node.counters.conflicts += sum(each.conflicts for each in joined)
 
     def _take(
         self, writer: Writer, group: GroupID, epoch: Epoch, content: Push | None, view: View

@@ -60,6 +60,13 @@ class DataManager:
         del value, operation, strict
         raise OperationRefused("an operation", f"the data manager `{self.name}` has none")
 
+    def join(self, mine: Any, theirs: Any) -> Applied:
+        """One of two values that differ, made on two sides of a split cluster from one that nobody
+        knows any more; `mine` is the side's that has the newer history. It must depend on nothing
+        but its arguments. This class keeps `mine`."""
+        del theirs
+        return Applied(mine, 1)
+
 
 class _Structured(DataManager):
     """Values that are changed by path: changes of different paths are merged."""
@@ -79,6 +86,19 @@ class _Map(_Structured):
     name = "map"
     types = (dict,)
 
+    def join(self, mine: Any, theirs: Any) -> Applied:
+        """The keys of both: what was deleted on one side returns."""
+        both, conflicts = dict(mine), 0
+        for key, value in theirs.items():
+            if key not in both:
+                both[key] = value
+            elif type(value) is dict and type(both[key]) is dict:
+                both[key], inside = self.join(both[key], value)
+                conflicts += inside
+            else:
+                conflicts += both[key] != value
+        return Applied(both, conflicts)
+
 
 class _List(_Structured):
     name = "list"
@@ -88,6 +108,10 @@ class _List(_Structured):
 class _Set(_Structured):
     name = "set"
     types = (set,)
+
+    def join(self, mine: Any, theirs: Any) -> Applied:
+        """The members of both: what was taken out on one side returns."""
+        return Applied(mine | theirs, 0)
 
 
 class _Counter(DataManager):
@@ -106,6 +130,10 @@ class _Counter(DataManager):
         if not self.accepts(applied.value):
             raise OperationRefused("an operation", "would make the counter something else")
         return applied
+
+    def join(self, mine: Any, theirs: Any) -> Applied:
+        """The larger: of what both have added, one side's is lost."""
+        return Applied(max(mine, theirs), 1)
 
 
 VALUE: Final = DataManager()
@@ -209,6 +237,22 @@ def changed(
         why = f"cannot be done by the data manager `{manager}`: {type(error).__name__}: {error}"
         raise OperationRefused("an operation", why[:300]) from error
     return encode(applied.value, manager, OPERATION_DEPTH), applied.conflicts
+
+
+def joined(manager: str, mine: bytes, theirs: bytes) -> tuple[bytes, int]:
+    """What becomes of two stored values that differ, of two sides of a split, and the number of
+    conflicts. Where the manager cannot tell, or is not known here, `mine` stays."""
+    known = _by_name.get(manager)
+    if known is None:
+        return mine, 1
+    values = decode(mine), decode(theirs)
+    if any(isinstance(value, Undecodable) for value in values):
+        return mine, 1
+    try:
+        both = known.join(*values)
+        return encode(both.value, manager, OPERATION_DEPTH), both.conflicts
+    except Exception:  # noqa: BLE001 -- an application's code; the group must have an owner
+        return mine, 1
 
 
 for _each in (VALUE, _Map(), _List(), _Set(), COUNTER):

@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 def check(history: History) -> list[Finding]:
     """Every broken invariant, first things first."""
-    checks = ALWAYS + (PROMISED if history.whole else ())
+    checks = ALWAYS + (PROMISED if history.whole else (buried,) if history.kept else ())
     sessions = told(history)
     found = [finding for invariant in checks for finding in invariant(history, sessions)]
     return sorted(found, key=lambda finding: finding.at)
@@ -267,6 +267,16 @@ def ended_for_good(history: History, sessions: Sessions) -> Iterator[Finding]:
         since = gone.get((request.session, request.key))
         if request.read is not None and since is not None and since < request.began:
             yield Finding("I7", request.read_at, f"{request.session}: served after it was gone")
+
+
+def buried(history: History, _sessions: Sessions) -> Iterator[Finding]:
+    """I7 where two sides have met (available mode): of whatever side a log-out was acknowledged,
+    the session is served to nobody after faults stopped."""
+    ends = {(each.session, each.ends) for each in history.requests if each.outcome == "ok"}
+    for request in history.requests:
+        late = request.read is not None and request.began >= history.quiet_from > 0
+        if late and request.key and (request.session, request.key) in ends:
+            yield Finding("I7", request.read_at, f"{request.session}: served after the sides met")
 
 
 def phantoms(history: History, sessions: Sessions) -> Iterator[Finding]:

@@ -121,6 +121,8 @@ class History:
     """Requests of one session take turns."""
     whole: bool = True
     """The living could reach each other, so that everything is promised."""
+    kept: bool = False
+    """No store was lost, so that every tombstone is somewhere."""
     agreed: bool = False
     """A majority decides views, each after the one before."""
     lease: float | None = None

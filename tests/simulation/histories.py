@@ -144,6 +144,7 @@ def _made(seed: int, plan: Plan) -> World:
     log.serial = world.options.serial
     log.agreed = plan.views == "quorum"
     log.whole = plan.views != "available" or not any(kind in plan.kinds for kind in SEPARATE)
+    log.kept = all(kind in SEPARATE for kind in plan.kinds)
     log.bound, log.secrets = REFUSALS, (SECRET,)
     log.idle = world.lifetimes.idle_timeout / 1000
     log.lifetime = world.lifetimes.lifetime / 1000

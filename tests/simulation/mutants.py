@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 from unittest import mock
 
@@ -18,7 +19,7 @@ import pytest
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
-from sessionha.state import copies, delays, upkeep
+from sessionha.state import copies, delays, sides, upkeep
 from sessionha.state.delays import Delays
 from sessionha.state.draining import Draining
 from sessionha.state.manager import StateManager
@@ -31,7 +32,7 @@ from sessionha.state.serial import Turns
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.lone import FOREVER
 from sessionha.view import View
-from tests.simulation import test_draining, test_mended, test_quorum, test_scenarios
+from tests.simulation import test_draining, test_mended, test_quorum, test_scenarios, test_sides
 from tests.simulation.histories import EVERYTHING, Plan, play
 from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
@@ -459,6 +460,17 @@ def _dirty_reads() -> list[AbstractContextManager[Any]]:
     return [_on(Ownership, "serves", serves)]
 
 
+def _sides_apart() -> list[AbstractContextManager[Any]]:
+    return [_on(sides, "join", lambda *_: sides.Joined())]
+
+
+def _older_is_a_side() -> list[AbstractContextManager[Any]]:
+    return [
+        _on(sides, "follows", lambda *_: False),
+        _on(sides, "parting", lambda *_: 0),
+    ]
+
+
 def _told_too_early() -> list[AbstractContextManager[Any]]:
     async def at_once(_self: StateManager, _group: Any) -> None: ...
 
@@ -559,7 +571,6 @@ STALE = Plan(width=3, troubles="expel", lossy=0.5, requests=90, reads="confirmed
 SERIAL = Plan(engines=2, width=3, troubles="crash+engine", concurrency="serialize", think=0.03)
 OUSTED = Plan(width=3, troubles="pause+expel", requests=90, concurrency="serialize", think=0.03)
 SWEPT = Plan(nodes=4, backups=2, troubles="crash+expel+cut", kept=1.0, upkeep=True, requests=80)
-
 RULES: dict[str, Rule] = {
     "R1-acknowledge-first": Rule("acknowledge before replication", _acknowledge_first, anywhere),
     "R1-drop-silent": Rule("a primary drops a silent backup itself", _drop_silent, anywhere),
@@ -676,6 +687,18 @@ RULES: dict[str, Rule] = {
         "an engine serves what is not acknowledged",
         _dirty_reads,
         scene(test_scenarios.test_a_sibling_never_serves_what_is_not_acknowledged),
+        "directed",
+    ),
+    "R11-sides-apart": Rule(
+        "of two sides that meet the newer history is taken whole, without the other's tombstones",
+        _sides_apart,
+        scene(partial(test_sides.test_a_log_out_wins_against_what_the_other_side_changed, "n1")),
+        "directed",
+    ),
+    "R8-sides-merged": Rule(
+        "what is older than the newest copy is taken for another side",
+        _older_is_a_side,
+        scene(test_sides.test_an_older_copy_is_no_other_side),
         "directed",
     ),
     "R13-told-too-early": Rule(

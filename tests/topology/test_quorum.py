@@ -662,8 +662,8 @@ def test_what_was_granted_ends_by_proof_only_for_the_start_that_ended() -> None:
     assert grants.release("n1", member.incarnation, None, before=51).last(member) == NEVER
     ended = grants.release("n1", member.incarnation, run=2)
     assert ended.last(member) == NEVER
-    assert not ended.allows("n1", member.incarnation, 2, BASE)
-    assert ended.allows("n1", member.incarnation, 3, BASE)
+    assert not ended.allows("n1", member.incarnation, 2, BASE, 60)
+    assert ended.allows("n1", member.incarnation, 3, BASE, 60)
     assert ended.grant("n1", Grant(member.incarnation, 3, 60)).last(member) == 60
 
 
