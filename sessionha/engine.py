@@ -31,6 +31,8 @@ from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
 from sessionha.peer.messages import (
     Claim,
+    Drain,
+    DrainProgress,
     Failed,
     Fetch,
     Forward,
@@ -53,12 +55,13 @@ from sessionha.reloading import Following, Reloaded, announce, read_again
 from sessionha.session.cookies import RouteCookies, check_key, cluster_tag
 from sessionha.session.terms import Event
 from sessionha.settings import Settings
-from sessionha.siblings import LOOK, Server, Serving, Vigil, told_to_end
+from sessionha.siblings import LIMIT, LOOK, Server, Serving, Vigil, told_to_end
 from sessionha.state.clock import NodeClock
 from sessionha.state.copies import Limits
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.upkeep import Upkeep
+from sessionha.stopping import Stopping
 from sessionha.store import LMDBStore, MemoryStore, choose, durable
 from sessionha.topology.base import Change
 from sessionha.topology.health import NodeState
@@ -68,7 +71,7 @@ from sessionha.topology.members import holds
 from sessionha.topology.rows import Voting
 from sessionha.topology.timing import LEASE_MARGIN, Admission, Timing
 from sessionha.topology.votefile import DiskVotes
-from sessionha.view import EngineAddress, Member, View
+from sessionha.view import Drains, EngineAddress, Member, View
 from sessionha.view import Node as Described
 
 log = logging.getLogger("sessionha.engine")
@@ -78,6 +81,9 @@ JOIN_PATIENCE = 3.0
 
 STOP_PATIENCE = 5.0
 """Seconds a stop waits for tasks that were cancelled."""
+
+DRAIN_ANSWER = 2.0
+"""Seconds that a node may take to say how far it is with draining."""
 
 ROUNDS = 4
 """Times that a starting node looks for others in the discovery time: the first round may be before
@@ -120,6 +126,10 @@ class _Parts:
     """With peers: where all of it happens."""
     serving: Serving | None = None
     server: Server | None = None
+    drain: Stopping | None = None
+    """Of a node with peers that holds sessions."""
+    told: bool = False
+    """Its server was told to end this process."""
     stopping: bool = False
 
 
@@ -323,7 +333,7 @@ class Engine:
             self._handle,
         )
         parts = _Parts(os.getpid(), store, topology, state, streams, seeker, relays)
-        parts.loop = asyncio.get_running_loop()
+        parts.loop, parts.drain = asyncio.get_running_loop(), _stopping(settings, state, topology)
         parts.serving, parts.server = Serving(store, os.getpid()), Server()
         self._parts = parts
         host, _, port = settings.listen.rpartition(":")
@@ -473,8 +483,57 @@ class Engine:
         for companion in self._accompanied:
             companion.start()
 
+    # --- stopping -------------------------------------------------------------------------------
+
+    async def drain(self, node: str, how: Drains | None) -> DrainProgress:
+        """Let a node of the cluster drain in this way, or (empty) no more, or (None) only tell how
+        far it is: that goes on while this returns.
+
+        Raises:
+            InvalidSettings: it has nothing to drain, or is no member.
+            PeerUnavailable: it does not answer.
+        """
+        parts = self._parts
+        if node == self.settings.node:
+            return self._drain_here(how)
+        if parts is None or parts.streams is None or not self.membership.view().member(node):
+            raise InvalidSettings([f"{node} is no member of the cluster of {self.settings.node}"])
+        reply = await parts.streams.call(node, Drain(how), DRAIN_ANSWER)
+        if not isinstance(reply, DrainProgress):
+            why = reply.reason if isinstance(reply, Failed) else "it answers something else"
+            raise InvalidSettings([f"{node} does not drain: {why}"])
+        return reply
+
+    def _drain_here(self, how: Drains | None) -> DrainProgress:
+        drain = self._parts.drain if self._parts is not None else None
+        if drain is None:
+            raise InvalidSettings([f"{self.settings.node} has nothing that others could take over"])
+        if how is not None:
+            drain.begin(how)
+        return drain.progress()
+
+    async def retire(self) -> None:
+        """The server is about to end this process, and serves until this returns: leave the node
+        to its other engines, or drain it where this is the last one. Bounded by `drain_timeout`,
+        and by what the last one waits for others; does nothing where there is nobody to drain to.
+        """
+        parts = self._parts
+        if parts is None or parts.drain is None or parts.stopping or parts.told:
+            return
+        parts.told = True
+        if not await _left_to_sibling(parts):
+            await self._drain_last(parts, self.settings.drain_timeout, patiently=True)
+
+    async def _drain_last(self, parts: _Parts, within: float, *, patiently: bool) -> None:
+        membership = parts.membership
+        if parts.drain is None or isinstance(membership, LoneMembership):
+            return
+        if membership.is_member() and len(membership.view().servers) > 1:
+            how = membership.drains or "returning"
+            await parts.drain.carry_out(how, patiently=patiently, within=within)
+
     async def stop(self) -> None:
-        """Leave the node to its other engines; say goodbye when there is none, and close.
+        """Leave the node to its other engines; drain and say goodbye when there is none, and close.
 
         The last one waits while its server starts others, so that the node lives through the
         exchange of its workers. Until then, and until a goodbye is heard, it answers its peers:
@@ -484,7 +543,13 @@ class Engine:
         if parts is None or parts.pid != os.getpid() or parts.stopping:
             return
         parts.stopping = True
+        began = time.monotonic()
         last = not await _left_to_sibling(parts)
+        if last:
+            left = max(LIMIT - (time.monotonic() - began), STOP_PATIENCE)
+            await self._drain_last(parts, left, patiently=False)
+        elif parts.drain is not None and not parts.drain.is_wished:
+            parts.drain.end()
         companions, self._accompanied = self._accompanied, []
         for companion in companions:
             await companion.stop()
@@ -496,7 +561,7 @@ class Engine:
             if parts.seeker is not None:
                 await parts.seeker.stop(withdraw=last)
             if last:
-                await parts.membership.leave(returning=True)
+                await parts.membership.leave(returning=not _goes_for_good(parts.membership))
             await parts.membership.stop()
             await parts.streams.close()
         self._parts = None
@@ -572,6 +637,11 @@ class Engine:
             return None
         if isinstance(message, _DATA):
             return NO_DATA if self.is_witness else parts.state.handle(sender, message)
+        if isinstance(message, Drain):
+            try:
+                return self._drain_here(message.how)
+            except InvalidSettings as error:
+                return Failed("InvalidSettings", "; ".join(error.problems))
         if isinstance(message, Inspect):
             return Inspected(round(self.now() * 1000))
         if isinstance(message, Relay) and parts.relays is not None:
@@ -642,6 +712,19 @@ class _Remarks:
                 )
 
 
+def _stopping(
+    settings: Settings, state: StateManager, topology: TopologyManager
+) -> Stopping | None:
+    """The planned stop of a node that has something to hand over."""
+    if _is_witness(settings):
+        return None
+    return Stopping(state, topology, settings.drain_delay, settings.drain_timeout)
+
+
+def _goes_for_good(membership: TopologyManager | LoneMembership) -> bool:
+    return isinstance(membership, TopologyManager) and membership.drains == "leaving"
+
+
 async def _left_to_sibling(parts: _Parts) -> bool:
     """Wait until another engine of the node serves; False: there will be none."""
     serving, server = parts.serving, parts.server
@@ -650,9 +733,10 @@ async def _left_to_sibling(parts: _Parts) -> bool:
     if not serving.had_siblings:
         return False
     clock = asyncio.get_running_loop().time
-    vigil = Vigil(clock(), told=told_to_end())
+    told = parts.told or told_to_end()
+    vigil = Vigil(clock(), told=told)
     log.info("the last worker that serves ends; it waits whether the server starts others")
-    while vigil.goes_on(clock(), others := server.others()):
+    while vigil.goes_on(clock(), others := server.others(serving.ending if told else ())):
         await asyncio.sleep(LOOK)
         if serving.leave():
             log.info("another worker serves")

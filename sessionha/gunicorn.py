@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sessionha.web.signals import chain_in_loop
+
 # Every name in here that is also one of gunicorn's settings is taken for it: no `workers`.
 from sessionha.web.workers import start, stop
 
@@ -22,6 +24,8 @@ def post_worker_init(worker: Any) -> None:
     before the fork opens nothing. Workers with an event loop start their engine in the lifespan."""
     if any(kind.__module__ in _OF_REQUEST_THREADS for kind in type(worker).__mro__):
         start()
+    elif hasattr(worker, "handle_exit_signal"):  # of gunicorn.workers.gasgi
+        chain_in_loop(worker.loop, worker.handle_exit_signal)
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001

@@ -291,7 +291,14 @@ class Settings:
     drain_timeout: float = _row(
         DURATION,
         20.0,
-        "How long a stop may take; less than the server's own grace period. Not yet used.",
+        "How long a node that stops may take to hand its sessions over; less than the server's own"
+        " grace period.",
+    )
+    drain_delay: float = _row(
+        DURATION,
+        4.0,  # two checks of a balancer that looks every two seconds, as HAProxy does
+        "How long a node that stops answers `/readyz` with 404, and requests as before, until it"
+        " hands its sessions over: two checks of your balancer.",
     )
     idle_timeout: float = _row(INTERVAL, 1800.0, "A session that is not used for so long ends.")
     lifetime: float = _row(
@@ -523,9 +530,10 @@ RELATIONS: Final = (
         " seats are",
     ),
     Relation(
-        ("drain_timeout", "commit_timeout"),
-        lambda s: s.drain_timeout > s.commit_timeout,
-        "`drain_timeout` must be longer than `commit_timeout`: a stop lets changes finish",
+        ("drain_timeout", "drain_delay", "commit_timeout"),
+        lambda s: s.drain_timeout > s.drain_delay + s.commit_timeout,
+        "`drain_timeout` must be longer than `drain_delay` + `commit_timeout`: a stop lets routers"
+        " notice, and changes finish",
     ),
     Relation(
         ("lifetime", "idle_timeout"),

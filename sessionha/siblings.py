@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,8 +21,6 @@ import msgspec
 from sessionha.store.base import Reader, Store, Writer
 
 ROW: Final = b"\x00serving"
-
-NOBODY: Final = 0
 
 LOOK: Final = 0.025
 """Seconds between two looks at store and process table."""
@@ -75,8 +73,14 @@ class Serving:
             # A slot may be another engine's by now, which has yet to begin.
             others = any(_lives(entries[slot]) for slot in living & entries.keys())
             if others:
-                self._put(writer, NOBODY)
+                self._put(writer, -self._pid)
         return others
+
+    @property
+    def ending(self) -> frozenset[int]:
+        """The processes that left to a sibling, and may live still."""
+        with self._store.read() as reader:
+            return frozenset(-pid for pid in self._entries(reader).values() if pid < 0)
 
     @property
     def had_siblings(self) -> bool:
@@ -89,7 +93,8 @@ class Serving:
         writer.put(ROW, _encode((self._store.run, entries)))
 
     def _entries(self, reader: Reader) -> dict[int, int]:
-        """The process that serves in each slot, or did when it was killed."""
+        """The process that serves in each slot, or did when it was killed; of one that left to a
+        sibling, the negative."""
         raw = reader.get(ROW)
         run, entries = (self._store.run, {}) if raw is None else _decode(raw)
         return entries if run == self._store.run else {}
@@ -115,8 +120,9 @@ class Server:
         self._me = os.getpid()
         self._mark = _mark(self._me)
 
-    def others(self) -> Workers:
-        """The workers beside this process; none when the server has died."""
+    def others(self, ending: Collection[int] = ()) -> Workers:
+        """The workers beside this process; none when the server has died. `ending`: processes that
+        are about to end, and do not count as alive."""
         alive = ended = 0
         if self._mark is not None and os.getppid() == self._parent:
             for pid in _children(self._parent):
@@ -127,13 +133,13 @@ class Server:
                     continue
                 if state in "ZX":
                     ended += 1
-                elif _mark(pid) == self._mark:
+                elif pid not in ending and _mark(pid) == self._mark:
                     alive += 1
         return Workers(alive, ended)
 
 
 def _lives(pid: int) -> bool:
-    return pid != NOBODY and _state(pid)[0] not in "ZX"
+    return pid > 0 and _state(pid)[0] not in "ZX"
 
 
 def told_to_end() -> bool:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from sessionha.admin import data
 from sessionha.admin.doctor import examined
+from sessionha.admin.draining import DrainingPage
 from sessionha.admin.health import HealthPage
 from sessionha.admin.membership import MembershipPage
 from sessionha.admin.metrics import CONTENT_TYPE, text
@@ -44,6 +45,7 @@ def build(engine: Engine, tally: Tally) -> Starlette:
         return JSONResponse(await examined(engine), headers=NO_STORE)
 
     members, subjects, health = MembershipPage(engine), SubjectsPage(engine), HealthPage(engine)
+    draining, drain = DrainingPage(engine), "/v1/drain/{node}"
     theirs = "/v1/subjects/{subject:path}"
     return Starlette(
         routes=[
@@ -61,6 +63,9 @@ def build(engine: Engine, tally: Tally) -> Starlette:
             Route(theirs, _guarded(subjects.show, engine, "data"), methods=["GET"]),
             Route("/v1/forget/{node}", _guarded(members.forget, engine, "operate"), methods=POST),
             Route("/v1/bootstrap", _guarded(members.bootstrap, engine, "operate"), methods=POST),
+            Route(drain, _guarded(draining.show, engine, "read"), methods=["GET"]),
+            Route(drain, _guarded(draining.begin, engine, "operate"), methods=POST),
+            Route(drain, _guarded(draining.end, engine, "operate"), methods=["DELETE"]),
             Route("/v1/reload", _guarded(members.reload, engine, "operate"), methods=POST),
             Route(theirs, _guarded(subjects.end, engine, "data"), methods=["DELETE"]),
         ]

@@ -196,12 +196,12 @@ def _tell(
         show(found, _console())
 
 
-def _console() -> Console:
+def _console(*, stderr: bool = False) -> Console:
     """Where tables are printed. A file or a pipe has no width that would break their words."""
     from rich.console import Console
 
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console() if known else Console(width=WIDE)
+    known = stderr or sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr) if known else Console(width=WIDE)
 
 
 @app.command()
@@ -213,6 +213,44 @@ def forget(
     """Let a node wait no longer for the sessions that an absent one may hold: they may be lost."""
     found = _operate(file, url, f"/v1/forget/{quote(node, safe='')}", "forgotten")
     print(f"{found['forgotten']} is forgotten; tell every node that waits for it")
+
+
+@app.command()
+def drain(
+    node: Annotated[str, typer.Argument(help="The node that will be stopped.")],
+    restart: Annotated[
+        bool, typer.Option("--restart", help="It comes back soon: keep its copies and seats.")
+    ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="It is not stopped after all: let it serve on.")
+    ] = False,
+    url: Administration = None,
+    file: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Let others serve all that a node serves, and wait until they do: then stop it.
+
+    Without --restart it goes for good, and its copies are made elsewhere at once. Exits 1 when
+    something could not be handed over.
+    """
+    with needs("cli", "draining"):
+        from sessionha.cli import draining
+    if restart and cancel:
+        raise typer.BadParameter("give --restart or --cancel")
+    settings = Settings.observe(config=file)
+    address, bearer = asking.address_of(settings, url), asking.token(settings, "operate")
+    console = None if as_json or not sys.stderr.isatty() else _console(stderr=True)
+    try:
+        if cancel:
+            done = draining.cancel(address, bearer, node)
+        else:
+            done = draining.drain(address, bearer, node, restarts=restart, console=console)
+    except asking.NoAnswer as problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(json.dumps(done, indent=2) if as_json else draining.words(done))
+    if done["groups"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import msgspec
 
 from sessionha.errors import BadMessage
 from sessionha.identity import NO_EPOCH, Epoch, GroupID, Position, SessionKey, ViewID
-from sessionha.view import Member, Node, View
+from sessionha.view import Drains, Member, Node, View
 
 
 def size_of(value: bytes | None) -> str:
@@ -538,6 +538,36 @@ class Leave(Wire, frozen=True):
     """Which start of its node says goodbye."""
 
 
+class Drain(Wire, frozen=True):
+    """An operator wants the receiver to drain in this way, or (empty) no more; None: only to tell
+    how far it is. Answered by DrainProgress."""
+
+    how: Drains | None
+
+
+Phase = Literal["", "announced", "handing over", "copying", "done"]
+"""Where a planned stop is."""
+
+
+class DrainProgress(Wire, frozen=True):
+    """How far a node is with its planned stop."""
+
+    node: str
+    how: Drains = ""
+    """Empty: it does not drain."""
+    phase: Phase = ""
+    moved: int = 0
+    """Groups that others have taken over."""
+    waiting: int = 0
+    """Groups that are still to be handed over, or whose copies are made elsewhere."""
+    groups: int = 0
+    """When it is done: groups that it could not hand over."""
+    sessions: int = 0
+    """The sessions in these."""
+    alone: int = 0
+    """Those of them that have no copy in sync on another member."""
+
+
 Ballot = tuple[int, str]
 """A proposer's attempt: a round, and who attempts; no two attempts have the same."""
 
@@ -634,6 +664,7 @@ Message = (
     | Promised | TakeOver | TookOver | Fetch | Fetched | Forward | Committed | Failed | Touch
     | Whose | Found | Revoke | Revocations | Revoked | Tell | Told | Weigh | Weighed
     | Ping | Pong | Join | Watch | Install | Installed | Confirm | Confirmed | Report | Leave | Done
+    | Drain | DrainProgress
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
     | Describe | Described | Relay | Relayed
 )  # fmt: skip

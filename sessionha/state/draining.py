@@ -53,7 +53,7 @@ class Draining:
         self.moved = 0
         """Groups that others have taken over."""
         self.waiting = 0
-        """Groups that this node had still at the last look."""
+        """Groups that are still to be handed over, or whose copies are still here."""
 
     async def hand_over(self, until: int) -> bool:
         """Ask others to take over every group that this node leads, again and again, until there
@@ -61,9 +61,11 @@ class Draining:
         node = self._node
         if node.peers is None:
             return False
+        view, self.waiting = node.membership.view(), 0
+        async for group, record in self._walk():
+            self.waiting += self._is_mine(group, record, view)
         while True:
             found, asked = await self._ask_for_all(until)
-            self.waiting = found
             if not found:
                 return True
             if not asked or node.clock.now() >= until:
@@ -78,11 +80,13 @@ class Draining:
             view = node.membership.view()
             others = sum(member.ready for member in view.servers if member.node != node.me)
             self.waiting = 0
+            if others <= node.options.backups:
+                return False
             async for _, record in self._walk():
                 self.waiting += node.is_in_sync(record, view)
             if not self.waiting:
                 return True
-            if others <= node.options.backups or node.clock.now() >= until:
+            if node.clock.now() >= until:
                 return False
             await asyncio.sleep(AGAIN)
 
@@ -141,6 +145,7 @@ class Draining:
             unwilling.add(target)
         self._given.update(taken)
         self.moved += len(taken)
+        self.waiting = max(self.waiting - len(taken), 0)
 
     def _target(self, group: GroupID, record: GroupRecord, view: View) -> str:
         """Who should take the group: who was promised it, who has a copy, who would get one."""

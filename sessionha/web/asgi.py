@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
@@ -29,6 +30,7 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.signals import retire_first
 
 log = logging.getLogger("sessionha.web")
 
@@ -207,6 +209,8 @@ class SessionMiddleware:
         if not runs:
             warn_of_weak_keys(self._keys)
         await engine.start()  # it also says when it runs for somebody else
+        if not runs and engine.settings.has_peers:
+            retire_first(engine, asyncio.get_running_loop())
         if late and not runs:
             note_late_start(engine)
         return engine

@@ -50,6 +50,9 @@ class Engine(Home, Protocol):
         """Open the store and join the cluster. Does nothing when it runs; callable at once by
         several tasks; without peers it never suspends."""
 
+    async def retire(self) -> None:
+        """Hand over, as long as the server serves: it is about to end this process."""
+
     async def stop(self) -> None:
         """Hand over, leave and close. Does nothing when it does not run."""
 

@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 from sessionha.errors import InvalidSettings, SessionUnavailable
 from sessionha.web.base import Engine
+from sessionha.web.signals import retire_first
 
 log = logging.getLogger("sessionha.web")
 
@@ -100,6 +101,8 @@ class Host:
                 raise EngineSilent("this server's engine has ended: restart the process")
             else:
                 self._start_thread(patience)
+                if self.engine.settings.has_peers and self._loop is not None:
+                    retire_first(self.engine, self._loop)
         finally:
             self._starting.release()
         return True

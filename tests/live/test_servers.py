@@ -201,7 +201,7 @@ async def test_workers_come_and_go_under_load_and_the_node_stays(
 ) -> None:
     """Killed with -9, added, taken away, reloaded all at once, under gunicorn recycled after 50
     requests as well: nothing is lost, no request fails, and no other node takes a group over. When
-    all are stopped at once, the node says goodbye."""
+    all are stopped at once, the last one hands all groups over, and the node says goodbye."""
     number = 2 if kind == "uvicorn" else 4  # it reloads one after the other
     async with ServedCluster(2, KINDS[kind], workers=number) as cluster:
         writers = [Writer(http, cluster[name].url) for name in ("n1", "n1", "n1", "n2")]
@@ -230,12 +230,15 @@ async def test_workers_come_and_go_under_load_and_the_node_stays(
             metrics = await cluster.metrics(name)
             assert metrics["view_number"] == before["view_number"]
             assert (metrics["handovers"], metrics["promotions"]) == (0, 0)
-        for writer in writers:
-            assert len(writer.epochs) == 1
-            await writer.put(cluster["n2"].url)
         await cluster.terminate("n1")
         await cluster.settled()
         assert ": left n1; members n2" in cluster["n2"].output  # not: failed n1
+        assert "node n1 drained: others serve its 3 groups; it returns" in cluster["n1"].output
+        for writer in writers:
+            assert len(writer.epochs) == 1
+            await writer.put(cluster["n2"].url)
+        metrics = await cluster.metrics("n2")
+        assert (metrics["handovers"], metrics["promotions"]) == (3, 0)
 
 
 @pytest.mark.parametrize("kind", ["gunicorn-gthread", "gunicorn-uvicorn", "gunicorn-asgi"])

@@ -281,5 +281,8 @@ class FakeEngine:
         self.running = True
         self.starts += 1
 
+    async def retire(self) -> None:
+        """It has no peers."""
+
     async def stop(self) -> None:
         self.running = False

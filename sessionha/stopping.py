@@ -1,0 +1,208 @@
+"""A node's planned stop: it says so, lets routers notice, hands over what it leads, and tells how
+far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+import msgspec
+
+from sessionha.errors import StoreFull
+from sessionha.peer.messages import DrainProgress, Phase
+from sessionha.state.draining import Draining, Left
+from sessionha.state.manager import StateManager
+from sessionha.topology.manager import TopologyManager
+from sessionha.view import Drains
+
+log = logging.getLogger("sessionha.engine")
+
+ROW: Final = b"\x00draining"
+
+LOOK: Final = 0.05
+"""Seconds between two looks at whether there is anything left to wait for."""
+
+TELL: Final = 0.25
+"""Seconds between two notes of how far it is."""
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    """What the engines of the node know of its draining."""
+
+    run: int
+    """The node's start that it belongs to."""
+    since: int
+    """When it was announced (clock)."""
+    wished: bool
+    """Somebody asked for it; else a server that stops."""
+    progress: DrainProgress
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Row).decode
+
+
+class Stopping:
+    """The planned stop of a node, as one of its engines carries it out. Whatever it does may be
+    begun again by another one."""
+
+    def __init__(
+        self, state: StateManager, membership: TopologyManager, delay: float, timeout: float
+    ) -> None:
+        """`delay`: seconds in which routers notice that the node drains; `timeout`: seconds for all
+        of it."""
+        self._state = state
+        self._node = state.node
+        self._membership = membership
+        self._delay = int(delay * 1000)
+        self._timeout = int(timeout * 1000)
+        self._until = 0
+        self._task: asyncio.Task[DrainProgress] | None = None
+        self._row: _Row | None = None
+
+    # --- what others ask ------------------------------------------------------------------------
+
+    def progress(self) -> DrainProgress:
+        """How far the node is, whichever of its engines carries it out."""
+        row = self._read()
+        return DrainProgress(self._node.me) if row is None else row.progress
+
+    @property
+    def is_wished(self) -> bool:
+        """Whether somebody asked the node to drain."""
+        row = self._read()
+        return row is not None and row.wished
+
+    def begin(self, how: Drains) -> None:
+        """Somebody asks: drain in this way, or (empty) serve on. Does nothing when it is so."""
+        if not how:
+            self.end()
+        elif self.progress().how != how or self._task is None:
+            self._start(how, wished=True, patiently=True, until=0)
+
+    async def carry_out(self, how: Drains, *, patiently: bool, within: float) -> None:
+        """The server stops: drain, and return when that is done. One that was begun goes on.
+
+        `patiently`: let routers notice first. `within`: seconds that it may take at most.
+        """
+        now = self._node.clock.now()
+        limit = now + int(within * 1000)
+        before = self._until or now + self._timeout
+        least = now + int(self._node.options.commit_timeout * 1000)
+        until = min(max(before, least), limit)
+        task, wished = self._task, self.is_wished
+        if task is None or task.done() or not patiently:
+            task = self._start(how, wished=wished, patiently=patiently, until=until)
+        await asyncio.wait({task}, timeout=within)
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            log.error("draining failed; the stop goes on", exc_info=error)
+
+    def end(self) -> None:
+        """Take clients again: the node does not stop."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._until = 0
+        if not self._membership.drains:
+            return
+        with contextlib.suppress(StoreFull), self._node.store.write(shrinking=True) as writer:
+            writer.delete(ROW)
+        self._announce("")
+        log.info("node %s does not drain any more", self._node.me)
+
+    # --- draining -------------------------------------------------------------------------------
+
+    def _start(
+        self, how: Drains, *, wished: bool, patiently: bool, until: int
+    ) -> asyncio.Task[DrainProgress]:
+        if self._task is not None:
+            self._task.cancel()
+        row, now = self._read(), self._node.clock.now()
+        since = row.since if row is not None and row.progress.how == how else now
+        self._until = until or now + self._timeout
+        begun = DrainProgress(self._node.me, how, "announced")
+        self._row = _Row(self._node.store.run, since, wished, begun)
+        self._note(self._row)
+        self._task = asyncio.get_running_loop().create_task(
+            self._drain(how, patiently=patiently), name="sessionha draining"
+        )
+        return self._task
+
+    async def _drain(self, how: Drains, *, patiently: bool) -> DrainProgress:
+        draining = Draining(self._state)
+        self._announce(how)
+        telling = asyncio.create_task(self._keep_telling(draining))
+        try:
+            if patiently:
+                await self._noticed()
+            self._tell("handing over", draining)
+            done = await draining.hand_over(self._until)
+            if how == "leaving":
+                self._tell("copying", draining)
+                await draining.give_copies_away(self._until)
+        finally:
+            telling.cancel()
+        left = Left() if done else await draining.left()
+        self._tell("done", draining, left)
+        self._say(how, draining, left, news=patiently or draining.moved > 0)
+        assert self._row is not None
+        return self._row.progress
+
+    def _announce(self, how: Drains) -> None:
+        with contextlib.suppress(StoreFull):  # others learn of it by the goodbye
+            if self._membership.drains != how:
+                self._membership.drain(how)
+
+    async def _noticed(self) -> None:
+        """Wait until routers have noticed, while there is somebody they can send clients to."""
+        assert self._row is not None
+        enough = min(self._row.since + self._delay, self._until)
+        me = self._node.me
+        while self._node.clock.now() < enough:
+            view = self._membership.view()
+            if not any(member.ready for member in view.servers if member.node != me):
+                return
+            await asyncio.sleep(LOOK)
+
+    def _say(self, how: Drains, draining: Draining, left: Left, *, news: bool) -> None:
+        node, moved = self._node.me, draining.moved
+        if left.groups:
+            log.warning(
+                "node %s drained: others serve %d groups of sessions; %d with %d sessions could not"
+                " be handed over, of which %d have no copy on another node: do not remove its store"
+                " before it is back",
+                node, moved, left.groups, left.sessions, left.alone,
+            )  # fmt: skip
+        else:
+            why = "it returns" if how == "returning" else "it goes for good"
+            level = logging.INFO if news else logging.DEBUG
+            log.log(level, "node %s drained: others serve its %d groups; %s", node, moved, why)
+
+    # --- telling --------------------------------------------------------------------------------
+
+    async def _keep_telling(self, draining: Draining) -> None:
+        while True:
+            await asyncio.sleep(TELL)
+            assert self._row is not None
+            self._tell(self._row.progress.phase, draining)
+
+    def _tell(self, phase: Phase, draining: Draining, left: Left | None = None) -> None:
+        assert self._row is not None
+        before = self._row.progress
+        told = DrainProgress(
+            before.node, before.how, phase, draining.moved, draining.waiting, *(left or Left())
+        )
+        self._row = msgspec.structs.replace(self._row, progress=told)
+        self._note(self._row)
+
+    def _note(self, row: _Row) -> None:
+        with contextlib.suppress(StoreFull), self._node.store.write(shrinking=True) as writer:
+            writer.put(ROW, _encode(row))
+
+    def _read(self) -> _Row | None:
+        with self._node.store.read() as reader:
+            raw = reader.get(ROW)
+        row = None if raw is None else _decode(raw)
+        return row if row is not None and row.run == self._node.store.run else None
