@@ -82,7 +82,11 @@ class Delays:
         if not away:
             return []
         words, usual = self.words(), self._node.options.heal_after * 1000
-        return [_delay(node, away[node], usual, words.get(node)) for node in sorted(away)]
+        how = dict(self._node.membership.view().departed)
+        return [
+            _delay(node, away[node], 0 if how.get(node) == "left" else usual, words.get(node))
+            for node in sorted(away)
+        ]
 
     def words(self) -> Mapping[str, Word]:
         """What operators said, of nodes that have not returned since."""
@@ -208,7 +212,8 @@ class Delays:
 
 
 def _delay(node: str, since: int, usual: float, word: Word | None) -> Delay:
-    """`usual`: milliseconds of the setting; it may be infinite."""
+    """`usual`: milliseconds of the setting, which may be infinite; 0 for one that said that it goes
+    for good."""
     if word is None:
         return Delay(node, since, _left(usual - since), None)
     match word.kind:
