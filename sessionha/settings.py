@@ -704,6 +704,11 @@ class _Loading:
     def _describe(self) -> Description:
         """The configured nodes: `nodes`, else the `[[node]]` tables of the file."""
         try:
+            if "nodes" in self._values and self._file is not None and self._file.nodes:
+                self._fail(
+                    "nodes", "lists the nodes, and so do the [[node]] tables of the file: keep one"
+                )
+                return Description()
             if is_source(self._values.get("nodes", "")):
                 self._values["discovery"] = read_source(self._values["nodes"])
                 return Description()

@@ -405,6 +405,16 @@ def test_nodes_may_be_tables_of_the_file(tmp_path: Path) -> None:
     assert settings.listen == "0.0.0.0:7946"
 
 
+def test_nodes_are_listed_in_one_place(tmp_path: Path) -> None:
+    """Which of the two lists counts would be a guess."""
+    file = write(tmp_path / "c.toml", '[[node]]\nid = "n1"\npeer = "http://10.0.0.1:7946"\n')
+
+    (problem,) = problems(nodes="n1=http://10.0.0.1:7946", config=file, node="n1", secret=SECRET)
+
+    assert "`nodes`" in problem
+    assert "[[node]] tables of the file: keep one" in problem
+
+
 def test_mistakes_in_the_nodes_are_reported_with_the_others() -> None:
     found = problems(nodes="n1=10.0.0.1,n2", depth=0)
 
