@@ -31,6 +31,7 @@ from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
 from sessionha.peer.messages import (
     Claim,
+    Compare,
     Drain,
     DrainProgress,
     Failed,
@@ -41,12 +42,14 @@ from sessionha.peer.messages import (
     Message,
     Promise,
     Push,
+    Pushes,
     Relay,
     Revocations,
     Revoke,
     TakeOver,
     Tell,
     Touch,
+    Walk,
     Whose,
 )
 from sessionha.peer.relay import Relays
@@ -94,7 +97,10 @@ WITNESS_STORE = 4 * 2**20
 
 NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
-_DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations, Tell)
+_DATA = (
+    Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
+    Revocations, Tell,
+)  # fmt: skip
 
 
 class Companion(Protocol):
@@ -606,6 +612,7 @@ class Engine:
             acquire_timeout=settings.acquire_timeout,
             heal_after=settings.heal_after,
             urgent=settings.heal_policy == "urgent",
+            heal_rate=settings.heal_rate,
             confirmed=settings.reads == "confirmed",
             serial=settings.concurrency == "serialize",
             quorum=quorum,

@@ -65,6 +65,7 @@ LIVE: Final = (
     "backups",
     "commit_timeout",
     "acquire_timeout",
+    "heal_rate",
     "session_bytes",
     "elements",
 )
@@ -281,6 +282,12 @@ class Settings:
         "wait",
         "What happens meanwhile to a session that has one copy left: it waits like the others, or"
         " (`urgent`) gets a temporary copy at once, without a write.",
+    )
+    heal_rate: int = _row(
+        size(64 * 2**10),
+        16 * 2**20,  # 1 GiB in a minute, for a seventh of a core at either end
+        "Bytes a second that a node sends at most when it makes missing copies; requests come first"
+        " in any case.",
     )
     forget_after: float = _row(
         DURATION,

@@ -44,6 +44,8 @@ STATE: Final = {
     "replaced": "Temporary copies made while the owners of seats are awaited",
     "refilled": "Copies that owners of seats got: they were back, or the seat was free",
     "moved": "Copies made elsewhere because their nodes leave, or to balance the load",
+    "domain_waits": "Changes that waited for a domain that was being healed",
+    "domain_waited": "Milliseconds that such changes have waited",
     "confirmed": "Reads that every copy confirmed",
     "revocations": "Log-outs of all or some sessions of a subject",
     "revoked": "Sessions that these log-outs ended",

@@ -146,6 +146,58 @@ class CannotHold(Wire, frozen=True):
     reason: str
 
 
+class Failed(Wire, frozen=True):
+    """A request that could not be carried out; `kind` names an error of the error tree."""
+
+    kind: str
+    reason: str
+
+
+Answer = Pushed | Behind | Refused | CannotHold | Failed
+"""What a push is answered with."""
+
+
+class Pushes(Wire, frozen=True):
+    """Pushes of many groups, each of them accepted or not by itself; answered by Answers."""
+
+    pushes: tuple[Push, ...]
+
+
+class Answers(Wire, frozen=True):
+    """One answer per push, in their order."""
+
+    answers: tuple[Answer, ...]
+
+
+class Compare(Wire, frozen=True):
+    """Before a walk: where are the receiver's quarantined copies of this domain? `digest` is of
+    those that the sender is about to bring to it."""
+
+    domain: int
+    digest: bytes
+
+
+class Compared(Wire, frozen=True):
+    """All is as the sender's digest says (`same`), or where the copies are; one that is not named
+    is taken for missing."""
+
+    same: bool
+    positions: tuple[tuple[GroupID, Position], ...] = ()
+
+
+class Walk(Wire, frozen=True):
+    """Content of groups for a receiver that is not in C: it keeps them in quarantine, and nobody
+    counts on them. A step that takes it into C then carries little (R10)."""
+
+    pushes: tuple[Push, ...]
+
+
+class Walked(Wire, frozen=True):
+    """Which of the copies the receiver has kept, in their order."""
+
+    kept: tuple[bool, ...]
+
+
 class Claim(Wire, frozen=True):
     """Hand-over: the claimant asks the living primary for the group under a new epoch."""
 
@@ -287,13 +339,6 @@ class Committed(Wire, frozen=True):
 
     position: Position
     holders: tuple[str, ...]
-
-
-class Failed(Wire, frozen=True):
-    """A request that could not be carried out; `kind` names an error of the error tree."""
-
-    kind: str
-    reason: str
 
 
 class Touch(Wire, frozen=True):
@@ -667,6 +712,7 @@ Message = (
     | Drain | DrainProgress
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
     | Describe | Described | Relay | Relayed
+    | Pushes | Answers | Compare | Compared | Walk | Walked
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

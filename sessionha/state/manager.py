@@ -27,6 +27,7 @@ from sessionha.peer.messages import (
     Batch,
     Claim,
     Committed,
+    Compare,
     Failed,
     Fetch,
     Forward,
@@ -34,14 +35,16 @@ from sessionha.peer.messages import (
     NotPrimary,
     Promise,
     Push,
+    Pushes,
     Revocations,
     Revoke,
     TakeOver,
     Tell,
     Touch,
+    Walk,
     Whose,
 )
-from sessionha.state import copies, placement
+from sessionha.state import copies, domains, placement
 from sessionha.state.base import (
     Elements,
     Held,
@@ -53,6 +56,7 @@ from sessionha.state.base import (
     Unsettled,
     touch_interval,
 )
+from sessionha.state.bulk import Bulk
 from sessionha.state.delays import Delays
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
@@ -72,6 +76,7 @@ from sessionha.state.records import (
 from sessionha.state.replication import Replication, Round, receipt
 from sessionha.state.serial import Turns
 from sessionha.state.subjects import Subjects
+from sessionha.state.walking import Walking
 from sessionha.store.base import Writer
 from sessionha.view import NO_MEMBERS, View
 
@@ -94,11 +99,19 @@ SETTLING = 0.001
 """Seconds before a session is read again whose group was changed a moment after it was acquired."""
 
 
+LOOK_AGAIN = 0.001
+"""Seconds between two looks at the lock of a domain."""
+
+
 class NotHeld(Exception):
     """This node may not commit to the group now; `primary` may."""
 
     def __init__(self, primary: str) -> None:
         self.primary = primary
+
+
+class DomainLocked(Exception):
+    """Healing holds the lock of the group's domain: for some milliseconds."""
 
 
 class _Started(NamedTuple):
@@ -112,6 +125,8 @@ class StateManager:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.replication = Replication(node)
+        self.bulk = Bulk(node, self.replication)
+        self.walking = Walking(node, self.replication)
         self.turns = Turns(node) if node.options.serial else None
         self.ownership = Ownership(node, self.replication, self.turns)
         self.local = not (node.options.serial or node.options.confirmed)
@@ -271,11 +286,17 @@ class StateManager:
     # --- committing -----------------------------------------------------------------------------
 
     async def _begin(self, batch: Batch, *, fresh: bool, within: Epoch | None = None) -> _Started:
-        try:
-            return self._start(batch, fresh=fresh, within=within)
-        except SessionRevoked:
-            await self._end_surely(batch.group)
-            raise
+        """Transaction 1, as soon as the group's domain is not locked."""
+        patient = True
+        while True:
+            try:
+                return self._start(batch, fresh=fresh, within=within, patient=patient)
+            except DomainLocked:
+                await self._domain_released(batch.group)
+                patient = False
+            except SessionRevoked:
+                await self._end_surely(batch.group)
+                raise
 
     async def _end_surely(self, group: GroupID) -> None:
         """Nobody is told that a session ended while that may yet be undone: by the death of this
@@ -291,9 +312,12 @@ class StateManager:
                 "the session is just being ended; nothing was changed"
             ) from open_end
 
-    def _start(self, batch: Batch, *, fresh: bool, within: Epoch | None = None) -> _Started:
+    def _start(
+        self, batch: Batch, *, fresh: bool, within: Epoch | None = None, patient: bool = True
+    ) -> _Started:
         """Transaction 1: merge the batch at version + 1, if this node may, and (`within`) if the
-        group never left it."""
+        group never left it. `patient`: not while the domain is locked; whoever waited for that
+        once goes on in any case, because the lock protects nothing."""
         node = self.node
         urgent = any(change.destroy for change in batch.changes)
         shrinking = all(change.destroy for change in batch.changes)
@@ -306,6 +330,10 @@ class StateManager:
                 record = self._found(writer, batch.group, view)
             elif record is None or not node.is_primary(record, view):
                 raise NotHeld(record.promise.node if record else "")
+            elif patient and node.peers is not None:
+                lock = writer.get(domains.LOCKED)
+                if lock is not None and domains.is_locked(lock, batch.group, node.clock.now()):
+                    raise DomainLocked
             if within is not None and record.epoch != within:
                 raise NotHeld(node.me)
             base = record.position
@@ -334,6 +362,20 @@ class StateManager:
         push = copies.delta_push(batch.group, record, base, delta)
         targets = record.holders[1:]
         return _Started(record, Round(push, targets, record.leaving, view.id, record, row))
+
+    async def _domain_released(self, group: GroupID) -> None:
+        """Wait until the lock of the group's domain is released, or ends by itself."""
+        node = self.node
+        began = now = node.clock.now()
+        while now < began + domains.LONGEST:
+            await asyncio.sleep(LOOK_AGAIN)
+            now = node.clock.now()
+            with node.store.read() as reader:
+                lock = reader.get(domains.LOCKED)
+            if lock is None or not domains.is_locked(lock, group, now):
+                break
+        node.counters.domain_waits += 1
+        node.counters.domain_waited += now - began
 
     def _found(self, writer: Writer, group: GroupID, view: View) -> GroupRecord:
         """A group that was made in this request: nobody else can know of it."""
@@ -440,6 +482,8 @@ class StateManager:
         match message:
             case Push():
                 return self._on_push(sender, message)
+            case Pushes() | Compare() | Walk():
+                return self._on_healing(sender, message)
             case Claim():
                 return self.ownership.on_claim(sender, message)
             case TakeOver():
@@ -453,16 +497,34 @@ class StateManager:
             case Touch():
                 self._on_touch(sender, message)
                 return None
+            case Whose() | Revoke() | Revocations():
+                return self._on_subject(sender, message)
+            case Tell():
+                return self.delays.on_tell(sender, message)
+            case _:
+                return Failed("BadMessage", "not a message for a state manager")
+
+    def _on_subject(
+        self, sender: Sender, message: Whose | Revoke | Revocations
+    ) -> Message | Awaitable[Message]:
+        match message:
             case Whose():
                 return self.subjects.on_whose(sender, message)
             case Revoke():
                 return self.subjects.on_revoke(message)
             case Revocations():
                 return self.subjects.on_revocations(sender, message)
-            case Tell():
-                return self.delays.on_tell(sender, message)
-            case _:
-                return Failed("BadMessage", "not a message for a state manager")
+
+    def _on_healing(
+        self, sender: Sender, message: Pushes | Compare | Walk
+    ) -> Message | Awaitable[Message]:
+        match message:
+            case Pushes():
+                return self.bulk.on_pushes(sender, message)
+            case Compare():
+                return self.walking.on_compare(sender, message)
+            case Walk():
+                return self.walking.on_walk(sender, message)
 
     def _on_push(self, sender: Sender, push: Push) -> Message | Awaitable[Message]:
         reply = self.replication.accept(sender, push)

@@ -43,6 +43,8 @@ class Options:
     heal_after: float = 30.0
     urgent: bool = False
     """Whether a group with one copy left gets a temporary one before `heal_after` has passed."""
+    heal_rate: int = 16 << 20
+    """Bytes a second that healing sends."""
     confirmed: bool = False
     """Whether reads are confirmed by every copy."""
     serial: bool = False
@@ -84,6 +86,8 @@ class Counters:
     revoked: int = 0
     fewer_copies: int = 0
     below_min_copies: int = 0
+    domain_waits: int = 0
+    domain_waited: int = 0
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from sessionha.errors import (
@@ -432,20 +433,128 @@ class Ownership:
             if node.view_in(writer).id != view.id:
                 raise _Lost
             record = self._take(writer, group, epoch, content, view)
-            found = {answer.node for answer in holding if answer.node != node.me}
-            in_sync = {a.node for a in holding if a.standing.in_sync and a.node != node.me}
-            order = [name for name in record.holders if name in in_sync]
-            order += sorted(in_sync - set(order))
-            order += sorted(found - in_sync)  # in quarantine: a push makes it as good as any
-            wanted = placement.backups(
-                group, view, node.me, min(len(order), node.options.backups), order
-            )
             now = node.clock.now()
             joined = [sides.join(writer, group, record, side, now) for side in others]
-            self._crown(writer, group, record, epoch, view, wanted, found)
-        node.counters.refilled += sum(n in record.seats and n not in in_sync for n in wanted)
+            self._crown_over(writer, group, record, epoch, view, holding)
         node.counters.merged += sum(each.merged for each in joined)
         node.counters.conflicts += sum(each.conflicts for each in joined)
+
+    def _crown_over(
+        self,
+        writer: Writer,
+        group: GroupID,
+        record: GroupRecord,
+        epoch: Epoch,
+        view: View,
+        holding: list[_Answer],
+    ) -> None:
+        """Begin `epoch` here with those of C that were found; who else has a copy gives it up."""
+        node = self._node
+        found = {answer.node for answer in holding if answer.node != node.me}
+        in_sync = {a.node for a in holding if a.standing.in_sync and a.node != node.me}
+        order = [name for name in record.holders if name in in_sync]
+        order += sorted(in_sync - set(order))
+        order += sorted(found - in_sync)  # in quarantine: a push makes it as good as any
+        wanted = placement.backups(
+            group, view, node.me, min(len(order), node.options.backups), order
+        )
+        self._crown(writer, group, record, epoch, view, wanted, found)
+        node.counters.refilled += sum(n in record.seats and n not in in_sync for n in wanted)
+
+    # --- promotion of many ----------------------------------------------------------------------
+
+    async def inherit(self, some: Sequence[GroupID]) -> int:
+        """Promote groups whose primary is gone for good, all with one question to each member
+        (R4); how many. They are not served before they are settled (R5).
+
+        Left out is whatever is not plain: another copy is newer, two sides may have served, somebody
+        else was promised it, a member is silent. `acquire` has the patience for that.
+        """
+        node = self._node
+        epoch, view, mine = self._claim_many(some)
+        if not mine:
+            return 0
+        others = [name for name in view.nodes if name != node.me]
+        question = Promise(tuple(mine), epoch)
+        try:
+            replies = await asyncio.gather(*(self._ask(name, question, view) for name in others))
+        except _Lost:
+            return 0
+        answers: dict[GroupID, list[_Answer]] = {}
+        for index, (group, standing) in enumerate(mine.items()):
+            told = [
+                _Answer(name, reply.standings[index])
+                for name, reply in zip(others, replies, strict=True)
+                if reply is not None
+            ]
+            answers[group] = [_Answer(node.me, standing), *told]
+        return self._crown_many(epoch, view, answers)
+
+    def _claim_many(self, some: Sequence[GroupID]) -> tuple[Epoch, View, dict[GroupID, Standing]]:
+        """One fresh epoch for all of them, and what is here of those that nobody leads."""
+        node = self._node
+        mine: dict[GroupID, Standing] = {}
+        with node.store.write(urgent=True) as writer:
+            view = node.view_in(writer)
+            records = {group: get_group(writer, group) or GroupRecord() for group in some}
+            epoch = self._epoch_above(writer, view, records.values())
+            for group, record in records.items():
+                promised = record.promise.node
+                taken = promised != node.me and view.member(promised) is not None
+                led = taken or node.leads(record, view) or group in self._running
+                if record.held and not led:
+                    self._promise(writer, group, record, epoch)
+                    mine[group] = self._standing(record, epoch, view)
+        return epoch, view, mine
+
+    def _epoch_above(self, writer: Writer, view: View, records: Iterable[GroupRecord]) -> Epoch:
+        """An epoch above every one this node knows of these groups, never used before (R3)."""
+        promises = [record.promise for record in records]
+        counter = int.from_bytes(writer.get(ATTEMPTS) or b"")
+        seen = max([counter, *(promise.attempt for promise in promises)])
+        writer.put(ATTEMPTS, (seen + 1).to_bytes(8))
+        number = max([view.id.number, *(promise.view for promise in promises)])
+        return Epoch(number, seen + 1, self._node.me)
+
+    def _crown_many(
+        self, epoch: Epoch, view: View, answers: Mapping[GroupID, list[_Answer]]
+    ) -> int:
+        node, crowned, highest = self._node, 0, NO_EPOCH
+        with node.store.write(urgent=True) as writer:
+            if node.view_in(writer).id != view.id:
+                return 0  # others may have come back since, and were not asked
+            unproven = bool(node.membership.unproven())
+            for group, told in answers.items():
+                highest = max(highest, *(answer.standing.promised for answer in told))
+                holding = self._adoptable(epoch, view, told, unproven=unproven)
+                record = get_group(writer, group)
+                if not holding or record is None or record.promise != epoch:
+                    continue
+                self._crown_over(writer, group, record, epoch, view, holding)
+                crowned += 1
+        if highest > epoch:
+            self._saw(highest)
+        node.counters.promotions += crowned
+        return crowned
+
+    def _adoptable(
+        self, epoch: Epoch, view: View, told: list[_Answer], *, unproven: bool
+    ) -> list[_Answer]:
+        """Who has copies, where this node's own is the one to adopt (R4, R4a); else nobody."""
+        if any(answer.standing.promised > epoch for answer in told):
+            return []
+        holding = [answer for answer in told if answer.standing.held]
+        best = max(
+            holding,
+            key=lambda answer: (answer.standing.position, answer.standing.in_sync),
+            default=None,
+        )
+        if best is None or best.node != self._node.me:
+            return []
+        met = not self._node.options.quorum and ViewID(*best.standing.formed) < view.barrier
+        if met and len(holding) > 1:
+            return []
+        return holding if best.standing.in_sync or not unproven else []
 
     def _take(
         self, writer: Writer, group: GroupID, epoch: Epoch, content: Push | None, view: View

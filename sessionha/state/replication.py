@@ -10,6 +10,8 @@ import logging
 from collections.abc import Set
 from typing import NamedTuple
 
+import msgspec
+
 from sessionha.errors import (
     CommitUnconfirmed,
     Fenced,
@@ -19,7 +21,7 @@ from sessionha.errors import (
 )
 from sessionha.identity import NO_POSITION, NO_VIEW, Epoch, GroupID, Position, ViewID
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Behind, CannotHold, Message, Push, Pushed, Refused
+from sessionha.peer.messages import Answer, Behind, CannotHold, Message, Push, Pushed, Refused
 from sessionha.state import copies, placement
 from sessionha.state.base import Receipt
 from sessionha.state.node import NOT_TOGETHER, Node
@@ -191,6 +193,15 @@ class Replication:
             counters.healed += formed.healed
             counters.moved += formed.moved
 
+    def targets(
+        self, record: GroupRecord, group: GroupID, view: View, away: Set[str]
+    ) -> tuple[str, ...]:
+        """Who would get a copy if C were filled up now."""
+        would = msgspec.structs.replace(record)
+        self.reform(would, group, view, widen=True, away=away)
+        has = self._node.valid_backups(record, view)
+        return tuple(name for name in would.holders[1:] if name not in has)
+
     async def confirm(self, started: Round, deadline: int) -> Receipt:
         """Wait until every target has the round's version: that, and not what others have written
         meanwhile, is what the receipt tells.
@@ -355,23 +366,40 @@ class Replication:
                 return view.id
             if record is None or not node.leads(record, view):
                 raise Fenced(record.promise if record else NO_POSITION.epoch)
-            formed = self.reform(record, group, view, widen=widen, away=away)
-            settled = record.acked == record.version and record.run == node.store.run
-            if settled and not formed.changed and not record.leaving:
+            begun = self.step(writer, group, record, view, widen=widen, away=away)
+            if begun is None:
                 return record
-            since = record.acked
-            record.version += formed.changed
-            alone = len(record.holders) == 1 and not record.leaving
-            if alone:
-                record.acked, record.run = record.version, node.store.run
-            row = write_record(record)
-            writer.put(group_key(group), row)
-            if alone:
-                return record
+            since, row = begun
             base = Position(epoch_at(record.line, since), since)
             push = copies.content(writer, group, record, base, node.clock.now())
-        self.count(formed)
         return Round(push, record.holders[1:], record.leaving, view.id, record, row)
+
+    def step(
+        self,
+        writer: Writer,
+        group: GroupID,
+        record: GroupRecord,
+        view: View,
+        *,
+        widen: bool,
+        away: Set[str] | None = None,
+    ) -> tuple[int, bytes] | None:
+        """Begin a round for a group that this node leads: what C has at least, and the group's row
+        as written. None: it is settled already, or nobody else has to have it."""
+        node = self._node
+        formed = self.reform(record, group, view, widen=widen, away=away)
+        settled = record.acked == record.version and record.run == node.store.run
+        if settled and not formed.changed and not record.leaving:
+            return None
+        since = record.acked
+        record.version += formed.changed
+        alone = len(record.holders) == 1 and not record.leaving
+        if alone:
+            record.acked, record.run = record.version, node.store.run
+        row = write_record(record)
+        writer.put(group_key(group), row)
+        self.count(formed)
+        return None if alone else (since, row)
 
     async def _send(self, plan: Round) -> list[str]:
         """Who did not acknowledge. Raises Fenced when somebody promised a newer epoch."""
@@ -407,7 +435,7 @@ class Replication:
                     node.counters.fenced += 1
                     raise Fenced(reply.promise)
                 case CannotHold():
-                    self._refused(target, push.group, reply.reason)
+                    self.refused(target, push.group, reply.reason)
                     return False
                 case _:
                     return False
@@ -422,25 +450,29 @@ class Replication:
             return copies.content(reader, push.group, record, position, node.clock.now())
 
     def _acknowledge(self, done: Round) -> GroupRecord:
+        with self._node.store.write(shrinking=True) as writer:
+            return self.acknowledge(writer, done)
+
+    def acknowledge(self, writer: Writer, done: Round) -> GroupRecord:
+        """Note that all of C has the round's version. Raises Fenced: the epoch is over."""
         node, push = self._node, done.push
-        with node.store.write(shrinking=True) as writer:
-            row = writer.get(group_key(push.group))
-            record = done.record if row == done.row else get_group(writer, push.group)
-            if record is None or record.epoch != push.epoch or record.promise != push.epoch:
-                raise Fenced(record.promise if record else NO_POSITION.epoch)
-            if push.version > record.acked or record.run != node.store.run or record.leaving:
-                record.acked = max(record.acked, push.version)
-                if record.acked == record.version:
-                    record.leaving = ()
-                record.run = node.store.run
-                writer.put(group_key(push.group), write_record(record))
-            return record
+        row = writer.get(group_key(push.group))
+        record = done.record if row == done.row else get_group(writer, push.group)
+        if record is None or record.epoch != push.epoch or record.promise != push.epoch:
+            raise Fenced(record.promise if record else NO_POSITION.epoch)
+        if push.version > record.acked or record.run != node.store.run or record.leaving:
+            record.acked = max(record.acked, push.version)
+            if record.acked == record.version:
+                record.leaving = ()
+            record.run = node.store.run
+            writer.put(group_key(push.group), write_record(record))
+        return record
 
     def _refusing(self) -> set[str]:
         now = self._node.clock.now()
         return {name for name, until in self._node.refusing.items() if until > now}
 
-    def _refused(self, target: str, group: GroupID, reason: str) -> None:
+    def refused(self, target: str, group: GroupID | None, reason: str) -> None:
         """Its own word that it holds nothing: the only way out of C but a view (R1)."""
         node = self._node
         known = target in self._refusing()
@@ -450,6 +482,8 @@ class Replication:
                 "%s cannot hold copies (%s): others are chosen for %d s; give it room",
                 target, reason, REFUSAL // 1000,
             )  # fmt: skip
+        if group is None:  # it was not in C
+            return
         with node.store.write(shrinking=True) as writer:
             record = get_group(writer, group)
             if record is None or not node.leads(record, node.view_in(writer)):
@@ -478,14 +512,14 @@ class Replication:
         await asyncio.sleep(REORDERED)
         return self.accept(sender, push)
 
-    def accept(self, sender: Sender, push: Push) -> Message:
+    def accept(self, sender: Sender, push: Push) -> Answer:
         """Accept a push in one transaction, or say why not."""
         node = self._node
         if push.base.version == push.version and (answer := self._attest(sender, push)) is not None:
             return answer
         try:
             with node.store.write() as writer:
-                return self._accept(writer, sender, push)
+                return self.accept_in(writer, sender, push)
         except StoreFull as full:
             with node.store.write(shrinking=True) as writer:
                 record = get_group(writer, push.group)
@@ -494,7 +528,7 @@ class Replication:
                     writer.put(group_key(push.group), write_record(record))
             return CannotHold(str(full))
 
-    def _attest(self, sender: Sender, push: Push) -> Message | None:
+    def _attest(self, sender: Sender, push: Push) -> Answer | None:
         """The answer to a push of nothing, where nothing has to be written for it: also a store
         that is full can say that it has what it has."""
         node = self._node
@@ -509,7 +543,8 @@ class Replication:
         in_sync = record.held and record.synced == node.joined(view)
         return Pushed(record.version) if level and in_sync else None
 
-    def _accept(self, writer: Writer, sender: Sender, push: Push) -> Message:
+    def accept_in(self, writer: Writer, sender: Sender, push: Push) -> Answer:
+        """Accept the push in a transaction of the caller's, or say why not."""
         node = self._node
         view = node.view_in(writer)
         joined = node.joined(view)

@@ -1,4 +1,4 @@
-"""What the leader of a node does unasked: sweep what ended, and restore missing copies."""
+"""What the leader of a node does unasked: sweep what ended, and let missing copies be made."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import logging
 from itertools import islice
 
-from sessionha.errors import Fenced, SessionHAError
-from sessionha.identity import NO_VIEW, GroupID, SessionKey, ViewID
+from sessionha.identity import GroupID, SessionKey
 from sessionha.state import copies, owners
+from sessionha.state.healing import Healer
 from sessionha.state.manager import StateManager
 from sessionha.state.records import (
     GroupRecord,
@@ -25,8 +25,8 @@ from sessionha.state.records import (
     write_record,
 )
 from sessionha.state.replication import PROMISE_TTL
+from sessionha.state.walking import drop_left_over, is_left_over
 from sessionha.store.base import Reader, Writer
-from sessionha.view import View
 
 log = logging.getLogger("sessionha.state")
 
@@ -44,9 +44,6 @@ AT_ONCE = 128
 
 TENDED = 16
 """Groups looked at after one commit of a node without peers: about 50 µs."""
-
-SIDE_BY_SIDE = 8
-"""Groups repaired at the same time: requests come first."""
 
 LATE = 600_000
 """Milliseconds for which a swept group's promise is kept: a change that comes late (its receiver
@@ -71,7 +68,7 @@ class Upkeep:
     def __init__(self, state: StateManager) -> None:
         self._state = state
         self._node = state.node
-        self._repaired: tuple[ViewID, frozenset[str]] = (NO_VIEW, frozenset())
+        self.healer = Healer(state)
         self._swept = 0
         self._sweeping: GroupID | None = None
         self._next_sweep = 0
@@ -144,93 +141,9 @@ class Upkeep:
                         copies.give_up(writer, group, record, now + PROMISE_TTL)
                         dropped += 1
 
-    # --- restoring copies -----------------------------------------------------------------------
-
     async def repair(self) -> int:
-        """Bring every group that this node leads to its wanted copies; how many were changed.
-
-        Owners of seats that are back are brought up to date at once. Copies of nodes that stay
-        away are made elsewhere when their delay has ended (systems 6 and 7).
-        """
-        node = self._node
-        view = node.membership.view()
-        away = self._state.delays.gone_for_good()
-        if not node.wanting and self._repaired == (view.id, away):
-            return 0
-        if not node.membership.is_member():
-            return 0
-        node.wanting = False
-        after: GroupID | None = None
-        changed = 0
-        complete = True
-        while True:
-            with node.store.read() as reader:
-                batch = list(islice(groups(reader, after), AT_ONCE))
-            if not batch:
-                break
-            after = batch[-1][0]
-            todo = [group for group, record in batch if self._needs(record, view, away)]
-            for start in range(0, len(todo), SIDE_BY_SIDE):
-                some = todo[start : start + SIDE_BY_SIDE]
-                done = await asyncio.gather(*(self._repair(group, away) for group in some))
-                changed += sum(done)
-                complete = complete and all(done)
-        if complete and node.membership.view().id == view.id:
-            self._repaired = (view.id, away)
-        else:
-            node.wanting = True
-        node.counters.repaired += changed
-        return changed
-
-    def _needs(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
-        """Whether this node has to do something for the group now."""
-        node = self._node
-        if not record.held:
-            return False
-        if not node.is_primary(record, view):
-            return self._inherits(record, view, away)
-        valid = node.valid_backups(record, view)
-        returned = any(
-            seat != node.me and seat not in valid and view.member(seat) for seat in record.seats
-        )
-        missing = [seat for seat in record.seats if view.member(seat) is None]
-        others = len(view.servers) - 1
-        lacking = not missing and len(valid) < min(node.options.backups, others)
-        urgent = node.options.urgent and not valid and min(node.options.backups, others) > 0
-        given_up = not away.isdisjoint(missing)
-        draining = not view.leaving.isdisjoint(valid)
-        wanting = returned or given_up or lacking or urgent or draining
-        return wanting or bool(record.leaving)
-
-    def _inherits(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
-        """Whether its primary is gone for good, or came back as a new member, or something is to
-        be done that its primary does not come back to do; and this node is the first holder that
-        is left: in sync, or if none is, at all."""
-        primary = record.promise.node
-        if view.holds(primary, record.formed):
-            return False
-        left = [name for name in record.holders if view.holds(name, record.formed)]
-        if view.member(primary) is None:
-            gone = any(
-                name in away and view.member(name) is None for name in (primary, *record.seats)
-            )
-            alone = len(left) == 1 and len(view.servers) > 1 and self._node.options.urgent
-            if not (gone or alone):
-                return False
-        left = left or [name for name in record.holders if view.member(name)]
-        return bool(left) and left[0] == self._node.me
-
-    async def _repair(self, group: GroupID, away: frozenset[str]) -> bool:
-        node = self._node
-        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
-        try:
-            if self._state.held(group, None) is None:
-                await self._state.acquire(group, None)
-            await self._state.replication.settle(group, deadline, widen=True, away=away)
-        except (SessionHAError, Fenced) as error:
-            log.debug("a group is not repaired yet: %s", error)
-            return False
-        return True
+        """Bring every group that this node leads to its wanted copies; how many were changed."""
+        return await self.healer.heal()
 
     # --- sweeping -------------------------------------------------------------------------------
 
@@ -282,10 +195,13 @@ class Upkeep:
                 for group, record in batch
                 if self._has_ended(reader, group, record, now, leads=node.leads(record, view))
             ]
+            left_over = [group for group, record in batch if is_left_over(node, record, view, now)]
         swept = 0
         for group in ended:
             with node.store.write(shrinking=True) as writer:
                 swept += self._sweep_group(writer, group, now)
+        for group in left_over:
+            self._drop_left_over(group, now)
         node.counters.swept += swept
         return (batch[-1][0] if batch else None), swept
 
@@ -305,6 +221,13 @@ class Upkeep:
             elif leads and session.owner is not None and owners.is_denied(reader, session.owner):
                 self._denied.append((group, row.session))
         return ended
+
+    def _drop_left_over(self, group: GroupID, now: int) -> None:
+        node = self._node
+        with node.store.write(shrinking=True) as writer:
+            record = get_group(writer, group)
+            if record is not None and is_left_over(node, record, node.view_in(writer), now):
+                drop_left_over(writer, group, record, now + PROMISE_TTL)
 
     async def _bury_denied(self) -> None:
         """Only the primary does (R10); and the log-out is remembered until it is done."""

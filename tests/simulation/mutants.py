@@ -228,7 +228,7 @@ def _views_without_majority() -> list[AbstractContextManager[Any]]:
 
 
 def _no_fence() -> list[AbstractContextManager[Any]]:
-    original = Replication._accept
+    original = Replication.accept_in
 
     def accept(self: Replication, writer: Any, sender: Any, push: Any) -> Any:
         record = get_group(writer, push.group)
@@ -239,7 +239,7 @@ def _no_fence() -> list[AbstractContextManager[Any]]:
             writer.put(group_key(push.group), write_record(record))
         return original(self, writer, sender, push)
 
-    return [_on(Replication, "_accept", accept)]
+    return [_on(Replication, "accept_in", accept)]
 
 
 def _reuse_epochs() -> list[AbstractContextManager[Any]]:

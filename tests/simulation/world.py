@@ -19,6 +19,7 @@ from sessionha.identity import GroupID, ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Claim,
+    Compare,
     Create,
     Failed,
     Fetch,
@@ -26,12 +27,14 @@ from sessionha.peer.messages import (
     Message,
     Promise,
     Push,
+    Pushes,
     Relay,
     Revocations,
     Revoke,
     TakeOver,
     Tell,
     Touch,
+    Walk,
     Whose,
     decode,
     encode,
@@ -61,7 +64,10 @@ from tests.simulation.membership import (
 )
 from tests.simulation.recorder import Recorder
 
-DATA = (Push, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke, Revocations, Tell)
+DATA = (
+    Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
+    Revocations, Tell,
+)  # fmt: skip
 """Messages for state managers; the others are for topology managers."""
 
 Views = Literal["oracle", "available", "quorum"]

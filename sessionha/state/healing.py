@@ -1,0 +1,379 @@
+"""Brings every group that this node leads, or inherits, to its wanted copies: domain by domain.
+
+Of each domain (US 7,239,605): groups whose primary is gone for good are promoted together; their
+content walks to its new holders without any lock; then the domain is locked for one small step of
+every group, and released. Nothing is remembered between two domains but what the groups' rows say,
+so whoever goes on after an interruption, here or elsewhere, does what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, NamedTuple
+
+from sessionha.errors import Fenced, SessionHAError, StoreFull
+from sessionha.identity import NO_VIEW, GroupID, Position, ViewID, domain_of
+from sessionha.state import domains
+from sessionha.state.bulk import Bulk
+from sessionha.state.manager import StateManager
+from sessionha.state.pace import Pace
+from sessionha.state.records import GroupRecord, groups, read_session, rows
+from sessionha.state.walking import Interrupted
+from sessionha.store.base import Reader
+from sessionha.view import View
+
+log = logging.getLogger("sessionha.state")
+
+LOOKED: Final = 64
+"""Groups looked at in one read transaction: 1 to 3 ms."""
+
+TOGETHER: Final = 128
+"""Groups in one question, and in one step under the lock: about 10 ms at either end."""
+
+SIDE_BY_SIDE: Final = 8
+"""Groups that are settled one by one at the same time, where a step of many had no success."""
+
+BETWEEN: Final = 0.002
+"""Seconds between two locks of one domain, so that who waited for it gets in."""
+
+
+@dataclass(slots=True)
+class Share:
+    """What one node gets of the healing."""
+
+    groups: int = 0
+    done: int = 0
+    bytes: int = 0
+    """Of the sessions that it is to get, about."""
+    bytes_done: int = 0
+
+
+class Todo(NamedTuple):
+    """A group that needs something of this node."""
+
+    group: GroupID
+    inherited: bool
+    """It must be promoted first."""
+    targets: tuple[str, ...]
+    """Who is to get a copy."""
+    bytes: int
+    """Of its sessions."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the healing of this node's groups has come, for people; of one view."""
+
+    view: ViewID = NO_VIEW
+    began: int = 0
+    """An instant of the node's clock; 0: never."""
+    ended: int = 0
+    """0: it is under way, or was interrupted."""
+    domains: int = 0
+    domains_done: int = 0
+    groups: int = 0
+    groups_done: int = 0
+    targets: dict[str, Share] = field(default_factory=dict)
+    domain: int | None = None
+    """The one that is being healed now."""
+    waiting: dict[int, int] = field(default_factory=dict)
+    """Domains with groups to do, each with how many."""
+    orphaned: set[int] = field(default_factory=set)
+    """Those of them in which groups have no primary."""
+
+    def note(self, todo: Todo) -> None:
+        """There is this to do as well."""
+        for target in todo.targets:
+            share = self.targets.setdefault(target, Share())
+            share.groups += 1
+            share.bytes += todo.bytes
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes are to be brought to other nodes."""
+        return sum(share.bytes for share in self.targets.values())
+
+    @property
+    def bytes_done(self) -> int:
+        """How many have been."""
+        return sum(share.bytes_done for share in self.targets.values())
+
+
+class Healer:
+    """One engine's healing; only that of the engine that leads the node acts."""
+
+    def __init__(self, state: StateManager) -> None:
+        self._state = state
+        self._node = state.node
+        self._bulk: Bulk = state.bulk
+        self._pace = Pace()
+        self._healed: tuple[ViewID, frozenset[str]] = (NO_VIEW, frozenset())
+        self._one = asyncio.Lock()
+        self.progress = Progress()
+
+    async def heal(self) -> int:
+        """Do what there is to do in the present view; how many groups were brought to their copies.
+
+        Owners of seats that are back are brought up to date at once. Copies of nodes that stay
+        away are made elsewhere when their delay has ended (systems 6 and 7).
+        """
+        async with self._one:
+            return await self._heal()
+
+    async def _heal(self) -> int:
+        node = self._node
+        view, away = node.membership.view(), self._state.delays.gone_for_good()
+        if not node.wanting and self._healed == (view.id, away):
+            return 0
+        if not node.membership.is_member():
+            return 0
+        node.wanting = False
+        progress = await self._survey(view, away)
+        complete = True
+        for domain in progress.waiting:
+            if node.membership.view().id != view.id:
+                complete = False
+                break
+            progress.domain = domain
+            try:
+                complete &= await self._heal_domain(domain, view, away)
+            except (Interrupted, StoreFull) as stopped:
+                log.debug("domain %d is not healed yet: %r", domain, stopped)
+                complete = False
+                break
+            progress.domains_done += 1
+        progress.domain = None
+        if complete and node.membership.view().id == view.id:
+            self._healed = (view.id, away)
+            progress.ended = node.clock.now()
+        else:
+            node.wanting = True
+        node.counters.repaired += progress.groups_done
+        if progress.groups_done:
+            _tell(progress, complete)
+        return progress.groups_done
+
+    # --- what is to do --------------------------------------------------------------------------
+
+    async def _survey(self, view: View, away: frozenset[str]) -> Progress:
+        """Count what there is to do; nothing else of it is kept in memory."""
+        found = Progress(view=view.id, began=self._node.clock.now())
+        async for todo in self._look(None, view, away):
+            found.groups += 1
+            domain = domain_of(todo.group)
+            found.waiting[domain] = found.waiting.get(domain, 0) + 1
+            if todo.inherited:
+                found.orphaned.add(domain)
+            found.note(todo)
+        found.domains = len(found.waiting)
+        self.progress = found
+        return found
+
+    async def _look(
+        self, domain: int | None, view: View, away: frozenset[str]
+    ) -> AsyncIterator[Todo]:
+        """What is to do in one domain or in all, while others have their turn."""
+        after: GroupID | None = None
+        while True:
+            with self._node.store.read() as reader:
+                batch = list(islice(groups(reader, after, domain), LOOKED))
+                found = [self._todo(reader, group, record, view, away) for group, record in batch]
+            if not batch:
+                return
+            after = batch[-1][0]
+            for todo in found:
+                if todo is not None:
+                    yield todo
+            await asyncio.sleep(0)
+
+    def _todo(
+        self, reader: Reader, group: GroupID, record: GroupRecord, view: View, away: frozenset[str]
+    ) -> Todo | None:
+        if not self._node.leads(record, view):
+            return Todo(group, True, (), 0) if self._inherits(record, view, away) else None
+        if not self._needs(record, view, away):
+            return None
+        targets = self._state.replication.targets(record, group, view, away)
+        return Todo(group, False, targets, _bytes(reader, group) if targets else 0)
+
+    def _needs(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
+        """Whether a group that this node leads lacks something that can be given to it now."""
+        node = self._node
+        valid = node.valid_backups(record, view)
+        returned = any(
+            seat != node.me and seat not in valid and view.member(seat) for seat in record.seats
+        )
+        missing = [seat for seat in record.seats if view.member(seat) is None]
+        others = len(view.servers) - 1
+        lacking = not missing and len(valid) < min(node.options.backups, others)
+        urgent = node.options.urgent and not valid and min(node.options.backups, others) > 0
+        given_up = not away.isdisjoint(missing)
+        draining = not view.leaving.isdisjoint(valid)
+        wanting = returned or given_up or lacking or urgent or draining
+        return wanting or bool(record.leaving)
+
+    def _inherits(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
+        """Whether the group has to be promoted, and this node is the first holder that is left: in
+        sync, or if none is, at all.
+
+        Its primary came back as a new member, or has to promote afresh (this node itself), or
+        something is to be done that it does not come back to do. Somebody else who was promised the
+        group may be about to lead it.
+        """
+        if not record.held or self._node.leads(record, view):
+            return False
+        me, was, promised = self._node.me, record.epoch.node, record.promise.node
+        if promised not in (me, was) and view.member(promised) is not None:
+            return False
+        if was != me and view.holds(was, record.formed):
+            return False
+        left = [name for name in record.holders if view.holds(name, record.formed)]
+        if was != me and view.member(was) is None:
+            gone = any(name in away and view.member(name) is None for name in (was, *record.seats))
+            alone = len(left) == 1 and len(view.servers) > 1 and self._node.options.urgent
+            if not (gone or alone):
+                return False
+        left = left or [name for name in record.holders if view.member(name)]
+        return bool(left) and left[0] == me
+
+    # --- one domain -----------------------------------------------------------------------------
+
+    async def _heal_domain(self, domain: int, view: View, away: frozenset[str]) -> bool:
+        """Whether nothing is left to do in it. Raises Interrupted, StoreFull: what is left will be
+        found again."""
+        node = self._node
+        complete, orphans = True, frozenset[GroupID]()
+        if domain in self.progress.orphaned:
+            orphans = frozenset(await self._orphans(domain, view, away))
+            complete = await self._inherit(sorted(orphans))
+        found = [todo async for todo in self._look(domain, view, away) if not todo.inherited]
+        for todo in found:
+            if todo.group in orphans:  # who gets them was not known before they had a primary
+                self.progress.note(todo)
+        known = await self._walk(domain, found)
+        for index, some in enumerate(_parts([todo.group for todo in found])):
+            if index:
+                await asyncio.sleep(BETWEEN)
+            if node.membership.view().id != view.id:
+                raise Interrupted
+            complete &= await self._step(domain, some, away, known)
+        for todo in found:
+            for target in todo.targets:
+                self._share(target).done += 1
+        return complete
+
+    async def _orphans(self, domain: int, view: View, away: frozenset[str]) -> list[GroupID]:
+        """Groups of the domain that this node is to promote."""
+        found: list[GroupID] = []
+        after: GroupID | None = None
+        while True:
+            with self._node.store.read() as reader:
+                batch = list(islice(groups(reader, after, domain), LOOKED))
+            if not batch:
+                return found
+            after = batch[-1][0]
+            found += [group for group, record in batch if self._inherits(record, view, away)]
+            await asyncio.sleep(0)
+
+    async def _inherit(self, some: Sequence[GroupID]) -> bool:
+        """Promote groups without a primary, together; one by one what is not plain."""
+        complete = True
+        for part in _parts(some):
+            if await self._state.ownership.inherit(part):
+                done = await self._bulk.settle(part, widen=False)
+                left = [group for group in part if group not in done.done]
+            else:
+                left = list(part)
+            complete &= await self._one_by_one(left, frozenset())
+        return complete
+
+    async def _walk(
+        self, domain: int, found: Sequence[Todo]
+    ) -> dict[tuple[str, GroupID], Position]:
+        """Bring content to everybody who is to get some of this domain, one after the other."""
+        to: dict[str, list[GroupID]] = {}
+        for todo in found:
+            for target in todo.targets:
+                to.setdefault(target, []).append(todo.group)
+        known: dict[tuple[str, GroupID], Position] = {}
+        for target, some in to.items():
+            share = self._share(target)
+
+            def note(size: int, share: Share = share) -> None:
+                share.bytes_done += size
+
+            there = await self._state.walking.walk(domain, target, some, self._pace, note)
+            known |= {(target, group): position for group, position in there.items()}
+        return known
+
+    async def _step(
+        self,
+        domain: int,
+        some: Sequence[GroupID],
+        away: frozenset[str],
+        known: dict[tuple[str, GroupID], Position],
+    ) -> bool:
+        """The tail: lock the domain, take every new holder into C, release it."""
+        node = self._node
+        with node.store.write(urgent=True) as writer:
+            domains.lock(writer, domain, node.store.slot, node.clock.now())
+        try:
+            outcome = await self._bulk.settle(some, widen=True, away=away, known=known)
+        finally:
+            with node.store.write(shrinking=True) as writer:
+                domains.unlock(writer, node.store.slot)
+        self.progress.groups_done += len(outcome.done)
+        complete = await self._one_by_one(outcome.odd, away)
+        return complete and len(outcome.done) + len(outcome.odd) == len(some)
+
+    async def _one_by_one(self, some: Sequence[GroupID], away: frozenset[str]) -> bool:
+        """For what a step of many met in motion: a copy at another place than it was thought, a
+        newer promise, a holder that refuses. Each is settled as a request would settle it."""
+        complete = True
+        for start in range(0, len(some), SIDE_BY_SIDE):
+            part = some[start : start + SIDE_BY_SIDE]
+            done = await asyncio.gather(*(self._settle(group, away) for group in part))
+            self.progress.groups_done += sum(done)
+            complete &= all(done)
+        return complete
+
+    async def _settle(self, group: GroupID, away: frozenset[str]) -> bool:
+        state, node = self._state, self._node
+        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+        try:
+            if state.held(group, None) is None:
+                await state.acquire(group, None)
+            await state.replication.settle(group, deadline, widen=True, away=away)
+        except (SessionHAError, Fenced) as error:
+            log.debug("a group is not healed yet: %s", error)
+            return False
+        return True
+
+    def _share(self, target: str) -> Share:
+        return self.progress.targets.setdefault(target, Share())
+
+
+def _bytes(reader: Reader, group: GroupID) -> int:
+    found = (row.value for row in rows(reader, group) if row.element is None)
+    return sum(read_session(value).size for value in found)
+
+
+def _parts(some: Sequence[GroupID]) -> list[Sequence[GroupID]]:
+    return [some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER)]
+
+
+def _tell(progress: Progress, complete: bool) -> None:
+    """One line for each time that something was healed."""
+    log.info(
+        "%d groups in %d domains have their copies again; %d bytes went to %s%s",
+        progress.groups_done,
+        progress.domains_done,
+        progress.bytes_done,
+        ", ".join(sorted(progress.targets)) or "nobody",
+        "" if complete else "; others wait",
+        extra={"groups": progress.groups_done, "bytes": progress.bytes_done},
+    )

@@ -1,0 +1,50 @@
+"""How fast work in the background goes: so many bytes a second, and requests first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+BUSY: Final = 0.002
+"""Seconds that one turn of the event loop takes when requests are under way: an idle one takes 50
+µs, and one that serves a request 0.1 to 1 ms."""
+
+REST: Final = 4
+"""A busy loop gets so many times the turn that it took before the next batch."""
+
+LONGEST_REST: Final = 0.05
+"""Seconds of one such rest."""
+
+RESTS: Final = 10
+"""Rests after which a batch goes in any case: half a second, so that healing ends also where
+requests never do."""
+
+BURST: Final = 0.1
+"""Seconds that may be sent at once after a pause."""
+
+
+class Pace:
+    """A limit of bytes per second for one task. Times are those of the event loop."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    async def spend(self, size: int, rate: float) -> None:
+        """Wait until `size` bytes may go, at `rate` bytes a second, and requests have had their
+        turn."""
+        loop = asyncio.get_running_loop()
+        await self._let_requests()
+        now = loop.time()
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
+        self._free_at = max(self._free_at, loop.time() - BURST) + size / rate
+
+    async def _let_requests(self) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(RESTS):
+            began = loop.time()
+            await asyncio.sleep(0)
+            turn = loop.time() - began
+            if turn < BUSY:
+                return
+            await asyncio.sleep(min(turn * REST, LONGEST_REST))
