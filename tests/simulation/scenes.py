@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sessionha.identity import Position
-from sessionha.peer.messages import Batch, Create, Message, Push, SessionChange
+from sessionha.peer.messages import (
+    Batch,
+    Create,
+    Message,
+    Push,
+    Pushes,
+    SessionChange,
+    Walk,
+)
 from sessionha.state.base import Receipt, Unsettled
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Options
@@ -170,8 +178,8 @@ class Scene:
 
         def hears(sender: str, receiver: str, message: Message) -> bool:
             del sender
-            if receiver == target and isinstance(message, Push):
-                heard.append(message)
+            if receiver == target:
+                heard.extend(pushes_in(message))
             return False
 
         self.world.held_back = hears
@@ -189,6 +197,13 @@ class Scene:
 
         self.world.held_back = catches
         return caught
+
+
+def pushes_in(message: Message) -> tuple[Push, ...]:
+    """The pushes that a message brings: of a commit, a step of many groups, or a walk."""
+    if isinstance(message, Push):
+        return (message,)
+    return message.pushes if isinstance(message, Pushes | Walk) else ()
 
 
 def _puts(values: dict[str, str]) -> tuple[tuple[str, str, bytes], ...]:
