@@ -467,8 +467,8 @@ class Ownership:
         """Promote groups whose primary is gone for good, all with one question to each member
         (R4); how many. They are not served before they are settled (R5).
 
-        Left out is whatever is not plain: another copy is newer, two sides may have served, somebody
-        else was promised it, a member is silent. `acquire` has the patience for that.
+        Left out is whatever is not plain: another copy is newer, two sides may have served,
+        somebody else was promised it, a member is silent. `acquire` has the patience for that.
         """
         node = self._node
         epoch, view, mine = self._claim_many(some)
