@@ -46,10 +46,12 @@ from sessionha.peer.messages import (
     Relay,
     Revocations,
     Revoke,
+    Survey,
     TakeOver,
     Tell,
     Touch,
     Walk,
+    Weigh,
     Whose,
 )
 from sessionha.peer.relay import Relays
@@ -99,7 +101,7 @@ NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
 _DATA = (
     Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
-    Revocations, Tell,
+    Revocations, Tell, Survey, Weigh,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from sessionha.admin import data
 from sessionha.admin.doctor import examined
 from sessionha.admin.draining import DrainingPage
+from sessionha.admin.healing import HealingPage
 from sessionha.admin.health import HealthPage
 from sessionha.admin.membership import MembershipPage
 from sessionha.admin.metrics import CONTENT_TYPE, text
@@ -46,6 +47,7 @@ def build(engine: Engine, tally: Tally) -> Starlette:
 
     members, subjects, health = MembershipPage(engine), SubjectsPage(engine), HealthPage(engine)
     draining, drain = DrainingPage(engine), "/v1/drain/{node}"
+    healing = HealingPage(engine)
     theirs = "/v1/subjects/{subject:path}"
     return Starlette(
         routes=[
@@ -61,6 +63,9 @@ def build(engine: Engine, tally: Tally) -> Starlette:
                 methods=data.METHODS,
             ),
             Route(theirs, _guarded(subjects.show, engine, "data"), methods=["GET"]),
+            Route("/v1/healing", _guarded(healing.show, engine, "read")),
+            Route("/v1/heal/{node}", _guarded(healing.say, engine, "operate"), methods=POST),
+            Route("/v1/safe-to-stop/{node}", _guarded(healing.safe_to_stop, engine, "read")),
             Route("/v1/forget/{node}", _guarded(members.forget, engine, "operate"), methods=POST),
             Route("/v1/bootstrap", _guarded(members.bootstrap, engine, "operate"), methods=POST),
             Route(drain, _guarded(draining.show, engine, "read"), methods=["GET"]),

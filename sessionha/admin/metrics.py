@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sessionha import __version__
-from sessionha.admin.snapshot import store_of, strangers
+from sessionha.admin.snapshot import LEVELS, store_of, strangers
 from sessionha.engine import Engine
 from sessionha.topology.detector import DETECTED, DETECTIONS, detected
 from sessionha.topology.health import NodeState
@@ -113,6 +113,34 @@ def _detections(counts: dict[str, int]) -> Metric:
     )
 
 
+def _health(engine: Engine) -> Iterator[Metric]:
+    health = engine.state.redundancy.health()
+    groups = GaugeMetricFamily(
+        "sessionha_groups", "Groups that the node answers for, by their copies", labels=["health"]
+    )
+    size = GaugeMetricFamily(
+        "sessionha_group_bytes", "Bytes of the sessions in these groups", labels=["health"]
+    )
+    for level in LEVELS:
+        share = getattr(health, level)
+        groups.add_metric([level], share.groups)
+        size.add_metric([level], share.bytes)
+    yield from (groups, size)
+    delays = engine.state.delays.running()
+    gauges = {
+        "awaited_nodes": (
+            sum(delay.left != 0 for delay in delays),
+            "Absent nodes whose seats are kept",
+        ),
+        "next_healing_seconds": (
+            min((delay.left for delay in delays if delay.left), default=0) / 1000,
+            "Until the seats of the next one go to others; 0: none is counted down",
+        ),
+    }
+    for name, (value, meaning) in gauges.items():
+        yield GaugeMetricFamily(f"sessionha_{name}", meaning, value=value)
+
+
 def _states(engine: Engine) -> Iterator[Metric]:
     """Every state each time, so that a graph shows the end of one."""
     own, view = engine.node_state, engine.membership.view()
@@ -149,6 +177,7 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
     }
     for name, (value, meaning) in gauges.items():
         yield GaugeMetricFamily(f"sessionha_{name}", meaning, value=value)
+    yield from _health(engine)
     yield from _states(engine)
     info = GaugeMetricFamily(
         "sessionha_info", "Who answers; always 1", labels=["cluster", "node", "version"]

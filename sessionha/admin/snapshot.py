@@ -6,13 +6,17 @@ import os
 import platform
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from sessionha import __version__
 from sessionha.engine import Engine
+from sessionha.peer.messages import Health
 from sessionha.store.base import Store
 from sessionha.topology.lone import LoneMembership
 from sessionha.view import Member, View
+
+LEVELS: Final = ("redundant", "degraded", "at_risk")
+"""How many copies a group has: as many as wanted, fewer, or none."""
 
 
 def store_of(engine: Engine) -> Store:
@@ -59,6 +63,8 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "view": view_row(view),
         "members": [member_row(engine, member) for member in view.members],
         "others": other_rows(engine, view),
+        "held": sorted(engine.state.delays.held()),
+        "health": health_row(settings.node, engine.state.redundancy.health()),
         "consistency": settings.consistency,
         "backups": engine.backups,
         "min_copies": settings.min_copies,
@@ -108,7 +114,38 @@ def strangers(engine: Engine, view: View) -> list[str]:
 def other_rows(engine: Engine, view: View) -> list[dict[str, Any]]:
     """The nodes that are not in the view; an awaited one may hold sessions that nobody else has."""
     membership, awaited = engine.membership, engine.membership.unproven()
+    delays = {row["node"]: row for row in delay_rows(engine)}
     return [
-        {"node": node, "state": membership.node_state(node), "awaited": node in awaited}
+        {
+            "node": node,
+            "state": membership.node_state(node),
+            "awaited": node in awaited,
+            "delay": delays.get(node),
+        }
         for node in strangers(engine, view)
     ]
+
+
+def delay_rows(engine: Engine) -> list[dict[str, Any]]:
+    """The absent nodes: for how long, and until when their seats are kept. Times are seconds."""
+    return [
+        {
+            "node": delay.node,
+            "state": engine.membership.node_state(delay.node),
+            "absent": round(delay.since / 1000, 3),
+            "left": None if delay.left is None else round(delay.left / 1000, 3),
+            "word": delay.word,
+        }
+        for delay in engine.state.delays.running()
+    ]
+
+
+def health_row(node: str, health: Health | None) -> dict[str, Any]:
+    """How many copies the groups have that a node answers for; None: it did not tell."""
+    if health is None:
+        return {"node": node, "answers": False}
+    shares = {name: getattr(health, name) for name in LEVELS}
+    numbers = {name: {"groups": s.groups, "bytes": s.bytes} for name, s in shares.items()}
+    return {"node": node, "answers": True, "complete": health.complete, **numbers} | {
+        "old": health.old
+    }

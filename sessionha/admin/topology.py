@@ -34,6 +34,7 @@ def topology(engine: Engine) -> dict[str, Any]:
             for member in view.members
         ],
         "others": other_rows(engine, view),
+        "held": sorted(engine.state.delays.held()),
         "absent": list(view.absent),
         "description": {
             "hash": picture.description,

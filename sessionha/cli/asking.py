@@ -91,8 +91,10 @@ def ask(
     has: str,
     method: Literal["GET", "DELETE", "POST"] = "GET",
     timeout: float = TIMEOUT,
+    also: int = 200,
 ) -> dict[str, Any]:
-    """What the administration at `url` answers: an object that has the member `has`.
+    """What the administration at `url` answers: an object that has the member `has`. `also`: a
+    status besides 200 with which it answers.
 
     Raises:
         NoAnswer: it cannot be reached, refuses, or is something else.
@@ -102,7 +104,13 @@ def ask(
     headers = {"Authorization": f"Bearer {bearer}"}
     request = Request(f"{url}{path}", headers=headers, method=method)
     try:
-        with opener.open(request, timeout=timeout) as answer:
+        try:
+            answer = opener.open(request, timeout=timeout)
+        except HTTPError as other:
+            if other.code != also:
+                raise
+            answer = other
+        with answer:
             found = json.loads(answer.read(ANSWER_BYTES))
     except HTTPError as error:
         why = f"{url} answers {error.code}"

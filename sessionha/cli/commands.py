@@ -176,12 +176,20 @@ def _one(address: str | None, url: str | None) -> str | None:
     return url or address
 
 
-def _read(file: Path | None, url: str | None, path: str) -> dict[str, Any]:
+def _read(
+    file: Path | None,
+    url: str | None,
+    path: str,
+    *,
+    has: str = "members",
+    timeout: float = asking.TIMEOUT,
+    also: int = 200,
+) -> dict[str, Any]:
     """What a node's administration tells whoever may read; without it the command ends."""
     settings = Settings.observe(config=file)
     address, bearer = asking.address_of(settings, url), asking.token(settings, "read")
     try:
-        return asking.ask(address, path, bearer, has="members")
+        return asking.ask(address, path, bearer, has=has, timeout=timeout, also=also)
     except asking.NoAnswer as problem:
         print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
@@ -202,6 +210,73 @@ def _console(*, stderr: bool = False) -> Console:
 
     known = stderr or sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(stderr=stderr) if known else Console(width=WIDE)
+
+
+@app.command()
+def heal(
+    node: Annotated[
+        str | None, typer.Argument(help="An absent node, or one that is going to be.")
+    ] = None,
+    now: Annotated[
+        bool, typer.Option("--now", help="It is gone for good: make its copies elsewhere now.")
+    ] = False,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="It is being maintained: await it until it is back.")
+    ] = False,
+    extend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="Await it longer by so much; `0` takes back what was said."
+        ),
+    ] = None,
+    url: Administration = None,
+    file: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print how many copies there are and who is awaited; or say what becomes of the copies of an
+    absent node. In a terminal it shows bars until nothing is under way any more."""
+    with needs("cli", "the copies"):
+        from sessionha.cli import healing
+    words = [word for word, given in (("now", now), ("hold", hold)) if given]
+    if extend is not None:
+        words.append(f"extend={_duration('--extend', extend):g}")
+    if len(words) != (node is not None):
+        raise typer.BadParameter("give a node and one of --now, --hold and --extend, or nothing")
+
+    def ask() -> dict[str, Any]:
+        return _read(file, url, "/v1/healing", has="delays")
+
+    if node is not None:
+        said = _operate(file, url, f"/v1/heal/{quote(node, safe='')}?{words[0]}", "word")
+        _tell(said, healing.show_word, as_json=as_json)
+        return
+    found = ask()
+    if found["under_way"] and not as_json and sys.stdout.isatty():
+        found = healing.follow(ask, _console())
+    _tell(found, healing.show, as_json=as_json)
+
+
+@app.command(name="safe-to-stop")
+def safe_to_stop(
+    node: Annotated[str, typer.Argument(help="The node that is to be stopped.")],
+    zones: Annotated[
+        bool, typer.Option("--zones", help="Also with any one zone besides, all of it.")
+    ] = False,
+    url: Administration = None,
+    file: ConfigFile = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Print how many sessions would be lost if a node stopped now; exits 1 unless it is none.
+
+    Every member is asked. One that does not answer counts as stopped already.
+    """
+    with needs("cli", "the answer"):
+        from sessionha.cli import healing
+    path = f"/v1/safe-to-stop/{quote(node, safe='')}" + ("?zones=true" if zones else "")
+    found = _read(file, url, path, has="safe", timeout=healing.PATIENCE, also=409)
+    _tell(found, healing.show_safety, as_json=as_json)
+    if not found["safe"]:
+        raise typer.Exit(1)
 
 
 @app.command()

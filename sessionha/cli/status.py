@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ def show(status: Mapping[str, Any], console: Console) -> None:
         f" {', '.join(map(str, status['engines']))}",
         "view": f"{view['number']}, {len(status['members'])} members{votes(view)}",
         "store": f"{store['used'] / MIB:.1f} of {store['limit'] / MIB:.1f} MiB",
+        "copies": copies(status["health"]),
         "done": ", ".join(f"{counts.get(f'state/{name}', 0)} {name}" for name in _SHOWN),
         "version": status["versions"]["sessionha"],
     }
@@ -43,17 +45,59 @@ def votes(view: Mapping[str, Any]) -> str:
     return f"; {view['majority']} of {', '.join(view['voters'])} decide the next{absent}"
 
 
+def copies(health: Mapping[str, Any]) -> str:
+    """How many copies a node's groups have."""
+    words = ((health["redundant"], "redundant"), (health["degraded"], "degraded"))
+    told = [f"{share['groups']} {name}" for share, name in words]
+    told.append(f"{health['at_risk']['groups']} at risk")
+    size = sum(health[name]["bytes"] for name in ("redundant", "degraded", "at_risk"))
+    counting = "" if health["complete"] else ", counting"
+    return f"{', '.join(told)} ({size / MIB:.1f} MiB{counting})"
+
+
+def delayed(other: Mapping[str, Any]) -> str:
+    """How an absent node is awaited, as the end of a phrase."""
+    delay = other.get("delay")
+    if delay is None:
+        return ""
+    return f", {waits(delay)}"
+
+
+def waits(delay: Mapping[str, Any]) -> str:
+    """What becomes of the seats of an absent node."""
+    if delay["word"] == "hold":
+        return "held until it is back"
+    if delay["left"] is None:
+        return "awaited without end"
+    if not delay["left"]:
+        return "its seats go to others"
+    extended = ", extended" if delay["word"] == "extend" else ""
+    return f"awaited for {math.ceil(delay['left'])} s more{extended}"
+
+
+def held(found: Mapping[str, Any], node: str) -> str:
+    """Whether an absence that is to come was announced."""
+    return ", held when it goes" if node in found["held"] else ""
+
+
 def _members(status: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("node", "state", "since view", "peer address", "URL", "zone"):
         table.add_column(heading, overflow="fold")
     rows = [
-        (each["node"], each["state"], each["joined"], each["peer"], each["url"], each["zone"])
+        (
+            each["node"],
+            each["state"] + held(status, each["node"]),
+            each["joined"],
+            each["peer"],
+            each["url"],
+            each["zone"],
+        )
         for each in status["members"]
     ]
     for other in status["others"]:
         awaited = ", may hold sessions" if other["awaited"] else ""
-        rows.append((other["node"], other["state"] + awaited, "", "", "", ""))
+        rows.append((other["node"], other["state"] + awaited + delayed(other), "", "", "", ""))
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # plain: a name is no markup
     return table

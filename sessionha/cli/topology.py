@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sessionha.cli.sessions import ago
-from sessionha.cli.status import votes
+from sessionha.cli.status import delayed, held, votes
 
 SHORT: Final = 8
 """Characters of an incarnation that tell two of one node apart."""
@@ -58,13 +58,14 @@ def _members(found: Mapping[str, Any]) -> Table:
         table.add_column(heading, overflow="fold")
     rows = [
         (
-            each["node"], each["state"], each["role"], each["zone"], each["weight"],
-            each["incarnation"][:SHORT], each["joined"], ", ".join(each["watches"]), each["peer"],
+            each["node"], each["state"] + held(found, each["node"]), each["role"], each["zone"],
+            each["weight"], each["incarnation"][:SHORT], each["joined"],
+            ", ".join(each["watches"]), each["peer"],
         )
         for each in found["members"]
     ]  # fmt: skip
     empty = [""] * (len(_HEADINGS) - 2)
-    rows += [(each["node"], each["state"], *empty) for each in found["others"]]
+    rows += [(each["node"], each["state"] + delayed(each), *empty) for each in found["others"]]
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))  # plain: a name is no markup
     return table

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from sessionha.errors import BadMessage
-from sessionha.identity import NO_EPOCH, Epoch, GroupID, Position, SessionKey, ViewID
+from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, GroupID, Position, SessionKey, ViewID
 from sessionha.view import Drains, Member, Node, View
 
 
@@ -450,23 +450,81 @@ class Told(Wire, frozen=True):
 
 class Weigh(Wire, frozen=True):
     """Ask what only these nodes have, of each list: of the groups that the receiver leads, or is
-    the first living holder of."""
+    the first living holder of. Without a list: whether the receiver is there."""
 
-    nodes: tuple[tuple[str, ...], ...]
+    nodes: tuple[tuple[str, ...], ...] = ()
+    silent: tuple[str, ...] = ()
+    """Members that do not answer: what they hold counts as gone."""
 
 
 class Weight(msgspec.Struct, frozen=True, array_like=True):
-    """Groups, the living sessions in them, and the bytes of those."""
+    """Groups, their sessions that were not destroyed, and the bytes of those."""
 
     groups: int = 0
     sessions: int = 0
     bytes: int = 0
+
+    def plus(self, other: Weight) -> Weight:
+        """Both together."""
+        return Weight(
+            self.groups + other.groups, self.sessions + other.sessions, self.bytes + other.bytes
+        )
 
 
 class Weighed(Wire, frozen=True):
     """One weight for each list, in the order of the question."""
 
     weights: tuple[Weight, ...]
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True):
+    """Groups, and the bytes of their sessions."""
+
+    groups: int = 0
+    bytes: int = 0
+
+    def plus(self, other: Share) -> Share:
+        """Both together."""
+        return Share(self.groups + other.groups, self.bytes + other.bytes)
+
+
+class Health(msgspec.Struct, frozen=True, array_like=True):
+    """How many copies the groups have that a node answers for."""
+
+    redundant: Share = Share()
+    """With as many copies as are wanted."""
+    degraded: Share = Share()
+    """With fewer, and at least one."""
+    at_risk: Share = Share()
+    """With none besides the node itself."""
+    old: int = 0
+    """Copies here from before an absence, which count for nobody until they are brought up to
+    date."""
+    view: ViewID = NO_VIEW
+    complete: bool = False
+    """Whether all groups were counted since that view; else some numbers are older."""
+
+    def plus(self, other: Health | None) -> Health:
+        """Both together; the view stays."""
+        if other is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            redundant=self.redundant.plus(other.redundant),
+            degraded=self.degraded.plus(other.degraded),
+            at_risk=self.at_risk.plus(other.at_risk),
+            old=self.old + other.old,
+        )
+
+
+class Survey(Wire, frozen=True):
+    """Ask for the health of the receiver's groups."""
+
+
+class Surveyed(Wire, frozen=True):
+    """The numbers."""
+
+    health: Health
 
 
 # --- membership: between topology managers -------------------------------------------------------
@@ -707,7 +765,8 @@ class Done(Wire, frozen=True):
 Message = (
     Push | Pushed | Behind | Refused | CannotHold | Claim | Granted | NotPrimary | Promise
     | Promised | TakeOver | TookOver | Fetch | Fetched | Forward | Committed | Failed | Touch
-    | Whose | Found | Revoke | Revocations | Revoked | Tell | Told | Weigh | Weighed
+    | Whose | Found | Revoke | Revocations | Revoked
+    | Tell | Told | Survey | Surveyed | Weigh | Weighed
     | Ping | Pong | Join | Watch | Install | Installed | Confirm | Confirmed | Report | Leave | Done
     | Drain | DrainProgress
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected

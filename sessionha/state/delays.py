@@ -88,6 +88,10 @@ class Delays:
             for node in sorted(away)
         ]
 
+    def held(self) -> frozenset[str]:
+        """Nodes that are to be awaited until they are back, absent or not yet."""
+        return frozenset(name for name, word in self.words().items() if word.kind == "hold")
+
     def words(self) -> Mapping[str, Word]:
         """What operators said, of nodes that have not returned since."""
         node = self._node

@@ -38,10 +38,12 @@ from sessionha.peer.messages import (
     Pushes,
     Revocations,
     Revoke,
+    Survey,
     TakeOver,
     Tell,
     Touch,
     Walk,
+    Weigh,
     Whose,
 )
 from sessionha.state import copies, domains, placement
@@ -73,6 +75,7 @@ from sessionha.state.records import (
     values,
     write_record,
 )
+from sessionha.state.redundancy import Redundancy
 from sessionha.state.replication import Replication, Round, receipt
 from sessionha.state.serial import Turns
 from sessionha.state.subjects import Subjects
@@ -132,6 +135,7 @@ class StateManager:
         self.local = not (node.options.serial or node.options.confirmed)
         self.subjects = Subjects(node, partial(self.commit, fresh=False))
         self.delays = Delays(node)
+        self.redundancy = Redundancy(node)
         self.readings = Readings()
         self.tend: Callable[[], None] | None = None
         """Upkeep between requests, where no task does it."""
@@ -499,8 +503,8 @@ class StateManager:
                 return None
             case Whose() | Revoke() | Revocations():
                 return self._on_subject(sender, message)
-            case Tell():
-                return self.delays.on_tell(sender, message)
+            case Tell() | Survey() | Weigh():
+                return self._on_operator(sender, message)
             case _:
                 return Failed("BadMessage", "not a message for a state manager")
 
@@ -525,6 +529,13 @@ class StateManager:
                 return self.walking.on_compare(sender, message)
             case Walk():
                 return self.walking.on_walk(sender, message)
+
+    def _on_operator(
+        self, sender: Sender, message: Tell | Survey | Weigh
+    ) -> Message | Awaitable[Message]:
+        if isinstance(message, Tell):
+            return self.delays.on_tell(sender, message)
+        return self.redundancy.on_question(sender, message)
 
     def _on_push(self, sender: Sender, push: Push) -> Message | Awaitable[Message]:
         reply = self.replication.accept(sender, push)

@@ -92,6 +92,7 @@ class Upkeep:
                 self._state.subjects.keep_up()
                 self._state.delays.keep_up()
                 await self.repair()
+                self._state.redundancy.look()
                 if now - self._swept >= SWEEP_EVERY:
                     await self.sweep()
             except Exception:

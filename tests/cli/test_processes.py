@@ -74,7 +74,10 @@ async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -
             survivor = cluster.index_of(answer["pid"])
             found = await asyncio.to_thread(asked, "status", cluster, survivor)
             assert len(found["members"]) == 2
-            assert found["others"] == [{"node": f"n{primary}", "state": "absent", "awaited": True}]
+            [other] = found["others"]
+            delay = other.pop("delay")
+            assert other == {"node": f"n{primary}", "state": "absent", "awaited": True}
+            assert (delay["word"], delay["left"] + delay["absent"]) == (None, pytest.approx(30.0))
             assert found["counts"]["state/promotions"] == 1
             assert found["counts"]["state/commits"] == 2
             found = await asyncio.to_thread(asked, "doctor", cluster, survivor)

@@ -33,9 +33,20 @@ STATUS: dict[str, Any] = {
         {"node": "n1", "state": "ready", "joined": 1, "peer": "h:1", "url": "http://h", "zone": ""}
     ],
     "others": [
-        {"node": "n2", "state": "failed", "awaited": True},
-        {"node": "[bold]n3", "state": "absent", "awaited": False},
+        {
+            "node": "n2", "state": "failed", "awaited": True,
+            "delay": {"left": 22.4, "word": "extend"},
+        },
+        {
+            "node": "[bold]n3", "state": "absent", "awaited": False,
+            "delay": {"left": None, "word": "hold"},
+        },
     ],
+    "held": ["n1"],
+    "health": {
+        "redundant": {"groups": 40, "bytes": 1 << 20}, "degraded": {"groups": 0, "bytes": 0},
+        "at_risk": {"groups": 2, "bytes": 1 << 20}, "complete": True, "old": 0,
+    },
     "consistency": "available",
     "backups": 1,
     "store": {"used": 3 << 20, "limit": 200 << 20},
@@ -60,7 +71,13 @@ TOPOLOGY: dict[str, Any] = {
             "role": "spare", "incarnation": "0123456789abcdef", "watches": ["n2"],
         },
     ],
-    "others": [{"node": "[bold]n3", "state": "absent", "awaited": False}],
+    "others": [
+        {
+            "node": "[bold]n3", "state": "absent", "awaited": False,
+            "delay": {"left": 0, "word": None},
+        },
+    ],
+    "held": [],
     "absent": ["n3"],
     "description": {"hash": "aa11", "nodes": ["n1", "n2", "n3"], "differing": {"n2": "the order"}},
     "detours": {"n1": "n2"},
@@ -90,6 +107,9 @@ class _Answering(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(self.path)
+
+    def do_POST(self) -> None:
+        self._answer(f"POST {self.path}")
 
     def do_DELETE(self) -> None:
         self._answer(f"DELETE {self.path}")
@@ -172,8 +192,12 @@ def test_status_shows_the_node_and_every_other(
     monkeypatch.setenv("COLUMNS", "160")
     assert main(["status", f"http://{node.address}/"]) == 0
     shown = capsys.readouterr().out
-    for words in ("n1 (reconnecting, waits for n3), engines 0, 1", "3.0 of 200.0 MiB", "12 commits",
-                  "failed, may hold sessions", "[bold]n3", "http://h "):  # fmt: skip
+    for words in (
+        "n1 (reconnecting, waits for n3), engines 0, 1", "3.0 of 200.0 MiB", "12 commits",
+        "40 redundant, 0 degraded, 2 at risk (2.0 MiB)", "ready, held when it goes",
+        "failed, may hold sessions, awaited for 23 s more, extended", "held until it is back",
+        "[bold]n3", "http://h ",
+    ):  # fmt: skip
         assert words in shown
 
 

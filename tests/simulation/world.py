@@ -31,10 +31,12 @@ from sessionha.peer.messages import (
     Relay,
     Revocations,
     Revoke,
+    Survey,
     TakeOver,
     Tell,
     Touch,
     Walk,
+    Weigh,
     Whose,
     decode,
     encode,
@@ -66,7 +68,7 @@ from tests.simulation.recorder import Recorder
 
 DATA = (
     Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
-    Revocations, Tell,
+    Revocations, Tell, Survey, Weigh,
 )  # fmt: skip
 """Messages for state managers; the others are for topology managers."""
 
@@ -261,6 +263,8 @@ class World:
         self.recorder = Recorder(self.history, self.tags)
         self.description = description(nodes, witness)
         self.hosts: dict[str, Host] = {}
+        self.zones: dict[str, str] = {}
+        """Where nodes are that join from now on."""
         self.forgotten: set[str] = set()
         self.cut: set[tuple[str, str]] = set()
         self.broken: set[tuple[str, str]] = set()
@@ -584,7 +588,8 @@ class World:
         engine.die()
 
     def _member(self, host: Host, joined: ViewID) -> Member:
-        return Member(host.name, host.incarnation, joined, peer=f"{host.name}:1")
+        zone = self.zones.get(host.name, "")
+        return Member(host.name, host.incarnation, joined, peer=f"{host.name}:1", zone=zone)
 
     def crash(self, name: str) -> None:
         """kill -9 of every engine of a node; the others get a new view after a while."""

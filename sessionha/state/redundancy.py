@@ -1,0 +1,293 @@
+"""How many copies groups have: a node's health in numbers, and what only some nodes have.
+
+Every group is counted by one node: its primary, or where that is gone the first holder left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+import msgspec
+
+from sessionha.errors import PeerUnavailable, StoreFull
+from sessionha.identity import DOMAINS, GroupID
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import (
+    Health,
+    Message,
+    Share,
+    Survey,
+    Surveyed,
+    Weigh,
+    Weighed,
+    Weight,
+)
+from sessionha.state.node import NOT_TOGETHER, Node
+from sessionha.state.records import GROUPS, GroupRecord, groups, read_session
+from sessionha.store.base import Reader
+from sessionha.view import View
+
+HEALTH: Final = b"\x00health"
+"""Store row: the numbers as the engine that leads found them, for all engines of the node."""
+
+AT_ONCE: Final = 128
+"""Groups read in one transaction: about 2 ms."""
+
+IN_HASTE: Final = 8
+"""Batches in one look while the numbers are of another view: a sixteenth of a core."""
+
+RESTS: Final = 10_000
+"""Milliseconds between two rounds while nothing is known to have changed."""
+
+ANSWER: Final = 1.0
+"""Seconds that a member may take to say that it is there."""
+
+WEIGHING: Final = 30.0
+"""Seconds that a member may take to look at all its groups: 100,000 take about two."""
+
+_SESSION_END: Final = 1 + 12 + 16
+
+_encode = msgspec.msgpack.Encoder().encode
+_read_health = msgspec.msgpack.Decoder(Health).decode
+
+
+class Safety(NamedTuple):
+    """What would be lost if a node stopped now."""
+
+    alone: Weight
+    """With nobody else."""
+    zones: dict[str, Weight]
+    """With one zone; `alone` included."""
+    silent: tuple[str, ...]
+    """Members that did not answer: they count as stopped already."""
+    unknown: tuple[str, ...]
+    """Members that answered at first and not in the end: what they have is not counted."""
+
+
+class Redundancy:
+    """One engine's count. Only the engine that leads the node counts unasked."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._domains = [Health()] * DOMAINS
+        self._after: GroupID | None = None
+        self._domain = 0
+        self._sums = Health()
+        self._basis: tuple[object, ...] = ()
+        self._complete: tuple[object, ...] = ()
+        self._rests_until = 0
+        self._walking = False
+
+    # --- health ---------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Count a little more. Never waits; a round over 100,000 groups takes 25 s after a change
+        of the view, and minutes otherwise."""
+        node = self._node
+        now = node.clock.now()
+        basis = self._changes()
+        if not self._walking:
+            if basis == self._complete and now < self._rests_until:
+                return
+            self._begin(basis)
+        elif basis[0] != self._basis[0]:
+            self._begin(basis)
+        for _ in range(1 if self._basis == self._complete else IN_HASTE):
+            self._count()
+            if not self._walking:
+                self._complete, self._rests_until = self._basis, now + RESTS
+                break
+        self._leave(self._complete[:1] == basis[:1])
+
+    def _changes(self) -> tuple[object, ...]:
+        """What makes the last round worthless when it is different: the view, and copies made."""
+        node, counts = self._node, self._node.counters
+        made = (counts.repaired, counts.healed, counts.replaced, counts.refilled, counts.moved)
+        return node.membership.view().id, node.options.backups, made
+
+    def _begin(self, basis: tuple[object, ...]) -> None:
+        self._basis, self._walking = basis, True
+        self._after, self._domain, self._sums = None, 0, Health()
+
+    def _count(self) -> None:
+        node = self._node
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            batch = list(islice(groups(reader, self._after), AT_ONCE))
+            for group, record in batch:
+                self._go_to(group[0])
+                self._sums = self._sums.plus(self._health(reader, group, record, view))
+        if len(batch) == AT_ONCE:
+            self._after = batch[-1][0]
+        else:
+            self._go_to(DOMAINS)
+            self._walking = False
+
+    def _go_to(self, domain: int) -> None:
+        while self._domain < domain:
+            self._domains[self._domain] = self._sums
+            self._domain, self._sums = self._domain + 1, Health()
+
+    def _health(
+        self, reader: Reader, group: GroupID, record: GroupRecord, view: View
+    ) -> Health | None:
+        node = self._node
+        if not record.held:
+            return None
+        if not node.is_in_sync(record, view):
+            return Health(old=1)
+        left = living_holders(record, view)
+        if not left or left[0] != node.me:
+            return None
+        share = Share(1, weight(reader, group).bytes)
+        if len(left) > node.options.backups:
+            return Health(redundant=share)
+        return Health(degraded=share) if len(left) > 1 else Health(at_risk=share)
+
+    def _leave(self, complete: bool) -> None:
+        """Put the sums into the store, where all engines find them."""
+        sums = Health(view=self._node.membership.view().id, complete=complete)
+        for each in self._domains:
+            sums = sums.plus(each)
+        row = _encode(sums)
+        with self._node.store.read() as reader:
+            if reader.get(HEALTH) == row:
+                return
+        try:
+            with self._node.store.write() as writer:
+                writer.put(HEALTH, row)
+        except StoreFull:
+            return  # sessions need the room more
+
+    def health(self) -> Health:
+        """The numbers as they were left last."""
+        with self._node.store.read() as reader:
+            raw = reader.get(HEALTH)
+        return Health() if raw is None else _read_health(raw)
+
+    async def everywhere(self) -> dict[str, Health | None]:
+        """The numbers of every member that holds sessions; None: it did not answer."""
+        node = self._node
+        others = [member.node for member in node.membership.view().servers]
+        replies = await asyncio.gather(*(self._ask(name, Survey(), ANSWER) for name in others))
+        return {
+            name: reply.health if isinstance(reply, Surveyed) else None
+            for name, reply in zip(others, replies, strict=True)
+        }
+
+    # --- what only some nodes have --------------------------------------------------------------
+
+    async def safety(self, name: str, *, zones: bool) -> Safety:
+        """What would be lost if the node `name` stopped now, or (`zones`) it and any one zone.
+
+        Members that do not answer count as stopped: a copy that only they have is none.
+        """
+        view = self._node.membership.view()
+        members = [member.node for member in view.servers]
+        there = await asyncio.gather(*(self._ask(one, Weigh(), ANSWER) for one in members))
+        silent = {one for one, reply in zip(members, there, strict=True) if reply is None}
+        asked = [one for one in members if one not in silent]
+        names = sorted({member.zone for member in view.servers}) if zones else []
+        parts = [(name,)] + [
+            tuple(sorted({name, *(m.node for m in view.servers if m.zone == zone)}))
+            for zone in names
+        ]
+        question = Weigh(tuple(parts), tuple(sorted(silent)))
+        replies = await asyncio.gather(*(self._ask(one, question, WEIGHING) for one in asked))
+        sums = [Weight()] * len(parts)
+        unknown = []
+        for one, reply in zip(asked, replies, strict=True):
+            if isinstance(reply, Weighed) and len(reply.weights) == len(parts):
+                sums = [total.plus(more) for total, more in zip(sums, reply.weights, strict=True)]
+            else:
+                unknown.append(one)
+        return Safety(
+            sums[0],
+            dict(zip(names, sums[1:], strict=True)),
+            tuple(sorted(silent)),
+            tuple(unknown),
+        )
+
+    async def _ask(self, name: str, question: Message, timeout: float) -> Message | None:
+        node = self._node
+        if name == node.me:
+            return await self.answer(question)
+        assert node.peers is not None, "who is alone asks nobody else"
+        try:
+            return await node.peers.call(name, question, timeout)
+        except PeerUnavailable:
+            return None
+
+    async def on_question(self, sender: Sender, question: Survey | Weigh) -> Message:
+        """Answer a member."""
+        node = self._node
+        if not node.shares_view(sender, node.membership.view()):
+            return NOT_TOGETHER
+        return await self.answer(question)
+
+    async def answer(self, question: Message) -> Message:
+        """What this node knows."""
+        if isinstance(question, Survey):
+            return Surveyed(self.health())
+        assert isinstance(question, Weigh)
+        return Weighed(await self._weigh(question.nodes, question.silent))
+
+    async def _weigh(
+        self, parts: Sequence[Collection[str]], silent: Collection[str]
+    ) -> tuple[Weight, ...]:
+        node = self._node
+        sums = [Weight()] * len(parts)
+        after: GroupID | None = None
+        while parts:
+            with node.store.read() as reader:
+                view = node.view_in(reader)
+                batch = list(islice(groups(reader, after), AT_ONCE))
+                for group, record in batch:
+                    if not node.is_in_sync(record, view):
+                        continue
+                    left = living_holders(record, view, silent)
+                    if left[:1] != (node.me,):
+                        continue
+                    lost = [index for index, part in enumerate(parts) if set(left) <= set(part)]
+                    weighs = weight(reader, group) if lost else Weight()
+                    for index in lost:
+                        sums[index] = sums[index].plus(weighs)
+            if not batch:
+                break
+            after = batch[-1][0]
+            await asyncio.sleep(0)
+        return tuple(sums)
+
+
+def living_holders(
+    record: GroupRecord, view: View, silent: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Who has the group in sync, as far as this copy's record knows: the primary first."""
+    return tuple(
+        name for name in record.holders if name not in silent and view.holds(name, record.formed)
+    )
+
+
+def weight(reader: Reader, group: GroupID) -> Weight:
+    """The group, and its sessions that were not destroyed. Skips over their elements."""
+    sessions = size = 0
+    for raw in _session_rows(reader, group):
+        session = read_session(raw)
+        if not session.destroyed:
+            sessions, size = sessions + 1, size + session.size
+    return Weight(1, sessions, size)
+
+
+def _session_rows(reader: Reader, group: GroupID) -> Iterator[bytes]:
+    prefix = after = GROUPS + group
+    while True:
+        found = next(iter(reader.scan(prefix, after=after)), None)
+        if found is None:
+            return
+        key, value = found
+        if len(key) == _SESSION_END:
+            yield value
+        after = key[:_SESSION_END] + b"\xff"  # no name of an element has this byte

@@ -1,0 +1,100 @@
+"""`/v1/healing`, `/v1/heal/…` and `/v1/safe-to-stop/…` of nodes that talk to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from sessionha.admin.app import build
+from sessionha.admin.metrics import text
+from sessionha.admin.snapshot import store_of
+from sessionha.admin.tally import Tally
+from sessionha.admin.tokens import Role, tokens
+from sessionha.engine import Engine
+from tests.admin.test_app import samples
+from tests.admin.test_data_cluster import Pair, pair
+from tests.admin.visitors import Visitor
+from tests.test_engine import until
+
+__all__ = ["pair"]
+
+
+async def ask(
+    engine: Engine, path: str, *, role: Role = "read", method: str = "GET"
+) -> httpx.Response:
+    transport = httpx.ASGITransport(build(engine, Tally(store_of(engine))))
+    headers = {"authorization": f"Bearer {tokens(engine.settings, role)[0]}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:7947") as client:
+        return await client.request(method, path, headers=headers)
+
+
+async def shown(engine: Engine) -> dict[str, Any]:
+    found: dict[str, Any] = (await ask(engine, "/v1/healing")).json()
+    return found
+
+
+async def test_an_absence_from_its_start_to_its_end(pair: Pair) -> None:
+    """System 7: the countdown is visible everywhere, and an operator can hold, extend and end it;
+    what would be lost is told."""
+    one, two = pair
+    visitor = Visitor(one)
+    await visitor.begins(theme="dark")
+    await until(lambda: one.state.redundancy.health().redundant.groups == 1)
+    await until(lambda: one.node_state == "ready")
+    found = await shown(one)
+    assert [each["node"] for each in found["nodes"]] == ["n1", "n2"]
+    assert all(each["answers"] for each in found["nodes"])
+    assert (found["delays"], found["held"], found["heal_after"]) == ([], [], 30.0)
+    for engine in pair:
+        answer = await ask(engine, "/v1/safe-to-stop/n1?zones=true")
+        assert (answer.status_code, answer.json()["safe"]) == (409, False), "one zone has both"
+        answer = await ask(engine, "/v1/safe-to-stop/n1")
+        assert (answer.status_code, answer.json()["safe"]) == (200, True)
+
+    said = (await ask(one, "/v1/heal/n2?hold", role="operate", method="POST")).json()
+    assert (said["word"], said["absent"], said["told"]) == ("hold", False, ["n2"])
+    assert (await shown(two))["held"] == ["n2"]
+
+    await two.stop()
+    await until(lambda: one.membership.node_state("n2") == "returning")
+    [delay] = (await shown(one))["delays"]
+    assert (delay["node"], delay["state"], delay["left"], delay["word"]) == (
+        "n2", "returning", None, "hold",
+    )  # fmt: skip
+    said = (await ask(one, "/v1/heal/n2?extend=1h", role="operate", method="POST")).json()
+    assert 3600 < said["left"] < 3630
+    status = (await ask(one, "/v1/status")).json()
+    assert status["others"][0]["delay"]["word"] == "extend"
+    await until(lambda: one.state.redundancy.health().at_risk.groups == 1)
+    metrics = samples(text(one, Tally(store_of(one)).total({})).decode())
+    assert metrics['sessionha_groups{health="at_risk"}'] == 1
+    assert metrics["sessionha_awaited_nodes"] == 1
+    assert 3590 < metrics["sessionha_next_healing_seconds"] < 3630
+    answer = await ask(one, "/v1/safe-to-stop/n1")
+    assert answer.status_code == 409
+    lost = answer.json()["lost"]
+    assert (lost["groups"], lost["sessions"]) == (1, 1)
+    assert lost["bytes"] > 0
+    said = (await ask(one, "/v1/heal/n2?now", role="operate", method="POST")).json()
+    assert said["left"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/heal/n2?now", "n2 is a member"),
+        ("/v1/heal/n9?hold", "n9 was never a member here"),
+        ("/v1/heal/n1?hold", "ask another node"),
+        ("/v1/heal/n2", "say one of"),
+        ("/v1/heal/n2?hold&now", "say one of"),
+        ("/v1/heal/n2?extend=soon", "must be a duration"),
+        ("/v1/heal/n2?extend=never", "hold is without end"),
+    ],
+)
+async def test_what_cannot_be_said_is_refused(path: str, words: str, pair: Pair) -> None:
+    answer = await ask(pair[0], path, role="operate", method="POST")
+    assert (answer.status_code, words in answer.text) == (400, True)
+    assert (await ask(pair[0], path, method="POST")).status_code == 403
+    assert (await ask(pair[0], "/v1/safe-to-stop/n9")).status_code == 400

@@ -1,0 +1,190 @@
+"""How many copies groups have, and what would be lost if nodes stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sessionha.peer.messages import Batch, Health, SessionChange, Share, Weight
+from sessionha.state import redundancy
+from sessionha.state.node import Options
+from sessionha.state.redundancy import RESTS, Redundancy
+from tests.simulation.scenes import KEY, LIFETIMES, Scene, simulated
+
+BYTES = len("a") + len("1")
+"""Of a session as these groups have."""
+
+
+async def create(scene: Scene, node: str, *groups: bytes) -> None:
+    change = SessionChange(KEY, create=LIFETIMES, puts=(("a", "value", b"1"),))
+    for group in groups:
+        await scene.at(node).commit(Batch(group, (change,)), fresh=True)
+
+
+def named(*numbers: int) -> tuple[bytes, ...]:
+    """Groups in different domains."""
+    return tuple(bytes([number]) + bytes(11) for number in numbers)
+
+
+def share(groups: int) -> Share:
+    return Share(groups, groups * BYTES)
+
+
+async def counted(scene: Scene, node: str) -> Health:
+    """The numbers once everything was counted in the present view."""
+    counts = scene.at(node).redundancy
+    for _ in range(100):
+        await asyncio.sleep(0.25)
+        counts.look()
+        if counts.health().complete:
+            return counts.health()
+    raise AssertionError("never complete")
+
+
+@simulated(nodes=4, options=Options(backups=2, heal_after=1e9))
+async def test_groups_are_redundant_degraded_or_at_risk(scene: Scene) -> None:
+    """System 6, 7th: health in groups and bytes; each group is counted by one node."""
+    await create(scene, "n1", *named(0, 1, 128, 255))
+    found = await counted(scene, "n1")
+    assert (found.redundant, found.degraded, found.at_risk) == (share(4), Share(), Share())
+    for node in ("n2", "n3", "n4"):
+        assert (await counted(scene, node)).redundant == Share(), "n1 counts them"
+    with_n2 = [g for g in named(0, 1, 128, 255) if "n2" in scene.at("n1").held(g, None).holders]  # type: ignore[union-attr]
+    await scene.crash("n2")
+    found = await counted(scene, "n1")
+    assert found.degraded == share(len(with_n2))
+    assert found.redundant == share(4 - len(with_n2))
+    await scene.crash("n3", "n4")
+    found = await counted(scene, "n1")
+    assert (found.redundant, found.degraded, found.at_risk) == (Share(), Share(), share(4))
+
+
+@simulated(options=Options(backups=1, heal_after=1e9))
+async def test_a_group_without_a_primary_is_counted_by_the_holder_that_is_left(
+    scene: Scene,
+) -> None:
+    await create(scene, "n1", *named(0, 1, 2, 3))
+    await scene.crash("n1")
+    found = [await counted(scene, node) for node in ("n2", "n3")]
+    assert found[0].at_risk.plus(found[1].at_risk) == share(4)
+    await scene.restart("n1", kept=True)
+    assert (await counted(scene, "n1")).old == 4, "its copies are from before its absence"
+
+
+@simulated(nodes=2, options=Options(backups=1))
+async def test_a_look_reads_a_bounded_number_of_groups(scene: Scene) -> None:
+    """However many there are: a look is some milliseconds, and the numbers come with time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redundancy, "AT_ONCE", 2)
+        patch.setattr(redundancy, "IN_HASTE", 3)
+        await create(scene, "n1", *named(*range(20)))
+        counts = scene.at("n1").redundancy
+        seen = []
+        while not counts.health().complete:
+            counts.look()
+            seen.append(counts.health().redundant.groups)
+        assert seen == [5, 11, 17, 20], "six at a time, the last domain once it is passed"
+
+
+@simulated(nodes=2, options=Options(backups=1))
+async def test_what_was_counted_rests_for_a_while(scene: Scene) -> None:
+    """An idle node reads nothing; what is new is counted with the next round, or when copies were
+    made."""
+    await create(scene, "n1", *named(0))
+    counts = scene.at("n1").redundancy
+    await counted(scene, "n1")
+    await create(scene, "n1", *named(1))
+    counts.look()
+    assert counts.health().redundant == share(1)
+    await asyncio.sleep(RESTS / 1000)
+    counts.look()
+    assert counts.health().redundant == share(2)
+    await create(scene, "n1", *named(2))
+    scene.at("n1").node.counters.refilled += 1
+    counts.look()
+    assert counts.health().redundant == share(3)
+
+
+@simulated(engines=2)
+async def test_every_engine_and_every_member_knows_the_numbers(scene: Scene) -> None:
+    await create(scene, "n1", *named(0, 1))
+    await counted(scene, "n1")
+    assert scene.at("n1", 1).redundancy.health().redundant == share(2)
+    scene.world.crash("n3")
+    found = await scene.at("n2").redundancy.everywhere()
+    assert found["n3"] is None
+    assert found["n1"] == scene.at("n1").redundancy.health()
+
+
+# --- what only some nodes have -------------------------------------------------------------------
+
+
+def redundancy_at(scene: Scene, node: str) -> Redundancy:
+    return scene.at(node).redundancy
+
+
+def weight(groups: int) -> Weight:
+    return Weight(groups, groups, groups * BYTES)
+
+
+@simulated(options=Options(backups=1, heal_after=1e9))
+async def test_with_a_copy_elsewhere_a_node_is_safe_to_stop(scene: Scene) -> None:
+    """Whoever is asked; and not any more when the other holder is gone."""
+    await create(scene, "n1", *named(0, 1, 2, 3))
+    for asked in scene.world.hosts:
+        found = await redundancy_at(scene, asked).safety("n1", zones=False)
+        assert found == (Weight(), {}, (), ())
+    with_n2 = [g for g in named(0, 1, 2, 3) if "n2" in scene.at("n1").held(g, None).holders]  # type: ignore[union-attr]
+    assert 0 < len(with_n2) < 4
+    await scene.crash("n2")
+    found = await redundancy_at(scene, "n3").safety("n1", zones=False)
+    assert found.alone == weight(len(with_n2))
+
+
+@simulated(nodes=4, options=Options(backups=1, heal_after=1e9))
+async def test_a_zone_takes_with_it_what_only_its_nodes_have(scene: Scene) -> None:
+    """Also groups of which the node itself has no copy."""
+    world = scene.world
+    zones = {"n1": "a", "n2": "b", "n3": "b", "n4": "c"}
+    world.zones.update(zones)
+    world._decide(tuple(world._member(world.hosts[m.node], m.joined) for m in world.truth.members))
+    await scene.members(*zones)
+    await create(scene, "n1", *named(*range(40)))
+    await create(scene, "n2", *named(*range(100, 140)))
+    found = await redundancy_at(scene, "n4").safety("n1", zones=True)
+    pairs = [
+        set(record.holders)
+        for group in (*named(*range(40)), *named(*range(100, 140)))
+        for record in [scene.world.hosts["n1" if group[0] < 100 else "n2"].record(group)]
+        if record is not None
+    ]
+    assert found.alone == Weight()
+    for zone in "abc":
+        gone = {"n1", *(name for name in zones if zones[name] == zone)}
+        assert found.zones[zone] == weight(sum(pair <= gone for pair in pairs))
+    assert found.zones["b"].groups > 0
+
+
+@simulated(options=Options(backups=1, heal_after=1e9))
+async def test_who_does_not_answer_counts_as_stopped(scene: Scene) -> None:
+    """Its death may not be known yet: what only it and the node have would be lost."""
+    mine, theirs = named(0, 1, 2, 3), named(100, 101, 102, 103)
+    await create(scene, "n1", *mine)
+    await create(scene, "n2", *theirs)
+    records = [scene.world.hosts["n1"].record(group) for group in (*mine, *theirs)]
+    both = sum(record is not None and set(record.holders) == {"n1", "n2"} for record in records)
+    scene.world.pause("n2")
+    found = await redundancy_at(scene, "n3").safety("n1", zones=False)
+    assert found.silent == ("n2",)
+    assert found.alone == weight(both)
+
+
+@simulated(nodes=2)
+async def test_destroyed_sessions_are_not_lost(scene: Scene) -> None:
+    await create(scene, "n1", *named(0))
+    await scene.crash("n2")
+    change = SessionChange(KEY, destroy=True)
+    await scene.at("n1").commit(Batch(named(0)[0], (change,)), fresh=False)
+    found = await redundancy_at(scene, "n1").safety("n1", zones=False)
+    assert found.alone == Weight(1, 0, 0)
