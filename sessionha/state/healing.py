@@ -214,7 +214,8 @@ class Healer:
         given_up = not away.isdisjoint(missing)
         draining = not view.leaving.isdisjoint(valid)
         wanting = returned or given_up or lacking or urgent or draining
-        return wanting or bool(record.leaving)
+        unfinished = bool(record.leaving) or record.acked != record.version  # also of a request
+        return wanting or unfinished
 
     def _inherits(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
         """Whether the group has to be promoted, and this node is the first holder that is left: in

@@ -44,9 +44,9 @@ LOOKED: Final = 64
 COMPARED: Final = 16_384
 """Positions in one answer, about 700 KB; copies beyond travel whole."""
 
-LEFT_OVER: Final = 60_000
-"""Milliseconds after which a copy that no step followed is dropped: the tail of a domain comes
-within seconds of its walk."""
+LEFT_OVER: Final = 600_000
+"""Milliseconds after which a copy that no step followed is dropped: the step of a domain comes
+within seconds of its walk, and at the lowest rate within minutes."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

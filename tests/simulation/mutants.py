@@ -20,19 +20,28 @@ from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
 from sessionha.state import copies, delays, sides, upkeep
+from sessionha.state.bulk import Bulk
 from sessionha.state.delays import Delays
 from sessionha.state.draining import Draining
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node
 from sessionha.state.ownership import ATTEMPTS, Ownership, _Lost
 from sessionha.state.readings import Readings
-from sessionha.state.records import GROUPS, get_group, group_key, write_record
+from sessionha.state.records import GROUPS, GroupRecord, get_group, group_key, write_record
 from sessionha.state.replication import Replication
 from sessionha.state.serial import Turns
+from sessionha.state.walking import Walking
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.topology.lone import FOREVER
 from sessionha.view import View
-from tests.simulation import test_draining, test_mended, test_quorum, test_scenarios, test_sides
+from tests.simulation import (
+    test_draining,
+    test_healing,
+    test_mended,
+    test_quorum,
+    test_scenarios,
+    test_sides,
+)
 from tests.simulation.histories import EVERYTHING, Plan, play
 from tests.simulation.membership import SimulatedPeers, SimulatedTopology
 from tests.simulation.scenes import GROUP, Scene, simulated
@@ -521,6 +530,40 @@ def _sweep_early() -> list[AbstractContextManager[Any]]:
     return [_on(upkeep, "grace", lambda idle: -idle)]
 
 
+def _walked_is_in_sync() -> list[AbstractContextManager[Any]]:
+    original = Walking._keep
+
+    def keep(self: Walking, writer: Any, push: Any, view: View) -> bool:
+        kept = original(self, writer, push, view)
+        record = get_group(writer, push.group)
+        if kept and record is not None:
+            record.synced = self._node.joined(view)
+            writer.put(group_key(push.group), write_record(record))
+        return kept
+
+    return [_on(Walking, "_keep", keep)]
+
+
+def _walk_over_anything() -> list[AbstractContextManager[Any]]:
+    def keep(self: Walking, writer: Any, push: Any, view: View) -> bool:
+        record = get_group(writer, push.group) or GroupRecord()
+        synced = record.synced
+        copies.accept(writer, record, push, self._node.clock.now(), synced)
+        return True
+
+    return [_on(Walking, "_keep", keep)]
+
+
+def _step_of_some() -> list[AbstractContextManager[Any]]:
+    original = Bulk._send_all
+
+    async def send_all(self: Bulk, steps: Any, whom: str) -> Any:
+        await original(self, steps, whom)
+        return [], []
+
+    return [_on(Bulk, "_send_all", send_all)]
+
+
 def _without_lease() -> list[AbstractContextManager[Any]]:
     return [_on(SimulatedTopology, "lease_in", lambda _self, _reader: FOREVER)]
 
@@ -671,6 +714,24 @@ RULES: dict[str, Rule] = {
     ),
     "turns-kept-for-ever": Rule(
         "a turn outlasts the loss of its group", _commit_wherever, planned(OUSTED), "directed"
+    ),
+    "R6-walked-is-in-sync": Rule(
+        "what a walk brought counts as in sync",
+        _walked_is_in_sync,
+        scene(test_healing.test_walked_copies_are_not_counted_on),
+        "directed",
+    ),
+    "R1-step-of-some": Rule(
+        "a step of many counts though a holder is silent",
+        _step_of_some,
+        scene(test_healing.test_a_step_counts_when_all_of_c_have_it),
+        "directed",
+    ),
+    "R11-walk-over-anything": Rule(
+        "a walk that comes late undoes a log-out",
+        _walk_over_anything,
+        scene(test_healing.test_a_log_out_is_not_undone_by_a_walk),
+        "directed",
     ),
     "R11-no-tombstones": Rule("no tombstones of sessions", _no_tombstones("sessions"), anywhere),
     "R11-swept-at-once": Rule(
