@@ -46,7 +46,8 @@ class HealingPage:
                 "delays": delays,
                 "held": sorted(engine.state.delays.held()),
                 "nodes": [health_row(node, health) for node, health in found.items()],
-                "under_way": engine.state.node.wanting or any(each["left"] for each in delays),
+                "under_way": any(health and health.course.under_way for health in found.values())
+                or any(each["left"] for each in delays),
                 "counts": {name: getattr(counters, name) for name in COPIES},
             }
         )

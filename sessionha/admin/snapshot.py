@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any, Final
 
+import msgspec
+
 from sessionha import __version__
 from sessionha.engine import Engine
 from sessionha.peer.messages import Health
@@ -146,6 +148,5 @@ def health_row(node: str, health: Health | None) -> dict[str, Any]:
         return {"node": node, "answers": False}
     shares = {name: getattr(health, name) for name in LEVELS}
     numbers = {name: {"groups": s.groups, "bytes": s.bytes} for name, s in shares.items()}
-    return {"node": node, "answers": True, "complete": health.complete, **numbers} | {
-        "old": health.old
-    }
+    told = {"old": health.old, "healing": msgspec.structs.asdict(health.course)}
+    return {"node": node, "answers": True, "complete": health.complete, **numbers, **told}

@@ -54,6 +54,8 @@ def _nodes(found: Mapping[str, Any]) -> Table:
             size = sum(each[name]["bytes"] for name, _ in _LEVELS)
             groups = [each[name]["groups"] for name, _ in _LEVELS]
             note = "" if each["complete"] else "counting"
+            if each["healing"]["under_way"]:
+                note = f"heals {_course(each['healing'])[2]}"
             cells = [each["node"], *groups, f"{size / MIB:.1f}", each["old"], note]
         else:
             cells = [each["node"], *[""] * 5, "does not answer"]
@@ -96,7 +98,18 @@ def bars(found: Mapping[str, Any]) -> dict[str, tuple[float, float, str]]:
             if groups[2]:
                 words += f", {groups[2]} are at risk"
             told[f"groups of {each['node']}"] = (groups[0], sum(groups), words)
+        if each["answers"] and each["healing"]["under_way"]:
+            told[f"{each['node']} heals"] = _course(each["healing"])
     return told
+
+
+def _course(healing: Mapping[str, Any]) -> tuple[float, float, str]:
+    done, whole = healing["groups_done"], healing["groups"]
+    words = (
+        f"{done} of {whole} groups, {healing['domains_done']} of {healing['domains']} domains,"
+        f" {healing['bytes_done'] / MIB:.1f} of {healing['bytes'] / MIB:.1f} MiB"
+    )
+    return done, whole, words
 
 
 def show_word(said: Mapping[str, Any], console: Console) -> None:

@@ -488,6 +488,19 @@ class Share(msgspec.Struct, frozen=True, array_like=True):
         return Share(self.groups + other.groups, self.bytes + other.bytes)
 
 
+class Course(msgspec.Struct, frozen=True, array_like=True):
+    """How far a node's healing of its groups has come, in the view in which it began."""
+
+    under_way: bool = False
+    domains: int = 0
+    domains_done: int = 0
+    groups: int = 0
+    groups_done: int = 0
+    bytes: int = 0
+    """About, of the copies that are to be made."""
+    bytes_done: int = 0
+
+
 class Health(msgspec.Struct, frozen=True, array_like=True):
     """How many copies the groups have that a node answers for."""
 
@@ -503,6 +516,7 @@ class Health(msgspec.Struct, frozen=True, array_like=True):
     view: ViewID = NO_VIEW
     complete: bool = False
     """Whether all groups were counted since that view; else some numbers are older."""
+    course: Course = Course()
 
     def plus(self, other: Health | None) -> Health:
         """Both together; the view stays."""

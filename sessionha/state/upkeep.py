@@ -7,6 +7,7 @@ import logging
 from itertools import islice
 
 from sessionha.identity import GroupID, SessionKey
+from sessionha.peer.messages import Course
 from sessionha.state import copies, owners
 from sessionha.state.healing import Healer
 from sessionha.state.manager import StateManager
@@ -78,6 +79,37 @@ class Upkeep:
 
     async def run(self) -> None:
         """Look after the node until cancelled."""
+        beside = asyncio.create_task(self._keep_informed(), name="sessionha health")
+        try:
+            await self._look_after()
+        finally:
+            beside.cancel()
+
+    async def _keep_informed(self) -> None:
+        """What goes on also while the healing takes long."""
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                if self._node.store.try_lead():
+                    self._state.delays.keep_up()
+                    await self._state.redundancy.look(self.course())
+            except Exception:
+                log.exception("counting the copies failed; it goes on in a moment")
+
+    def course(self) -> Course:
+        """How far the healing of this node's groups has come."""
+        found = self.healer.progress
+        return Course(
+            found.domain is not None,
+            found.domains,
+            found.domains_done,
+            found.groups,
+            found.groups_done,
+            found.bytes,
+            found.bytes_done,
+        )
+
+    async def _look_after(self) -> None:
         marked = 0
         while True:
             await asyncio.sleep(EVERY)
@@ -90,9 +122,7 @@ class Upkeep:
                     marked = now
                     self._node.clock.mark()
                 self._state.subjects.keep_up()
-                self._state.delays.keep_up()
                 await self.repair()
-                self._state.redundancy.look()
                 if now - self._swept >= SWEEP_EVERY:
                     await self.sweep()
             except Exception:

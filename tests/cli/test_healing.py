@@ -21,6 +21,10 @@ FULL: dict[str, Any] = {
     "node": "n1", "answers": True, "complete": True, "old": 0,
     "redundant": {"groups": 90, "bytes": 3 << 20}, "degraded": {"groups": 0, "bytes": 0},
     "at_risk": {"groups": 10, "bytes": 1 << 20},
+    "healing": {
+        "under_way": True, "domains": 7, "domains_done": 3, "groups": 10, "groups_done": 4,
+        "bytes": 1 << 20, "bytes_done": 1 << 19,
+    },
 }  # fmt: skip
 
 FOUND: dict[str, Any] = {
@@ -51,9 +55,12 @@ def test_heal_shows_who_is_awaited_and_how_many_copies_there_are(
     assert main(["heal", "--url", node.address]) == 0
     assert node.asked == [("/v1/healing", READ)]
     shown = capsys.readouterr().out
-    for words in ("after 30 s; policy wait", "n2 (failed) for 7 s: awaited for 23 s more",
-                  "n4 (returning) for 70 s: held until it is back", "90", "10", "4.0",
-                  "does not answer", "1 healed, 2 replaced, 3 refilled, 0 moved"):  # fmt: skip
+    for words in (
+        "after 30 s; policy wait", "n2 (failed) for 7 s: awaited for 23 s more",
+        "n4 (returning) for 70 s: held until it is back", "90", "10", "4.0",
+        "heals 4 of 10 groups, 3 of 7 domains, 0.5 of 1.0 MiB", "does not answer",
+        "1 healed, 2 replaced, 3 refilled, 0 moved",
+    ):  # fmt: skip
         assert words in shown
     assert main(["heal", "--json", "--url", node.address]) == 0
     assert json.loads(capsys.readouterr().out) == FOUND
@@ -68,6 +75,7 @@ def test_bars_are_shown_until_nothing_is_under_way(monkeypatch: pytest.MonkeyPat
     assert "n2 is absent" in shown.getvalue()
     told = healing.bars(FOUND)
     assert told["n2 is absent"][:2] == (7.4, 30.0)
+    assert told["n1 heals"][:2] == (4, 10)
     assert told["groups of n1"] == (90, 100, "90 of 100 groups have all copies, 10 are at risk")
 
 

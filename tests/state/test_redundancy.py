@@ -36,7 +36,7 @@ async def counted(scene: Scene, node: str) -> Health:
     counts = scene.at(node).redundancy
     for _ in range(100):
         await asyncio.sleep(0.25)
-        counts.look()
+        await counts.look()
         if counts.health().complete:
             return counts.health()
     raise AssertionError("never complete")
@@ -82,7 +82,7 @@ async def test_a_look_reads_a_bounded_number_of_groups(scene: Scene) -> None:
         counts = scene.at("n1").redundancy
         seen = []
         while not counts.health().complete:
-            counts.look()
+            await counts.look()
             seen.append(counts.health().redundant.groups)
         assert seen == [5, 11, 17, 20], "six at a time, the last domain once it is passed"
 
@@ -95,14 +95,14 @@ async def test_what_was_counted_rests_for_a_while(scene: Scene) -> None:
     counts = scene.at("n1").redundancy
     await counted(scene, "n1")
     await create(scene, "n1", *named(1))
-    counts.look()
+    await counts.look()
     assert counts.health().redundant == share(1)
     await asyncio.sleep(RESTS / 1000)
-    counts.look()
+    await counts.look()
     assert counts.health().redundant == share(2)
     await create(scene, "n1", *named(2))
     scene.at("n1").node.counters.refilled += 1
-    counts.look()
+    await counts.look()
     assert counts.health().redundant == share(3)
 
 
