@@ -79,11 +79,26 @@ class Upkeep:
 
     async def run(self) -> None:
         """Look after the node until cancelled."""
-        beside = asyncio.create_task(self._keep_informed(), name="sessionha health")
+        beside = [
+            asyncio.create_task(self._keep_informed(), name="sessionha health"),
+            asyncio.create_task(self._keep_whole(), name="sessionha healing"),
+        ]
         try:
             await self._look_after()
         finally:
-            beside.cancel()
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)  # before the store is closed
+
+    async def _keep_whole(self) -> None:
+        """A gigabyte is healed in a minute, for which nothing else waits."""
+        while True:
+            await asyncio.sleep(EVERY)
+            try:
+                if self._node.store.try_lead():
+                    await self.repair()
+            except Exception:
+                log.exception("healing failed; it goes on in a moment")
 
     async def _keep_informed(self) -> None:
         """What goes on also while the healing takes long."""
@@ -122,7 +137,6 @@ class Upkeep:
                     marked = now
                     self._node.clock.mark()
                 self._state.subjects.keep_up()
-                await self.repair()
                 if now - self._swept >= SWEEP_EVERY:
                     await self.sweep()
             except Exception:
