@@ -28,6 +28,7 @@ async def _check(options: argparse.Namespace) -> int:
     return await check.run(
         check.Options(
             kills=options.kills,
+            rolling=options.rolling,
             clients=options.clients,
             seed=options.seed,
             nodes=options.nodes,
@@ -105,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("check", "kill servers under load, count what was lost")
     group.add_argument("--check", action="store_true")
     group.add_argument("--kills", type=_Count(0, 100_000), default=10, metavar="N")
+    restarts = "planned restarts, one server after the other, and no kills"
+    group.add_argument("--rolling", type=_Count(0, 100_000), default=0, metavar="N", help=restarts)
     group.add_argument("--clients", type=_Count(1, 1000), default=32)
     group.add_argument("--seed", type=int, default=1, help="of victims and moments")
     group.add_argument("--history", type=Path, metavar="FILE", help="one line for each request")

@@ -4,12 +4,15 @@ Every client keeps its own list of unique tokens and writes them, a third each, 
 POST and an `Idempotency-Key`, and with PUT, without pause. One at a time, a random node gets
 SIGKILL at a random moment; the next kill waits until that node has joined again and every client
 has written. At the end each session is read through two other nodes. With workers, half of the
-kills take one worker instead of its node.
+kills take one worker instead of its node. With `--rolling` no node is killed: one after the other
+is restarted, as a new release is rolled out.
 
 `lost`: acknowledged tokens that are missing at the end or in any later answer. `phantom`: tokens
 that a session shows and its client never sent there, or that are there twice. `unknown`: POSTs
 without key that were already sent when their node died. `errors`: everything else that is not 2xx.
-`failover_ms_…`: see `accounting.Failovers`.
+`failover_ms_…`: see `accounting.Failovers`. `healed_to_third`: copies made on nodes that had no
+seat, because an absent node was awaited no longer; in rolling restarts that is wrong.
+`replacements`: temporary copies made by writes while a node was awaited.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from random import Random
 
 from demo_app.accounting import Death, Report, percentile
 from demo_app.clients import Books, Client, Jar, connect
-from demo_app.cluster import Cluster, Consistency, Front, Plan, StartFailed
+from demo_app.cluster import HEAL_AFTER, Cluster, Consistency, Front, Plan, StartFailed
 from demo_app.processes import dead, terminate
 
 EVERYBODY = 60.0
@@ -34,6 +37,9 @@ EVERYBODY = 60.0
 
 MOMENT = (0.05, 1.0)
 """Seconds of load before a kill: long enough for every client to be anywhere in its requests."""
+
+AWAITED = 30.0
+"""Seconds for which a node that restarts is awaited, as in real life."""
 
 READERS = 16
 """Sessions read at the same time at the end."""
@@ -44,6 +50,8 @@ class Options:
     """What to check."""
 
     kills: int = 10
+    rolling: int = 0
+    """Planned restarts, in place of kills."""
     clients: int = 32
     seed: int = 1
     nodes: int = 3
@@ -70,8 +78,8 @@ class Check:
         """Clients that another node served after only a worker of theirs was killed."""
         self.worker_kills = 0
 
-    async def run(self, kills: int) -> None:
-        """Load, kill, and read everything at the end.
+    async def run(self, kills: int, rolling: int = 0) -> None:
+        """Load, kill or restart, and read everything at the end.
 
         Raises:
             Stuck: a killed node did not come back, or a client could not write any more.
@@ -85,10 +93,24 @@ class Check:
                 words = await self._kill()
                 self._books.report.kills = number
                 _say(f"{number}/{kills}: {words}; {_so_far(self._books)}")
+            for number in range(1, rolling + 1):
+                await asyncio.sleep(self._rng.uniform(*MOMENT))
+                node = await self._restart(number)
+                _say(f"{number}/{rolling}: restarted {node}; {_so_far(self._books)}")
         finally:
             stop.set()
             await asyncio.gather(*load)
         await self._read_everything()
+
+    async def _restart(self, number: int) -> str:
+        names = sorted(self._cluster.nodes)
+        node = names[(number - 1) % len(names)]
+        try:
+            await self._cluster.restart(node)
+        except StartFailed as error:
+            raise Stuck(str(error)) from error
+        await self._everybody_writes()
+        return node
 
     async def _kill(self) -> str:
         node = self._rng.choice(sorted(self._cluster.nodes))
@@ -183,6 +205,7 @@ async def run(options: Options) -> int:
             front=options.front,
             port=port,
             consistency=options.consistency,
+            heal_after=AWAITED if options.rolling else HEAL_AFTER,
         )
     )
     passed = False
@@ -208,7 +231,7 @@ async def _run_on(cluster: Cluster, options: Options, books: Books, rng: Random)
         check = Check(cluster, clients, books, rng)
         whole = True
         try:
-            await check.run(options.kills)
+            await check.run(0 if options.rolling else options.kills, options.rolling)
         except Stuck as error:
             whole = False
             _say(f"stopped: {error}")
@@ -217,6 +240,11 @@ async def _run_on(cluster: Cluster, options: Options, books: Books, rng: Random)
     if options.workers > 1:
         moved = check.moved_by_workers if follows else None
         line |= {"worker_kills": check.worker_kills, "worker_failovers": moved}
+    healed = await cluster.counted("healed")
+    line |= {"healed_to_third": healed, "replacements": await cluster.counted("replaced")}
+    if options.rolling:
+        line |= {"restarts": options.rolling}
+        whole = whole and not healed
     print(json.dumps(line), flush=True)
     calm = check.moved_by_workers == 0 or not follows
     return whole and calm and books.report.passed

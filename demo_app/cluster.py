@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -32,6 +34,13 @@ kills two of three servers one after the other keeps the cart; 30 in real life."
 
 STORE_BYTES = 64 * 2**20
 """Room for every session of a full check on each node, three of which fit into most /dev/shm."""
+
+DRAIN_DELAY = 0.5
+"""Seconds for which a server that stops says so first. The router learns of it in milliseconds, and
+round robin looks every 0.2 s; 4 in real life."""
+
+STOPPED = 60.0
+"""Seconds a planned stop may take: as long as a start."""
 
 READY = 60.0
 """Seconds a start may take: four workers importing everything on a busy machine take ten."""
@@ -152,6 +161,38 @@ class Cluster:
             if node.group is group:  # else it was started again meanwhile
                 node.group = None
 
+    async def restart(self, name: str) -> None:
+        """SIGTERM, as a planned stop, and a new start; return when the node serves again.
+
+        Raises:
+            StartFailed: it did not end, or did not start again.
+        """
+        node = self.nodes[name]
+        group = node.group
+        if group is None:
+            raise StartFailed(f"{name} does not run")
+        os.kill(group.pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOPPED):
+                await group.ended(POLL)
+        except TimeoutError:
+            raise StartFailed(f"{name} did not end within {STOPPED:g} s of SIGTERM") from None
+        await self.kill(name)
+        self._launch(node)
+        await self.ready(name)
+
+    async def counted(self, counter: str) -> int:
+        """What all nodes have counted of something, their restarts included."""
+        assert self._http is not None, "start() comes first"
+        total = 0
+        for node in self.nodes.values():
+            url = f"http://{node.environment['SESSIONHA_ADMIN']}/metrics"
+            async with self._http.get(url) as response:
+                text = await response.text()
+            found = re.search(rf"^sessionha_{counter}_total (\S+)$", text, re.MULTILINE)
+            total += int(float(found[1])) if found is not None else 0
+        return total
+
     def victim(self, name: str, rng: Random) -> int | None:
         """The process ID of one worker of a node, by chance; None when it has no workers."""
         group = self.nodes[name].group
@@ -243,6 +284,7 @@ class Cluster:
         """The TOML description that the nodes and the router share."""
         lines = ["[cluster]", 'cluster = "demo"', 'health_path = "/"']
         lines += [f"heal_after = {self.plan.heal_after}", f"store_size = {STORE_BYTES}"]
+        lines += [f"drain_delay = {DRAIN_DELAY}"]
         lines += [f'consistency = "{self.plan.consistency}"']
         for node in self.nodes.values():
             lines += ["", "[[node]]", f'id = "{node.name}"']

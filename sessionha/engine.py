@@ -529,7 +529,9 @@ class Engine:
         if parts is None or parts.drain is None or parts.stopping or parts.told:
             return
         parts.told = True
-        if not await _left_to_sibling(parts):
+        if await _left_to_sibling(parts):
+            await parts.drain.wait_for_routers()
+        else:
             await self._drain_last(parts, self.settings.drain_timeout, patiently=True)
 
     async def _drain_last(self, parts: _Parts, within: float, *, patiently: bool) -> None:

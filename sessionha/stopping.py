@@ -28,6 +28,11 @@ TELL: Final = 0.25
 """Seconds between two notes of how far it is."""
 
 
+WHETHER: Final = 1_000
+"""Milliseconds that an engine which was told to end waits whether the node stops: the servers tell
+all their workers at once, and the last of them looks for others before it begins."""
+
+
 class _Row(msgspec.Struct, frozen=True, array_like=True):
     """What the engines of the node know of its draining."""
 
@@ -98,6 +103,19 @@ class Stopping:
         await asyncio.wait({task}, timeout=within)
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             log.error("draining failed; the stop goes on", exc_info=error)
+
+    async def wait_for_routers(self) -> None:
+        """Another engine of the node goes on; if it drains the node, let this one serve until
+        routers have noticed: who keeps connections would send requests to a closed one."""
+        began = self._node.clock.now()
+        while True:
+            waited = self._node.clock.now() - began
+            phase = self.progress().phase
+            if phase not in ("", "announced") or waited >= self._timeout:
+                return
+            if not phase and waited >= WHETHER:
+                return
+            await asyncio.sleep(LOOK)
 
     def end(self) -> None:
         """Take clients again: the node does not stop."""
