@@ -21,15 +21,14 @@ from sessionha.state import domains
 from sessionha.state.bulk import Bulk
 from sessionha.state.manager import StateManager
 from sessionha.state.pace import Pace
-from sessionha.state.records import GroupRecord, groups, read_session, rows
+from sessionha.state.records import GroupRecord, groups
 from sessionha.state.walking import Interrupted
-from sessionha.store.base import Reader
 from sessionha.view import View
 
 log = logging.getLogger("sessionha.state")
 
 LOOKED: Final = 64
-"""Groups looked at in one read transaction: 1 to 3 ms."""
+"""Groups looked at in one read transaction: about 1 ms."""
 
 TOGETHER: Final = 128
 """Groups in one question, and in one step under the lock: about 10 ms at either end."""
@@ -43,25 +42,20 @@ BETWEEN: Final = 0.002
 
 @dataclass(slots=True)
 class Share:
-    """What one node gets of the healing."""
+    """What one node gets of the healing, in the domains that were looked at so far."""
 
     groups: int = 0
     done: int = 0
-    bytes: int = 0
-    """Of the sessions that it is to get, about."""
     bytes_done: int = 0
 
 
 class Todo(NamedTuple):
-    """A group that needs something of this node."""
+    """A group that needs something of this node, which leads it."""
 
     group: GroupID
-    inherited: bool
-    """It must be promoted first."""
+    position: Position
     targets: tuple[str, ...]
     """Who is to get a copy."""
-    bytes: int
-    """Of its sessions."""
 
 
 @dataclass(slots=True)
@@ -85,17 +79,10 @@ class Progress:
     orphaned: set[int] = field(default_factory=set)
     """Those of them in which groups have no primary."""
 
-    def note(self, todo: Todo) -> None:
-        """There is this to do as well."""
-        for target in todo.targets:
-            share = self.targets.setdefault(target, Share())
-            share.groups += 1
-            share.bytes += todo.bytes
-
     @property
     def bytes(self) -> int:
-        """About how many bytes are to be brought to other nodes."""
-        return sum(share.bytes for share in self.targets.values())
+        """About how many bytes are to be brought to other nodes, judged by what was so far."""
+        return self.bytes_done * self.groups // self.groups_done if self.groups_done else 0
 
     @property
     def bytes_done(self) -> int:
@@ -162,43 +149,41 @@ class Healer:
     async def _survey(self, view: View, away: frozenset[str]) -> Progress:
         """Count what there is to do; nothing else of it is kept in memory."""
         found = Progress(view=view.id, began=self._node.clock.now())
-        async for todo in self._look(None, view, away):
+        async for group, record in self._walk_rows(None):
+            leads = self._node.leads(record, view)
+            judged = self._needs if leads else self._inherits
+            if not judged(record, view, away):
+                continue
+            domain = domain_of(group)
             found.groups += 1
-            domain = domain_of(todo.group)
             found.waiting[domain] = found.waiting.get(domain, 0) + 1
-            if todo.inherited:
+            if not leads:
                 found.orphaned.add(domain)
-            found.note(todo)
         found.domains = len(found.waiting)
         self.progress = found
         return found
 
-    async def _look(
-        self, domain: int | None, view: View, away: frozenset[str]
-    ) -> AsyncIterator[Todo]:
-        """What is to do in one domain or in all, while others have their turn."""
+    async def _look(self, domain: int, view: View, away: frozenset[str]) -> list[Todo]:
+        """What is to do in a domain for the groups that this node leads."""
+        node, targets = self._node, self._state.replication.targets
+        return [
+            Todo(group, record.position, targets(record, group, view, away))
+            async for group, record in self._walk_rows(domain)
+            if node.leads(record, view) and self._needs(record, view, away)
+        ]
+
+    async def _walk_rows(self, domain: int | None) -> AsyncIterator[tuple[GroupID, GroupRecord]]:
+        """The rows of groups in one domain or in all, while others have their turn."""
         after: GroupID | None = None
         while True:
             with self._node.store.read() as reader:
                 batch = list(islice(groups(reader, after, domain), LOOKED))
-                found = [self._todo(reader, group, record, view, away) for group, record in batch]
-            if not batch:
+            for found in batch:
+                yield found
+            if len(batch) < LOOKED:
                 return
             after = batch[-1][0]
-            for todo in found:
-                if todo is not None:
-                    yield todo
             await asyncio.sleep(0)
-
-    def _todo(
-        self, reader: Reader, group: GroupID, record: GroupRecord, view: View, away: frozenset[str]
-    ) -> Todo | None:
-        if not self._node.leads(record, view):
-            return Todo(group, True, (), 0) if self._inherits(record, view, away) else None
-        if not self._needs(record, view, away):
-            return None
-        targets = self._state.replication.targets(record, group, view, away)
-        return Todo(group, False, targets, _bytes(reader, group) if targets else 0)
 
     def _needs(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
         """Whether a group that this node leads lacks something that can be given to it now."""
@@ -247,14 +232,18 @@ class Healer:
         """Whether nothing is left to do in it. Raises Interrupted, StoreFull: what is left will be
         found again."""
         node = self._node
-        complete, orphans = True, frozenset[GroupID]()
+        complete = True
         if domain in self.progress.orphaned:
-            orphans = frozenset(await self._orphans(domain, view, away))
-            complete = await self._inherit(sorted(orphans))
-        found = [todo async for todo in self._look(domain, view, away) if not todo.inherited]
+            orphans = [
+                group
+                async for group, record in self._walk_rows(domain)
+                if self._inherits(record, view, away)
+            ]
+            complete = await self._inherit(orphans)
+        found = await self._look(domain, view, away)
         for todo in found:
-            if todo.group in orphans:  # who gets them was not known before they had a primary
-                self.progress.note(todo)
+            for target in todo.targets:
+                self._share(target).groups += 1
         known = await self._walk(domain, found)
         for index, some in enumerate(_parts([todo.group for todo in found])):
             if index:
@@ -266,19 +255,6 @@ class Healer:
             for target in todo.targets:
                 self._share(target).done += 1
         return complete
-
-    async def _orphans(self, domain: int, view: View, away: frozenset[str]) -> list[GroupID]:
-        """Groups of the domain that this node is to promote."""
-        found: list[GroupID] = []
-        after: GroupID | None = None
-        while True:
-            with self._node.store.read() as reader:
-                batch = list(islice(groups(reader, after, domain), LOOKED))
-            if not batch:
-                return found
-            after = batch[-1][0]
-            found += [group for group, record in batch if self._inherits(record, view, away)]
-            await asyncio.sleep(0)
 
     async def _inherit(self, some: Sequence[GroupID]) -> bool:
         """Promote groups without a primary, together; one by one what is not plain."""
@@ -296,10 +272,10 @@ class Healer:
         self, domain: int, found: Sequence[Todo]
     ) -> dict[tuple[str, GroupID], Position]:
         """Bring content to everybody who is to get some of this domain, one after the other."""
-        to: dict[str, list[GroupID]] = {}
+        to: dict[str, dict[GroupID, Position]] = {}
         for todo in found:
             for target in todo.targets:
-                to.setdefault(target, []).append(todo.group)
+                to.setdefault(target, {})[todo.group] = todo.position
         known: dict[tuple[str, GroupID], Position] = {}
         for target, some in to.items():
             share = self._share(target)
@@ -356,11 +332,6 @@ class Healer:
 
     def _share(self, target: str) -> Share:
         return self.progress.targets.setdefault(target, Share())
-
-
-def _bytes(reader: Reader, group: GroupID) -> int:
-    found = (row.value for row in rows(reader, group) if row.element is None)
-    return sum(read_session(value).size for value in found)
 
 
 def _parts(some: Sequence[GroupID]) -> list[Sequence[GroupID]]:

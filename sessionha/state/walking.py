@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
@@ -66,12 +66,12 @@ class Walking:
         self,
         domain: int,
         target: str,
-        some: Sequence[GroupID],
+        some: Mapping[GroupID, Position],
         pace: Pace,
         note: Callable[[int], None],
     ) -> dict[GroupID, Position]:
-        """Bring copies of these groups to the target; where its copies are then. `note` is told
-        the bytes of every batch.
+        """Bring copies of these groups, which are at these positions here, in order, to the target;
+        where its copies are then. `note` is told the bytes of every batch.
 
         What is being committed to is left to the step: only what all of C has may go beyond C.
 
@@ -79,8 +79,9 @@ class Walking:
             Interrupted: the target did not answer, or has no room.
         """
         known = await self._compare(domain, target, some)
-        for start in range(0, len(some), LOOKED):
-            todo = list(some[start : start + LOOKED])
+        wanting = [group for group, position in some.items() if known.get(group) != position]
+        for start in range(0, len(wanting), LOOKED):
+            todo = wanting[start : start + LOOKED]
             while todo:
                 pushes, size = self._read(todo, known)
                 if pushes:
@@ -97,24 +98,16 @@ class Walking:
         return known
 
     async def _compare(
-        self, domain: int, target: str, some: Sequence[GroupID]
+        self, domain: int, target: str, mine: Mapping[GroupID, Position]
     ) -> dict[GroupID, Position]:
         """Where the target's copies are: of a domain that is as it was, one short message."""
-        mine: dict[GroupID, Position] = {}
-        for start in range(0, len(some), LOOKED):
-            with self._node.store.read() as reader:
-                for group in some[start : start + LOOKED]:
-                    record = get_group(reader, group)
-                    if record is not None:
-                        mine[group] = record.position
-            await asyncio.sleep(0)
         reply = await self._ask(target, Compare(domain, digest(mine.items())))
         if not isinstance(reply, Compared):
             raise Interrupted
         if reply.same:
-            return mine
+            return dict(mine)
         told = dict(reply.positions)
-        return {group: Position(*told[group]) for group in some if group in told}
+        return {group: Position(*told[group]) for group in mine if group in told}
 
     def _read(self, todo: list[GroupID], known: dict[GroupID, Position]) -> tuple[list[Push], int]:
         """The next batch, taken from `todo`: one read transaction."""
