@@ -455,7 +455,7 @@ class Engine:
             discovery_time=settings.discovery_time,
             forget_after=settings.forget_after,
         )
-        return TopologyManager(
+        topology = TopologyManager(
             store,
             me,
             settings.description,
@@ -465,6 +465,13 @@ class Engine:
             admission=_admission(settings),
             voting=_voting(settings, timing),
         )
+        topology.kept = self._kept
+        return topology
+
+    def _kept(self) -> frozenset[str]:
+        """Absent nodes that an operator wants awaited."""
+        parts = self._parts
+        return frozenset() if parts is None else parts.state.delays.kept()
 
     async def _joined(self, topology: TopologyManager) -> None:
         """A node should be a member before its first request; bounded, for it may be alone."""

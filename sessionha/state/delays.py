@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from sessionha.errors import PeerUnavailable
+from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Message, Tell, Told, Word
@@ -92,6 +93,11 @@ class Delays:
         """Nodes that are to be awaited until they are back, absent or not yet."""
         return frozenset(name for name, word in self.words().items() if word.kind == "hold")
 
+    def kept(self) -> frozenset[str]:
+        """Absent nodes that are awaited because an operator said so: what they may hold is no more
+        forgotten than their seats are given away."""
+        return frozenset(delay.node for delay in self.running() if delay.word and delay.left != 0)
+
     def words(self) -> Mapping[str, Word]:
         """What operators said, of nodes that have not returned since."""
         node = self._node
@@ -146,14 +152,17 @@ class Delays:
         if raw is None or node.clock.now() < self._next:
             return
         if len(self._valid(raw, view)) < len(_decode(raw)):
-            self._hear(())  # what has ended need not be kept
+            with suppress(StoreFull):
+                self._hear(())  # what has ended need not be kept
         elif not self._ignorant(raw, view):
             return
         self._telling = node.spawn(self._tell_quietly(view))
 
     async def _tell_quietly(self, view: View) -> None:
-        if (await self._tell(view)).unreachable:
-            self._next = self._node.clock.now() + AGAIN
+        self._next = self._node.clock.now() + AGAIN
+        with suppress(StoreFull):
+            if not (await self._tell(view)).unreachable:
+                self._next = 0
 
     async def _tell(self, view: View) -> Spoken:
         node = self._node

@@ -40,7 +40,7 @@ AT_ONCE: Final = 128
 IN_HASTE: Final = 8
 """Batches in one look while the numbers are of another view: 3 % of a core."""
 
-RESTS: Final = 10_000
+RESTS: Final = 2_000
 """Milliseconds between two rounds while nothing is known to have changed."""
 
 ANSWER: Final = 1.0

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, TypedDict
 
 import msgspec
@@ -41,7 +41,7 @@ from sessionha.topology.effects import Effect, Lease, Log, Release, Renew, Send,
 from sessionha.topology.health import NO_SIGNS, NodeState, Signs, state_of
 from sessionha.topology.members import changes, holds
 from sessionha.topology.quorum import QuorumAutomaton
-from sessionha.topology.rows import Rows, Voting
+from sessionha.topology.rows import FORGOTTEN, Rows, Voting
 from sessionha.topology.states import State
 from sessionha.topology.timing import Admission, Timing
 from sessionha.view import NO_MEMBERS, Drains, Member, View
@@ -108,6 +108,8 @@ class TopologyManager:
         self._counts: Counter[str] = Counter()
         self._waiters: set[asyncio.Future[None]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.kept: Callable[[], Collection[str]] = frozenset
+        """Absent nodes that are to be awaited for longer than `forget_after`."""
         self._stopped = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -144,18 +146,19 @@ class TopologyManager:
     def unproven(self) -> tuple[str, ...]:
         """Nodes out of the view that may hold data which nobody in it has.
 
-        One that was a member, or was found outside the view, counts for `forget_after`; one that
-        was never seen, for the discovery time after this engine's start.
+        One that was a member, or was found outside the view, counts for `forget_after`, or for as
+        long as an operator wants it awaited; one that was never seen, for the discovery time after
+        this engine's start.
         """
         now, view = self._clock(), self.view()
+        kept = self.kept()
         gone = (self._rows.found() if self._admission == "dynamic" else {}) | self._rows.gone()
         found = []
         for node in dict.fromkeys((*self._description.order, *gone)):
             if node == self._me.node or view.member(node) is not None or self._is_witness(node):
                 continue
             if node in gone:
-                # An instant of another boot may lie ahead; then the wait begins anew.
-                waiting = now - min(gone[node], now) < self._timing.forget_after
+                waiting = self._is_remembered(node, gone[node], now, kept)
             else:
                 waiting = now - self._started < self._timing.discovery_time
             if waiting:
@@ -166,14 +169,25 @@ class TopologyManager:
         """Nodes that are configured or were members, and are not in the view. One that may not
         come back is left out when it is forgotten."""
         now, view = self._clock(), self.view()
-        returns, keep = self._admission == "dynamic", self._timing.forget_after
-        gone = [n for n, at in self._rows.gone().items() if returns or now - min(at, now) < keep]
+        returns, kept = self._admission == "dynamic", self.kept()
+        gone = [
+            node
+            for node, at in self._rows.gone().items()
+            if returns or self._is_remembered(node, at, now, kept)
+        ]
         known = dict.fromkeys((*self._description.order, *gone))
         return tuple(
             each
             for each in known
             if each != self._me.node and not view.member(each) and not self._is_witness(each)
         )
+
+    def _is_remembered(self, node: str, went: int, now: int, kept: Collection[str]) -> bool:
+        """Whether a node that went may still bring what nobody else has."""
+        if node in kept and went > FORGOTTEN:
+            return True
+        # An instant of another boot may lie ahead; then the wait begins anew.
+        return now - min(went, now) < self._timing.forget_after
 
     def _is_witness(self, node: str) -> bool:
         """Whether the node never holds anything."""

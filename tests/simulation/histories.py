@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from unittest import mock
 
+from sessionha.errors import StoreFull
 from sessionha.peer.messages import Create
 from sessionha.state import copies
+from sessionha.state.delays import Kind
 from sessionha.state.node import Options
 from sessionha.state.records import LINE_LIMIT
 from sessionha.view import Drains
@@ -68,6 +70,8 @@ class Plan:
     reads: str = "local"
     """local, or confirmed: then every read is judged as current, whatever happened."""
     concurrency: str = "merge"
+    urgent: bool = False
+    """Groups with one copy left get a temporary one at once."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -79,7 +83,7 @@ EVERYTHING = "crash+pause+expel+cut+engine+restart"
 
 TROUBLES = (
     "crash", "pause", "expel", "cut", "engine", "restart", "doom", "majority", "reboot", "weather",
-    "full", "split", "link", "drain",
+    "full", "split", "link", "drain", "word",
 )  # fmt: skip
 """Every kind of disaster, and planned restarts."""
 
@@ -127,6 +131,7 @@ def _made(seed: int, plan: Plan) -> World:
         options=Options(
             backups=plan.backups,
             heal_after=0.5,
+            urgent=plan.urgent,
             confirmed=plan.reads == "confirmed",
             serial=plan.concurrency == "serialize",
             quorum=plan.views == "quorum",
@@ -265,6 +270,8 @@ async def _disaster(world: World, plan: Plan, kind: str) -> None:  # noqa: PLR09
             await _break(world, plan)
         case "drain":
             await _drain(world, plan)
+        case "word":
+            await _say(world)
         case _:
             await _restart_some(world, len(world.living))
 
@@ -425,6 +432,26 @@ async def _drain(world: World, plan: Plan) -> None:
         done = await world.drain(name, how)
         await asyncio.sleep(world.random.uniform(0.0, 0.6))
         world.restart(name, kept=not done or world.random.random() < plan.kept)
+        await agreed(world)
+
+
+async def _say(world: World) -> None:
+    """An operator says something about the delay of a node, mostly of one that goes then."""
+    node = world.random.choice(list(world.hosts))
+    engine = world.engine(world.random.choice(world.living).name)
+    kind: Kind = world.random.choice(("hold", "now", "extend"))
+    extra = world.random.randrange(2_000)
+    world.trace(f"{engine.host.name} is told: {kind} {node}")
+
+    async def said() -> None:
+        with suppress(StoreFull):
+            await engine.state.delays.say(node, kind, extra)
+
+    world.own(engine, said())
+    if world.random.random() < 0.7 and world.hosts[node].up:
+        world.crash(node)
+        await asyncio.sleep(world.random.uniform(0.0, 2.0))
+        world.restart(node, kept=True)
         await agreed(world)
 
 

@@ -25,6 +25,9 @@ IN_AVAILABLE = (
 """What happens to nodes that agree by themselves; who is excluded is theirs to say."""
 
 
+LATER = ("drain", "word")
+"""Drawn apart from the others, so that worlds of before are the same without them."""
+
 IN_QUORUM = (*IN_AVAILABLE, "link", "full")
 
 
@@ -33,7 +36,7 @@ def swarm(seed: int) -> Plan:
     random = Random(f"plan {seed}")
     available = random.random() < 0.2
     nodes = random.choice((2, 3, 3, 4, 5))
-    kinds = IN_AVAILABLE if available else [kind for kind in TROUBLES if kind != "drain"]
+    kinds = IN_AVAILABLE if available else [kind for kind in TROUBLES if kind not in LATER]
     troubles = [kind for kind in kinds if random.random() < ALONE] or ["crash"]
     if nodes == 2:
         troubles = [kind for kind in troubles if kind not in ("split", "full")] or ["crash"]
@@ -41,6 +44,8 @@ def swarm(seed: int) -> Plan:
         troubles.append("link")
     if Random(f"drain {seed}").random() < ALONE:
         troubles.append("drain")
+    if Random(f"word {seed}").random() < ALONE:
+        troubles.append("word")
     views: Views = "available" if available else "oracle"
     if not available and Random(f"views {seed}").random() < AGREED and nodes > 2:
         views = "quorum"
@@ -62,6 +67,7 @@ def swarm(seed: int) -> Plan:
         think=random.choice((0.0, 0.03)),
         reads="confirmed" if random.random() < 0.25 else "local",
         concurrency="serialize" if random.random() < 0.25 else "merge",
+        urgent=Random(f"urgent {seed}").random() < ALONE,
     )
 
 

@@ -16,6 +16,7 @@ from sessionha.state.delays import Delay
 from sessionha.state.node import Options
 from sessionha.state.records import GroupRecord, groups
 from sessionha.store.memory import MemoryReader
+from tests.simulation.histories import agreed
 from tests.simulation.loop import run
 from tests.simulation.scenes import KEY, LIFETIMES, Scene, simulated
 from tests.simulation.world import Faults, World
@@ -405,6 +406,39 @@ async def test_a_delay_is_extended_and_who_could_not_be_told_learns_it(scene: Sc
     await scene.at("n1").delays.say("n2", "extend", 0)
     usual = DELAY - (scene.world.now - failed)
     assert word_of(scene, "n4").left == pytest.approx(1000 * usual, abs=100)
+
+
+def test_words_outlive_a_restart_of_the_whole_cluster() -> None:
+    """System 7 (h), 8th: with production topology managers; every store has the word, and the node
+    that is held is awaited by those that have just started."""
+
+    async def play() -> None:
+        world = World(3, 3, faults=Faults(), options=THREE, views="quorum", upkeep=True)
+        scene = Scene(world)
+        shop = Shop(scene)
+        await agreed(world)
+        await shop.create(20)
+        await scene.at("n1").delays.say("n2", "hold")
+        for node in ("n2", "n1", "n3"):
+            world.crash(node)
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1)
+        world.restart("n1", kept=True)
+        world.restart("n3", kept=True)
+        await asyncio.sleep(4 * DELAY)
+        for name in ("n1", "n3"):
+            assert word_of(scene, name).left is None
+            assert scene.at(name).node.membership.unproven() == ("n2",), "for 30 s otherwise"
+        world.restart("n2", kept=True)
+        await agreed(world)
+        await asyncio.sleep(2)
+        assert shop.count("healed") == 0
+        assert not any(scene.at(name).delays.words() for name in world.hosts)
+        await shop.check_nothing_lost()
+        world.stop()
+        assert not world.errors
+
+    run(play())
 
 
 @simulated(nodes=4, options=THREE)

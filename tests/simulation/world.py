@@ -509,6 +509,8 @@ class World:
         )
         state = StateManager(node)
         state.begin()
+        if topology is not None:
+            topology.kept = state.delays.kept
         engine = Engine(host, state, Upkeep(state), inner.slot, topology)
         engine.relays = Relays(
             lambda: Sender(name, host.incarnation),

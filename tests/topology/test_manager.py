@@ -170,6 +170,19 @@ async def test_nodes_form_a_view_and_a_dead_one_leaves_it(wire: Wire) -> None:
     assert first.manager.unproven() == ()
 
 
+async def test_who_is_to_be_awaited_is_not_forgotten_unless_by_name(wire: Wire) -> None:
+    """System 7 (h): a node in maintenance may hold what nobody else has, however long it takes."""
+    first, _, third = [await wire.start(node) for node in ("n1", "n2", "n3")]
+    await wire.until(lambda: wire.agreed("n1", "n2", "n3"))
+    await wire.kill(third)
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    first.manager.kept = lambda: {"n3"}
+    wire.now += wire.timing.forget_after
+    assert first.manager.unproven() == ("n3",)
+    first.manager.forget("n3")
+    assert first.manager.unproven() == ()
+
+
 async def test_only_one_engine_of_a_node_leads_and_all_are_told_once(wire: Wire) -> None:
     memory = Memory()
     one = await wire.start("n1", memory)
