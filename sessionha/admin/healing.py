@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from sessionha.admin.snapshot import delay_rows, health_row
 from sessionha.engine import Engine
 from sessionha.errors import StoreFull
-from sessionha.peer.messages import Weight
+from sessionha.peer.messages import Health, Weight
 from sessionha.quantities import read_duration
 from sessionha.state.redundancy import Safety
 
@@ -46,11 +46,20 @@ class HealingPage:
                 "delays": delays,
                 "held": sorted(engine.state.delays.held()),
                 "nodes": [health_row(node, health) for node, health in found.items()],
-                "under_way": any(health and health.course.under_way for health in found.values())
-                or any(each["left"] for each in delays),
+                "under_way": self._is_under_way(delays, [h for h in found.values() if h]),
                 "counts": {name: getattr(counters, name) for name in COPIES},
             }
         )
+
+    def _is_under_way(self, delays: list[dict[str, Any]], known: list[Health]) -> bool:
+        """Whether something goes on, or is about to begin, that ends by itself."""
+        if any(each["left"] for each in delays):
+            return True
+        if any(health.course.under_way or not health.complete for health in known):
+            return True
+        room = len(self.engine.membership.view().servers) > self.engine.backups
+        lacking = any(health.degraded.groups or health.at_risk.groups for health in known)
+        return room and lacking and all(each["left"] == 0 for each in delays)
 
     async def say(self, request: Request) -> Response:
         """POST `?hold`, `?now` or `?extend=DURATION`: what is to become of a node's seats."""

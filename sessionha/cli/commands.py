@@ -260,7 +260,8 @@ def heal(
 def safe_to_stop(
     node: Annotated[str, typer.Argument(help="The node that is to be stopped.")],
     zones: Annotated[
-        bool, typer.Option("--zones", help="Also with any one zone besides, all of it.")
+        bool,
+        typer.Option("--zones", help="Also with any one zone besides; a node in none is one."),
     ] = False,
     url: Administration = None,
     file: ConfigFile = None,

@@ -132,7 +132,7 @@ def show_safety(found: Mapping[str, Any], console: Console) -> None:
     node = found["node"]
     lines = [f"{node} alone: {_lost(found['lost'])}"]
     for zone, lost in sorted(found["zones"].items()):
-        lines.append(f"{node} and zone {zone or '(no name)'}: {_lost(lost)}")
+        lines.append(f"{node} and {zone}: {_lost(lost)}")
     if not found["answers"]:
         lines.append(f"{node} does not answer: what only it has is not known")
     if others := [each for each in found["unreachable"] if each != node]:

@@ -63,7 +63,7 @@ class Safety(NamedTuple):
     alone: Weight
     """With nobody else."""
     zones: dict[str, Weight]
-    """With one zone; `alone` included."""
+    """With one zone besides, or one node that is in none."""
     silent: tuple[str, ...]
     """Members that did not answer: they count as stopped already."""
     unknown: tuple[str, ...]
@@ -193,12 +193,9 @@ class Redundancy:
         there = await asyncio.gather(*(self._ask(one, Weigh(), ANSWER) for one in members))
         silent = {one for one, reply in zip(members, there, strict=True) if reply is None}
         asked = [one for one in members if one not in silent]
-        names = sorted({member.zone for member in view.servers}) if zones else []
-        parts = [(name,)] + [
-            tuple(sorted({name, *(m.node for m in view.servers if m.zone == zone)}))
-            for zone in names
-        ]
-        question = Weigh(tuple(parts), tuple(sorted(silent)))
+        fates = _fates(view, name) if zones else {}
+        parts = [{name}, *({name, *nodes} for nodes in fates.values())]
+        question = Weigh(tuple(tuple(sorted(part)) for part in parts), tuple(sorted(silent)))
         replies = await asyncio.gather(*(self._ask(one, question, WEIGHING) for one in asked))
         sums = [Weight()] * len(parts)
         unknown = []
@@ -209,7 +206,7 @@ class Redundancy:
                 unknown.append(one)
         return Safety(
             sums[0],
-            dict(zip(names, sums[1:], strict=True)),
+            dict(zip(fates, sums[1:], strict=True)),
             tuple(sorted(silent)),
             tuple(unknown),
         )
@@ -263,6 +260,15 @@ class Redundancy:
             after = batch[-1][0]
             await asyncio.sleep(0)
         return tuple(sums)
+
+
+def _fates(view: View, name: str) -> dict[str, list[str]]:
+    """The nodes of each zone; a node in none may fail by itself, and is a zone of its own."""
+    found: dict[str, list[str]] = {}
+    for member in view.servers:
+        if member.zone or member.node != name:
+            found.setdefault(member.zone or member.node, []).append(member.node)
+    return dict(sorted(found.items()))
 
 
 def living_holders(

@@ -42,14 +42,17 @@ async def test_an_absence_from_its_start_to_its_end(pair: Pair) -> None:
     visitor = Visitor(one)
     await visitor.begins(theme="dark")
     await until(lambda: one.state.redundancy.health().redundant.groups == 1)
-    await until(lambda: one.node_state == "ready")
+    await until(lambda: all(each.node_state == "ready" for each in pair))
+    await until(lambda: all(each.state.redundancy.health().complete for each in pair))
     found = await shown(one)
     assert [each["node"] for each in found["nodes"]] == ["n1", "n2"]
     assert all(each["answers"] for each in found["nodes"])
     assert (found["delays"], found["held"], found["heal_after"]) == ([], [], 30.0)
+    assert not found["under_way"], "all is well"
     for engine in pair:
         answer = await ask(engine, "/v1/safe-to-stop/n1?zones=true")
-        assert (answer.status_code, answer.json()["safe"]) == (409, False), "one zone has both"
+        assert (answer.status_code, answer.json()["safe"]) == (409, False)
+        assert answer.json()["zones"]["n2"]["sessions"] == 1, "both nodes have it, and nobody else"
         answer = await ask(engine, "/v1/safe-to-stop/n1")
         assert (answer.status_code, answer.json()["safe"]) == (200, True)
 
@@ -65,6 +68,7 @@ async def test_an_absence_from_its_start_to_its_end(pair: Pair) -> None:
     )  # fmt: skip
     said = (await ask(one, "/v1/heal/n2?extend=1h", role="operate", method="POST")).json()
     assert 3600 < said["left"] < 3630
+    assert (await shown(one))["under_way"], "it is counted down"
     status = (await ask(one, "/v1/status")).json()
     assert status["others"][0]["delay"]["word"] == "extend"
     await until(lambda: one.state.redundancy.health().at_risk.groups == 1)
@@ -79,6 +83,7 @@ async def test_an_absence_from_its_start_to_its_end(pair: Pair) -> None:
     assert lost["bytes"] > 0
     said = (await ask(one, "/v1/heal/n2?now", role="operate", method="POST")).json()
     assert said["left"] == 0
+    assert one.state.delays.gone_for_good() == {"n2"}
 
 
 @pytest.mark.parametrize(

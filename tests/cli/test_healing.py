@@ -124,7 +124,7 @@ def test_who_is_not_safe_to_stop_exits_1_and_says_why(node: Node, capsys: Output
     assert node.asked == [("/v1/safe-to-stop/n1?zones=true", READ)]
     assert capsys.readouterr().out.splitlines() == [
         "n1 alone: nothing would be lost",
-        "n1 and zone east: 3 sessions would be lost, 4096 bytes",
+        "n1 and east: 3 sessions would be lost, 4096 bytes",
         "n1 does not answer: what only it has is not known",
         "n3 did not answer, and count as stopped already",
         "n4 did not tell what they have: there may be more",
