@@ -565,8 +565,8 @@ class Engine:
         if last:
             left = max(LIMIT - (time.monotonic() - began), STOP_PATIENCE)
             await self._drain_last(parts, left, patiently=False)
-        elif parts.drain is not None and not parts.drain.is_wished:
-            parts.drain.end()
+        elif parts.drain is not None and parts.drain.is_mine and not parts.drain.is_wished:
+            parts.drain.end()  # the server has started others after all
         companions, self._accompanied = self._accompanied, []
         for companion in companions:
             await companion.stop()

@@ -80,6 +80,11 @@ class Stopping:
         row = self._read()
         return row is not None and row.wished
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this engine has begun it, and not a sibling."""
+        return self._task is not None
+
     def begin(self, how: Drains) -> None:
         """Somebody asks: drain in this way, or (empty) serve on. Does nothing when it is so."""
         if not how:
