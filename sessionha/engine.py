@@ -425,6 +425,7 @@ class Engine:
         self.server = _server(settings)
         self.backups = settings.backups
         parts.state.node.options = self._options()
+        parts.state.node.wanting = True  # other copies may be missing now
         me = _member(self._described(), settings, parts.store.incarnation, self._keys)
         if self._remarks is not None:
             self._remarks.change(me)

@@ -66,6 +66,7 @@ LIVE: Final = (
     "commit_timeout",
     "acquire_timeout",
     "heal_rate",
+    "heal_policy",
     "session_bytes",
     "elements",
 )

@@ -235,7 +235,8 @@ def _delay(node: str, since: int, usual: float, word: Word | None) -> Delay:
         case "now":
             return Delay(node, since, 0, "now")
         case "extend":
-            return Delay(node, since, _left(usual + word.extra - since), "extend")
+            told: Kind | None = "extend" if word.extra else None  # nothing takes back all words
+            return Delay(node, since, _left(usual + word.extra - since), told)
 
 
 def _left(left: float) -> int | None:

@@ -19,7 +19,7 @@ import pytest
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
-from sessionha.state import copies, delays, sides, upkeep
+from sessionha.state import copies, delays, redundancy, sides, upkeep
 from sessionha.state.bulk import Bulk
 from sessionha.state.delays import Delays
 from sessionha.state.draining import Draining
@@ -48,6 +48,9 @@ from tests.simulation.scenes import GROUP, Scene, simulated
 from tests.simulation.seeds import swarm
 from tests.simulation.test_delay import (
     test_a_node_that_is_held_is_awaited_by_all_until_it_is_back as held,
+)
+from tests.simulation.test_delay import (
+    test_who_asks_before_each_stop_loses_nothing_with_any_store as asks_first,
 )
 from tests.simulation.test_delay import (
     test_who_is_back_in_time_keeps_its_copies_and_nobody_else_gets_any as returned_in_time,
@@ -451,6 +454,13 @@ def _no_delay() -> list[AbstractContextManager[Any]]:
     return [_on(Delays, "gone_for_good", gone)]
 
 
+def _safe_with_old_copies() -> list[AbstractContextManager[Any]]:
+    def holders(record: Any, view: View, silent: Any = ()) -> tuple[str, ...]:
+        return tuple(n for n in record.seats if view.member(n) and n not in silent)
+
+    return [_on(redundancy, "living_holders", holders)]
+
+
 def _words_for_ever() -> list[AbstractContextManager[Any]]:
     return [_on(delays, "_has_returned", lambda *_: False)]
 
@@ -773,6 +783,9 @@ RULES: dict[str, Rule] = {
     ),
     "delay-none": Rule(
         "copies are made elsewhere at once", _no_delay, scene(returned_in_time), "directed"
+    ),
+    "safe-with-old-copies": Rule(
+        "whoever has a seat counts as a copy", _safe_with_old_copies, scene(asks_first), "directed"
     ),
     "delay-words-for-ever": Rule(
         "a return does not end what an operator said", _words_for_ever, scene(held), "directed"

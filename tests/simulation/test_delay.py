@@ -406,6 +406,7 @@ async def test_a_delay_is_extended_and_who_could_not_be_told_learns_it(scene: Sc
     await scene.at("n1").delays.say("n2", "extend", 0)
     usual = DELAY - (scene.world.now - failed)
     assert word_of(scene, "n4").left == pytest.approx(1000 * usual, abs=100)
+    assert word_of(scene, "n4").word is None
 
 
 def test_words_outlive_a_restart_of_the_whole_cluster() -> None:
@@ -469,6 +470,28 @@ async def test_a_flapping_node_makes_no_copy_storm(scene: Scene) -> None:
     assert len(whole) == shop.count("replaced") == written
     assert shop.count("healed") == 0
     assert shop.placement() == before
+    await shop.check_nothing_lost()
+
+
+@simulated(options=THREE)
+async def test_who_asks_before_each_stop_loses_nothing_with_any_store(scene: Scene) -> None:
+    """`safe-to-stop`: nodes are killed one after another, as soon as it says that nothing would be
+    lost, and each comes back without its store. In the end no store is left of those that were
+    there, and nothing is lost."""
+    shop = Shop(scene)
+    await shop.create(60)
+    shop.begin()
+    waits = 0
+    for turn, node in enumerate(scene.world.hosts):
+        asked = scene.at("n1" if node != "n1" else "n2").redundancy
+        while (await asked.safety(node, zones=False)).alone.sessions:
+            waits += 1
+            await asyncio.sleep(0.05)
+        await shop.crash(node)
+        await shop.write(list(shop.written)[turn::7], str(turn))
+        await scene.restart(node, kept=False)
+    assert waits > 0, "it was not safe at once each time"
+    await shop.quiet()
     await shop.check_nothing_lost()
 
 
