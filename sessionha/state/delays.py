@@ -30,6 +30,9 @@ TRY: Final = 0.6
 AGAIN: Final = 1_000
 """Milliseconds before members are told again that did not answer."""
 
+MOST: Final = 1_024
+"""Nodes of which words are remembered: as many as are remembered to be gone."""
+
 Kind = Literal["hold", "now", "extend"]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -219,7 +222,8 @@ class Delays:
                 known = words.get(word.node)
                 if known is None or word.supersedes(known):
                     words[word.node] = word
-            words = {name: w for name, w in words.items() if not _has_returned(name, w, view)}
+            holds = [w for w in words.values() if not _has_returned(w.node, w, view)]
+            words = {word.node: word for word in holds[:MOST]}
             _put(writer, words)
         return words
 

@@ -27,9 +27,9 @@ def environment(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def asked(command: str, cluster: Cluster, index: int) -> dict[str, Any]:
+def asked(command: str, cluster: Cluster, index: int, *words: str) -> dict[str, Any]:
     done = subprocess.run(
-        [*COMMAND, command, "--json", f"127.0.0.1:{cluster.admins[index]}"],
+        [*COMMAND, command, *words, "--json", "--url", f"127.0.0.1:{cluster.admins[index]}"],
         env=environment(cluster),
         cwd=ROOT,
         capture_output=True,
@@ -44,7 +44,7 @@ def asked(command: str, cluster: Cluster, index: int) -> dict[str, Any]:
 async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -> None:
     """`sessionha router` keeps a client with its server, and when that one is killed takes it to
     one that has the session; `sessionha status` tells what happened, and `sessionha doctor` what to
-    do about it."""
+    do about it. System 7 (h): `sessionha heal` holds the seats of the dead one."""
     async with running(tmp_path) as cluster:
         (port,) = free_ports(1)
         router = await asyncio.create_subprocess_exec(
@@ -80,6 +80,16 @@ async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -
             assert (delay["word"], delay["left"] + delay["absent"]) == (None, pytest.approx(30.0))
             assert found["counts"]["state/promotions"] == 1
             assert found["counts"]["state/commits"] == 2
+            said = await asyncio.to_thread(
+                asked, "heal", cluster, survivor, f"n{primary}", "--hold"
+            )
+            assert (said["left"], len(said["told"])) == (None, 1)
+            found = await asyncio.to_thread(
+                asked, "safe-to-stop", cluster, survivor, f"n{survivor}"
+            )
+            assert found["safe"], "the change that was written meanwhile has its temporary copy"
+            found = await asyncio.to_thread(asked, "heal", cluster, survivor)
+            assert (found["delays"][0]["word"], found["counts"]["replaced"]) == ("hold", 1)
             found = await asyncio.to_thread(asked, "doctor", cluster, survivor)
             problems = {row["check"]: row for row in found["checks"] if row["outcome"] != "ok"}
             assert problems.keys() >= {"peers", "majority"}
