@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from sessionha.errors import Fenced, PeerUnavailable, StoreFull
 from sessionha.identity import GroupID, Position
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Answers, CannotHold, Message, Push, Pushed, Pushes
+from sessionha.peer.messages import Answers, CannotHold, Failed, Message, Push, Pushed, Pushes
 from sessionha.state import copies
 from sessionha.state.node import NOT_TOGETHER, Node
 from sessionha.state.records import epoch_at, get_group, group_key, read_group
@@ -30,7 +30,7 @@ PUSH_BYTES: Final = 300
 """About what a push takes besides its elements."""
 
 Known = Mapping[tuple[str, GroupID], Position]
-"""Where copies are that walks have brought to nodes that are not in C yet."""
+"""Where the copies of nodes are that are not in C yet; NO_POSITION: nothing is known of them."""
 
 
 def size_of(push: Push) -> int:
@@ -153,6 +153,7 @@ class Bulk:
         node = self._node
         assert node.peers is not None, "a group without peers has no targets"
         failed: list[GroupID] = []
+        silent: list[GroupID] = []
         batches = list(in_batches(pushes))
         for index, batch in enumerate(batches):
             try:
@@ -160,15 +161,18 @@ class Bulk:
             except PeerUnavailable as error:
                 if error.sent or error.refused:
                     node.membership.suspect(target)
-                return failed, [push.group for batch in batches[index:] for push in batch]
+                silent += [push.group for batch in batches[index:] for push in batch]
+                break
             answers = reply.answers if isinstance(reply, Answers) else ()
             for number, push in enumerate(batch):
                 answer = answers[number] if number < len(answers) else NOT_TOGETHER
                 if isinstance(answer, CannotHold):
                     self._replication.refused(target, push.group, answer.reason)
-                if not isinstance(answer, Pushed):
+                if isinstance(answer, Failed):
+                    silent.append(push.group)  # it has yet to learn of the view, or to be left out
+                elif not isinstance(answer, Pushed):
                     failed.append(push.group)
-        return failed, []
+        return failed, silent
 
     def _acknowledge(self, steps: Sequence[Step]) -> list[GroupID]:
         done = []

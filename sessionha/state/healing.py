@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from sessionha.errors import Fenced, SessionHAError, StoreFull
-from sessionha.identity import NO_VIEW, GroupID, Position, ViewID, domain_of
+from sessionha.identity import NO_POSITION, NO_VIEW, GroupID, Position, ViewID, domain_of
 from sessionha.state import domains
 from sessionha.state.bulk import Bulk
 from sessionha.state.manager import StateManager
@@ -99,6 +99,8 @@ class Healer:
         self._bulk: Bulk = state.bulk
         self._pace = Pace()
         self._healed: tuple[ViewID, frozenset[str]] = (NO_VIEW, frozenset())
+        self._again = 0
+        """When a node that had no room may have some (clock); 0: no group waits for one."""
         self._one = asyncio.Lock()
         self.progress = Progress()
 
@@ -114,7 +116,8 @@ class Healer:
     async def _heal(self) -> int:
         node = self._node
         view, away = node.membership.view(), self._state.delays.gone_for_good()
-        if not node.wanting and self._healed == (view.id, away):
+        due = 0 < self._again <= node.clock.now()
+        if not (node.wanting or due) and self._healed == (view.id, away):
             return 0
         if not node.membership.is_member():
             return 0
@@ -139,6 +142,8 @@ class Healer:
             progress.ended = node.clock.now()
         else:
             node.wanting = True
+        refusing = [until for until in node.refusing.values() if until > node.clock.now()]
+        self._again = min(refusing) if refusing and progress.groups else 0
         node.counters.repaired += progress.groups_done
         if progress.groups_done:
             _tell(progress, complete)
@@ -284,7 +289,7 @@ class Healer:
                 share.bytes_done += size
 
             there = await self._state.walking.walk(domain, target, some, self._pace, note)
-            known |= {(target, group): position for group, position in there.items()}
+            known |= {(target, group): there.get(group, NO_POSITION) for group in some}
         return known
 
     async def _step(

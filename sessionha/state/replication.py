@@ -161,11 +161,14 @@ class Replication:
                 count -= max(awaited - temporary, 0)
                 if node.options.urgent:
                     count = max(count, min(node.options.backups, 1))
-            record.widened = view.id if count >= node.options.backups else NO_VIEW
             keep = (*(seat for seat in seats if seat != node.me), *valid)
+            refusing = self._refusing()
             wanted = placement.backups(
-                group, view, node.me, count, tuple(dict.fromkeys(keep)), self._refusing()
+                group, view, node.me, count, tuple(dict.fromkeys(keep)), refusing
             )
+            # Somebody may come back, or have room again: then it is to be done once more.
+            full = count >= node.options.backups and not (refusing and len(wanted) < count)
+            record.widened = view.id if full else NO_VIEW
             if gone or leaves or (len(seats) <= node.options.backups and not awaited):
                 owners = dict.fromkeys((*stay, node.me, *wanted))
                 record.seats = tuple(owners)[: node.options.backups + 1]

@@ -18,6 +18,7 @@ from sessionha.state import domains, walking
 from sessionha.state.healing import Healer
 from sessionha.state.node import Options
 from sessionha.state.records import GROUPS
+from sessionha.state.replication import REFUSAL
 from tests.simulation.loop import run
 from tests.simulation.scenes import GROUP, KEY, LIFETIMES, Scene, pushes_in, simulated
 from tests.simulation.test_delay import Shop
@@ -523,6 +524,24 @@ async def test_only_what_all_of_c_have_is_walked(scene: Scene) -> None:
     pushes, _ = state.walking._read([GROUP], dict[GroupID, Position]())
     assert pushes == []
     write.cancel()
+
+
+@simulated(options=ONE)
+async def test_who_had_no_room_is_asked_again(scene: Scene) -> None:
+    """System 6: capacity is honoured, and nothing waits for another change of the view."""
+    await scene.create("n1", a="1")
+    memory = scene.world.hosts["n3"].memory
+    size, memory.size = memory.size, 1
+    await scene.crash("n2")
+    await asyncio.sleep(AFTER + 1)
+    await heal(scene)
+    await heal(scene)
+    assert set(scene.copies()) == {"n1"}
+    memory.size = size
+    assert await heal(scene) == 0
+    await asyncio.sleep(REFUSAL / 1000)
+    assert await heal(scene) == 1
+    assert set(scene.copies()) == {"n1", "n3"}
 
 
 def _losing(*kinds: type[Message]) -> Seen:
