@@ -20,8 +20,8 @@ from sessionha.state.replication import Replication, Round
 from sessionha.store.base import Reader
 from sessionha.view import View
 
-BATCH: Final = 256 * 1024
-"""Bytes of one message, which its receiver writes in one transaction: about 4 ms."""
+BATCH: Final = 128 * 1024
+"""Bytes of one message, which its receiver writes in one transaction: about 2 ms."""
 
 TRY: Final = 0.5
 """Seconds a message with many pushes may take before its receiver is suspected."""

@@ -27,11 +27,14 @@ from sessionha.view import View
 
 log = logging.getLogger("sessionha.state")
 
-LOOKED: Final = 64
-"""Groups looked at in one read transaction: about 1 ms."""
+LOOKED: Final = 32
+"""Groups looked at in one turn of the event loop: about 1 ms."""
 
-TOGETHER: Final = 128
-"""Groups in one question, and in one step under the lock: about 10 ms at either end."""
+ASKED: Final = 128
+"""Groups in one question to all members: about 3 ms at either end."""
+
+TOGETHER: Final = 32
+"""Groups in one step under the lock: about 3 ms at either end, for which requests wait."""
 
 SIDE_BY_SIDE: Final = 8
 """Groups that are settled one by one at the same time, where a step of many had no success."""
@@ -250,7 +253,7 @@ class Healer:
             for target in todo.targets:
                 self._share(target).groups += 1
         known = await self._walk(domain, found)
-        for index, some in enumerate(_parts([todo.group for todo in found])):
+        for index, some in enumerate(_parts([todo.group for todo in found], TOGETHER)):
             if index:
                 await asyncio.sleep(BETWEEN)
             if node.membership.view().id != view.id:
@@ -264,7 +267,7 @@ class Healer:
     async def _inherit(self, some: Sequence[GroupID]) -> bool:
         """Promote groups without a primary, together; one by one what is not plain."""
         complete = True
-        for part in _parts(some):
+        for part in _parts(some, ASKED):
             if await self._state.ownership.inherit(part):
                 done = await self._bulk.settle(part, widen=False)
                 left = [group for group in part if group not in done.done]
@@ -301,6 +304,7 @@ class Healer:
     ) -> bool:
         """The tail: lock the domain, take every new holder into C, release it."""
         node = self._node
+        await self._pace.let_requests()
         with node.store.write(urgent=True) as writer:
             domains.lock(writer, domain, node.store.slot, node.clock.now())
         try:
@@ -339,8 +343,8 @@ class Healer:
         return self.progress.targets.setdefault(target, Share())
 
 
-def _parts(some: Sequence[GroupID]) -> list[Sequence[GroupID]]:
-    return [some[start : start + TOGETHER] for start in range(0, len(some), TOGETHER)]
+def _parts(some: Sequence[GroupID], most: int) -> list[Sequence[GroupID]]:
+    return [some[start : start + most] for start in range(0, len(some), most)]
 
 
 def _tell(progress: Progress, complete: bool) -> None:

@@ -33,13 +33,14 @@ class Pace:
         """Wait until `size` bytes may go, at `rate` bytes a second, and requests have had their
         turn."""
         loop = asyncio.get_running_loop()
-        await self._let_requests()
+        await self.let_requests()
         now = loop.time()
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
         self._free_at = max(self._free_at, loop.time() - BURST) + size / rate
 
-    async def _let_requests(self) -> None:
+    async def let_requests(self) -> None:
+        """Wait until requests have had their turn; for half a second at most."""
         loop = asyncio.get_running_loop()
         for _ in range(RESTS):
             began = loop.time()
