@@ -76,6 +76,12 @@ class Facts:
     state_file_system: str = ""
     """The type of the file system of `state_dir`, where that is set."""
     has_lost_votes: bool = False
+    held: tuple[str, ...] = ()
+    """Nodes that are awaited until they are back, by an operator's word."""
+    awaited: bool = False
+    """Whether the seats of an absent node are kept."""
+    at_risk: int = 0
+    """Groups that this node leads and nobody else has a copy of."""
     found_by_itself: bool = True
     """Something accepts connections where others are told to reach this node."""
 
@@ -199,6 +205,23 @@ def _remedy(heard: Heard) -> str:
             " still, or something else listens there"
         )
     return "let TCP through to that port: firewall, security group, network policy"
+
+
+def _copies(facts: Facts) -> Iterable[Problem] | None:
+    if not facts.settings.has_peers:
+        return None
+    found = []
+    if facts.held:
+        held = ", ".join(facts.held)
+        lasts = f"the seats of {held} are held: copies are not made elsewhere"
+        remedy = f"`sessionha heal {facts.held[0]} --extend 0` when the maintenance is over"
+        found.append(Problem("warn", lasts, remedy))
+    company = len(facts.view.servers) > 1 and facts.settings.backups > 0
+    if facts.at_risk and company and not facts.awaited:
+        lacks = f"{facts.at_risk} groups have no copy on another node"
+        remedy = "see with `sessionha heal` whether they get one; give full stores room"
+        found.append(Problem("warn", lacks, remedy))
+    return found
 
 
 def _clocks(facts: Facts) -> Iterable[Problem] | None:
@@ -420,6 +443,7 @@ CHECKS: Final[Mapping[str, tuple[str, Check]]] = {
     "alone": ("it has company", _alone),
     "majority": ("more electors answer than are needed", _majority),
     "peers": ("every other node answers and is a member", _peers),
+    "copies": ("no group lacks one that could be made, and nobody is held", _copies),
     "clocks": ("those of other nodes agree with this node's", _clocks),
     "description": ("no node has another one", _description),
     "settings": ("every member has the same, where that matters", _settings),

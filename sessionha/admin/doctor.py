@@ -68,6 +68,9 @@ async def gathered(engine: Engine) -> Facts:
         allocated=place is None or _is_allocated(place, settings),
         state_file_system=file_system(settings.state_dir) if settings.state_dir else "",
         has_lost_votes=membership.has_lost_votes,
+        held=tuple(sorted(engine.state.delays.held())),
+        awaited=any(delay.left != 0 for delay in engine.state.delays.running()),
+        at_risk=engine.state.redundancy.health().at_risk.groups,
         found_by_itself=not settings.advertise or await _listens(settings.advertise),
     )
 

@@ -125,6 +125,12 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"view": View(members=(member(1), member(2, b"b"), member(3)))},
         "application key", "fail", "n2 has another application key", "same `secret_key`",
     ),
+    "a node that is held": (
+        {"held": ("n2",)}, "copies", "warn", "the seats of n2 are held", "heal n2 --extend 0",
+    ),
+    "last copies": (
+        {"at_risk": 7}, "copies", "warn", "7 groups have no copy on another node", "room",
+    ),
     "a weak key": (
         {"weak_key": "the key has 3 bytes"}, "application key", "warn", "3 bytes", "secret",
     ),
