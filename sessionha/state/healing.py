@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -78,7 +79,7 @@ class Progress:
     domain: int | None = None
     """The one that is being healed now."""
     waiting: dict[int, int] = field(default_factory=dict)
-    """Domains with groups to do, each with how many."""
+    """Domains with groups to do, in the order of healing, each with how many."""
     orphaned: set[int] = field(default_factory=set)
     """Those of them in which groups have no primary."""
 
@@ -155,8 +156,10 @@ class Healer:
     # --- what is to do --------------------------------------------------------------------------
 
     async def _survey(self, view: View, away: frozenset[str]) -> Progress:
-        """Count what there is to do; nothing else of it is kept in memory."""
+        """Count what there is to do; nothing else of it is kept in memory. Domains with the most
+        groups that have one copy left come first."""
         found = Progress(view=view.id, began=self._node.clock.now())
+        alone: Counter[int] = Counter()
         async for group, record in self._walk_rows(None):
             leads = self._node.leads(record, view)
             judged = self._needs if leads else self._inherits
@@ -165,9 +168,11 @@ class Healer:
             domain = domain_of(group)
             found.groups += 1
             found.waiting[domain] = found.waiting.get(domain, 0) + 1
+            alone[domain] += not self._node.valid_backups(record, view)
             if not leads:
                 found.orphaned.add(domain)
         found.domains = len(found.waiting)
+        found.waiting = dict(sorted(found.waiting.items(), key=lambda each: -alone[each[0]]))
         self.progress = found
         return found
 
