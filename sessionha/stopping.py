@@ -194,8 +194,8 @@ class Stopping:
         if left.groups:
             log.warning(
                 "node %s drained: others serve %d groups of sessions; %d with %d sessions could not"
-                " be handed over, of which %d have no copy on another node: do not remove its store"
-                " before it is back",
+                " be handed over, of which %d have no copy on another node and are served when"
+                " this one is back",
                 node, moved, left.groups, left.sessions, left.alone,
             )  # fmt: skip
         else:

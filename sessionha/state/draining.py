@@ -111,6 +111,7 @@ class Draining:
         node, found, asked = self._node, 0, False
         unwilling: set[str] = set()
         todo: dict[str, list[GroupID]] = {}
+        asking: dict[str, asyncio.Task[None]] = {}
         view = node.membership.view()
         async for group, record in self._walk():
             if not self._is_mine(group, record, view):
@@ -122,10 +123,13 @@ class Draining:
             asked = True
             todo.setdefault(target, []).append(group)
             if len(todo[target]) == AT_ONCE:
-                await self._ask(target, todo.pop(target), unwilling)
+                if target in asking:
+                    await asking[target]  # the others go on meanwhile
+                asking[target] = node.spawn(self._ask(target, todo.pop(target), unwilling))
                 if node.clock.now() >= until:
                     break
                 view = node.membership.view()
+        await asyncio.gather(*asking.values())
         await asyncio.gather(*(self._ask(name, some, unwilling) for name, some in todo.items()))
         self._unwilling = unwilling
         return found, asked
