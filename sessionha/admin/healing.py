@@ -4,7 +4,7 @@ cost."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from sessionha.errors import StoreFull
 from sessionha.peer.messages import Health, Weight
 from sessionha.quantities import read_duration
 from sessionha.state.redundancy import Safety
+from sessionha.view import View
 
 NO_STORE: Final = {"cache-control": "no-store"}
 
@@ -102,9 +103,11 @@ class HealingPage:
         zones = request.query_params.get("zones", "").lower() in ("true", "1", "yes")
         found = await engine.state.redundancy.safety(node, zones=zones)
         answers = node not in (*found.silent, *found.unknown)
-        safe = answers and not found.unknown and not found.alone.sessions
+        goes_on = _goes_on(engine.membership.view(), node, found.silent)
+        safe = answers and goes_on and not found.unknown and not found.alone.sessions
         safe = safe and not any(lost.sessions for lost in found.zones.values())
         told = {"safe": safe, "node": node, "asked": engine.settings.node, "answers": answers}
+        told["others_serve"] = goes_on
         return _answer(told | _safety(found), 200 if safe else 409)
 
 
@@ -120,6 +123,16 @@ def _word(query: Mapping[str, str]) -> tuple[Any, int]:
     if math.isinf(seconds):
         raise ValueError("extend must be a duration; hold is without end")
     return word, round(seconds * 1000)
+
+
+def _goes_on(view: View, node: str, silent: Collection[str]) -> bool:
+    """Whether the other members can serve when the node has said goodbye: where votes decide, a
+    majority of those that count then."""
+    left = [member for member in view.members if member.node not in (node, *silent)]
+    if not view.electors:
+        return any(member.role != "witness" for member in left)
+    voters = {name for name in view.voters if name != node}
+    return 2 * sum(member.node in voters for member in left) > len(voters)
 
 
 def _safety(found: Safety) -> dict[str, Any]:

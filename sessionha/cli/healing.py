@@ -133,6 +133,8 @@ def show_safety(found: Mapping[str, Any], console: Console) -> None:
     lines = [f"{node} alone: {_lost(found['lost'])}"]
     for zone, lost in sorted(found["zones"].items()):
         lines.append(f"{node} and {zone}: {_lost(lost)}")
+    if not found["others_serve"]:
+        lines.append("too few others would be left to serve: without a majority they answer 503")
     if not found["answers"]:
         lines.append(f"{node} does not answer: what only it has is not known")
     if others := [each for each in found["unreachable"] if each != node]:

@@ -248,9 +248,10 @@ def _left(left: float) -> int | None:
 
 
 def _has_returned(name: str, word: Word, view: View) -> bool:
-    """Whether the node joined after the word was said: that ends it."""
+    """Whether the node joined after the word was said: that ends it. Where two sides of a split met
+    since, everybody has, though those of one side keep their places."""
     member = view.member(name)
-    return member is not None and member.joined > ViewID(*word.view)
+    return member is not None and max(member.joined, view.barrier) > ViewID(*word.view)
 
 
 def _put(writer: Writer, words: Mapping[str, Word]) -> None:

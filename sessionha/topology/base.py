@@ -85,7 +85,7 @@ class Membership(Protocol):
         ...
 
     def away(self) -> Mapping[str, int]:
-        """Nodes that were members and are not now: milliseconds since each went."""
+        """Nodes that were members and are not now: milliseconds since each went; no witnesses."""
         ...
 
     def suspect(self, node: str) -> None:

@@ -195,9 +195,13 @@ class TopologyManager:
         return described is not None and described.role == "witness"
 
     def away(self) -> dict[str, int]:
-        """Nodes that were members and are not now: milliseconds since each went."""
+        """Nodes that were members and are not now: milliseconds since each went; no witnesses."""
         now, view, gone = self._clock(), self.view(), self._rows.gone()
-        return {name: now - at for name, at in gone.items() if view.member(name) is None}
+        return {
+            name: now - at
+            for name, at in gone.items()
+            if view.member(name) is None and not self._is_witness(name)
+        }
 
     @property
     def state(self) -> str:

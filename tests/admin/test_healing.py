@@ -8,11 +8,15 @@ import httpx
 import pytest
 
 from sessionha.admin.app import build
+from sessionha.admin.healing import _goes_on
 from sessionha.admin.metrics import text
 from sessionha.admin.snapshot import store_of
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, tokens
 from sessionha.engine import Engine
+from sessionha.identity import NO_VIEW
+from sessionha.view import Member, View
+from sessionha.view import Role as Role_
 from tests.admin.test_app import samples
 from tests.admin.test_data_cluster import Pair, pair
 from tests.admin.visitors import Visitor
@@ -84,6 +88,32 @@ async def test_an_absence_from_its_start_to_its_end(pair: Pair) -> None:
     said = (await ask(one, "/v1/heal/n2?now", role="operate", method="POST")).json()
     assert said["left"] == 0
     assert one.state.delays.gone_for_good() == {"n2"}
+
+
+def member(node: str, role: Role_ = "server") -> Member:
+    return Member(node, "x", NO_VIEW, "h:1", role=role)
+
+
+THREE = tuple(member(node) for node in ("n1", "n2", "n3"))
+
+
+@pytest.mark.parametrize(
+    ("view", "silent", "goes_on"),
+    [
+        (View(members=THREE[:2]), (), True),
+        (View(members=THREE[:2]), ("n2",), False),
+        (View(members=(THREE[0], member("w", "witness"))), (), False),
+        (View(members=THREE, electors=("n1", "n2", "n3")), (), True),
+        (View(members=THREE, electors=("n1", "n2", "n3")), ("n3",), False),
+        (View(members=THREE[:2], electors=("n1", "n2", "n3")), (), False),
+        (View(members=THREE[:2], electors=("n1", "n2", "n3"), absent=("n3",)), (), True),
+    ],
+)
+def test_it_is_not_safe_to_stop_whom_the_others_need_for_a_majority(
+    view: View, silent: tuple[str, ...], goes_on: bool
+) -> None:
+    """No session is lost by that, and none is served. Who died by proof does not count (R2a)."""
+    assert _goes_on(view, "n1", silent) is goes_on
 
 
 @pytest.mark.parametrize(

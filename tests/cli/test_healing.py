@@ -43,7 +43,7 @@ SAID: dict[str, Any] = {
 }  # fmt: skip
 
 SAFE: dict[str, Any] = {
-    "safe": True, "node": "n1", "asked": "n1", "answers": True,
+    "safe": True, "node": "n1", "asked": "n1", "answers": True, "others_serve": True,
     "lost": {"groups": 0, "sessions": 0, "bytes": 0}, "zones": {}, "unreachable": [], "unknown": [],
 }  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_who_is_safe_to_stop_exits_0(node: Node, capsys: Output) -> None:
 def test_who_is_not_safe_to_stop_exits_1_and_says_why(node: Node, capsys: Output) -> None:
     lost = {"groups": 2, "sessions": 3, "bytes": 4096}
     found = {
-        **SAFE, "safe": False, "answers": False, "zones": {"east": lost},
+        **SAFE, "safe": False, "answers": False, "others_serve": False, "zones": {"east": lost},
         "unreachable": ["n1", "n3"], "unknown": ["n4"],
     }  # fmt: skip
     node.status, node.body = 409, json.dumps(found).encode()
@@ -125,6 +125,7 @@ def test_who_is_not_safe_to_stop_exits_1_and_says_why(node: Node, capsys: Output
     assert capsys.readouterr().out.splitlines() == [
         "n1 alone: nothing would be lost",
         "n1 and east: 3 sessions would be lost, 4096 bytes",
+        "too few others would be left to serve: without a majority they answer 503",
         "n1 does not answer: what only it has is not known",
         "n3 did not answer, and count as stopped already",
         "n4 did not tell what they have: there may be more",

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 
-from sessionha.identity import GroupID, Position
-from sessionha.peer.messages import Batch, Message, Push, SessionChange
+from sessionha.identity import GroupID, Position, ViewID
+from sessionha.peer.messages import Batch, Message, Push, SessionChange, Word
 from sessionha.state.base import Unsettled
-from sessionha.state.delays import Delay
+from sessionha.state.delays import Delay, _has_returned
 from sessionha.state.node import Options
 from sessionha.state.records import GroupRecord, groups
 from sessionha.store.memory import MemoryReader
+from sessionha.view import Member, View
 from tests.simulation.histories import agreed
 from tests.simulation.loop import run
 from tests.simulation.scenes import KEY, LIFETIMES, Scene, simulated
@@ -326,6 +327,17 @@ async def test_without_a_delay_copies_are_made_at_once(scene: Scene) -> None:
     await shop.quiet()
     assert shop.count("healed") == len(theirs)
     assert all(len(copies) == 2 for copies in shop.placement().values())
+
+
+def test_a_word_ends_where_two_sides_of_a_split_meet() -> None:
+    """Whoever is a member then is back, also one that keeps its place because its side was the
+    higher one."""
+    word = Word("n2", "now", 1, ViewID(7, "n1"), "n1")
+    there = Member("n2", "x", ViewID(3, "n1"), "h:1")
+    assert not _has_returned("n2", word, View(ViewID(8, "n1"), (there,)))
+    met = View(ViewID(10, "n1"), (there,), barrier=ViewID(10, "n1"))
+    assert _has_returned("n2", word, met)
+    assert not _has_returned("n3", word, met)
 
 
 def word_of(scene: Scene, node: str, about: str = "n2") -> Delay:
