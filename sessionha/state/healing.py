@@ -17,12 +17,13 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from sessionha.errors import Fenced, SessionHAError, StoreFull
-from sessionha.identity import NO_POSITION, NO_VIEW, GroupID, Position, ViewID, domain_of
-from sessionha.state import domains
+from sessionha.identity import DOMAINS, NO_POSITION, NO_VIEW, GroupID, Position, ViewID, domain_of
+from sessionha.peer.messages import Push
+from sessionha.state import copies, domains
 from sessionha.state.bulk import Bulk
 from sessionha.state.manager import StateManager
 from sessionha.state.pace import Pace
-from sessionha.state.records import GroupRecord, groups
+from sessionha.state.records import GroupRecord, get_group, groups
 from sessionha.state.walking import Interrupted
 from sessionha.view import View
 
@@ -103,6 +104,8 @@ class Healer:
         self._bulk: Bulk = state.bulk
         self._pace = Pace()
         self._healed: tuple[ViewID, frozenset[str]] = (NO_VIEW, frozenset())
+        self._tidied: dict[str, str] = {}
+        """Members, in their incarnations, whose old copies were looked at."""
         self._again = 0
         """When a node that had no room may have some (clock); 0: no group waits for one."""
         self._one = asyncio.Lock()
@@ -141,6 +144,7 @@ class Healer:
                 break
             progress.domains_done += 1
         progress.domain = None
+        complete = complete and await self._tidy(view, away)
         if complete and node.membership.view().id == view.id:
             self._healed = (view.id, away)
             progress.ended = node.clock.now()
@@ -343,6 +347,51 @@ class Healer:
             log.debug("a group is not healed yet: %s", error)
             return False
         return True
+
+    # --- old copies -----------------------------------------------------------------------------
+
+    async def _tidy(self, view: View, away: frozenset[str]) -> bool:
+        """Let members that came back with their data give up what others have in their place by
+        now; whether all of them answered."""
+        for member in view.members:
+            known = self._tidied.get(member.node) == member.incarnation
+            if known or not member.kept or member.node == self._node.me:
+                continue
+            try:
+                for domain in range(DOMAINS):
+                    await self._tidy_domain(domain, member.node, view, away)
+            except Interrupted:
+                return False
+            self._tidied[member.node] = member.incarnation
+        return True
+
+    async def _tidy_domain(
+        self, domain: int, holder: str, view: View, away: frozenset[str]
+    ) -> None:
+        """Only the primary says so, of groups that lack nothing (R1, R10)."""
+        node = self._node
+        old = await self._state.walking.old_copies(domain, holder)
+        for some in _parts(old, LOOKED):
+            pushes: list[Push] = []
+            with node.store.read() as reader:
+                if node.view_in(reader).id != view.id:
+                    raise Interrupted
+                for group in some:
+                    record = get_group(reader, group)
+                    if record is not None and self._does_without(holder, record, view, away):
+                        now = node.clock.now()
+                        pushes.append(copies.content(reader, group, record, record.position, now))
+            if pushes:
+                await self._state.walking.dismiss(holder, pushes)
+
+    def _does_without(
+        self, holder: str, record: GroupRecord, view: View, away: frozenset[str]
+    ) -> bool:
+        """Whether this node leads the group, all of C has its newest version, and no copy is
+        missing, also not one that is awaited."""
+        leads = self._node.is_primary(record, view) and not self._needs(record, view, away)
+        whole = len(self._node.valid_backups(record, view)) >= self._node.options.backups
+        return leads and whole and holder not in (*record.holders, *record.seats)
 
     def _share(self, target: str) -> Share:
         return self.progress.targets.setdefault(target, Share())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -23,11 +23,12 @@ from sessionha.peer.messages import (
     Compared,
     Message,
     Push,
+    Pushes,
     Walk,
     Walked,
 )
 from sessionha.state import copies
-from sessionha.state.bulk import BATCH, size_of
+from sessionha.state.bulk import BATCH, in_batches, size_of
 from sessionha.state.node import NOT_TOGETHER, Node
 from sessionha.state.pace import Pace
 from sessionha.state.records import GroupRecord, get_group, group_key, groups, write_record
@@ -108,6 +109,18 @@ class Walking:
             return dict(mine)
         told = dict(reply.positions)
         return {group: Position(*told[group]) for group in mine if group in told}
+
+    async def old_copies(self, domain: int, holder: str) -> list[GroupID]:
+        """Groups of which the holder has a copy that is not in sync. Raises Interrupted."""
+        reply = await self._ask(holder, Compare(domain, b""))
+        if not isinstance(reply, Compared):
+            raise Interrupted
+        return [group for group, _ in reply.positions]
+
+    async def dismiss(self, holder: str, pushes: Sequence[Push]) -> None:
+        """Let the holder give these copies up: C goes on without it. Raises Interrupted."""
+        for batch in in_batches(pushes):
+            await self._ask(holder, Pushes(batch))
 
     def _read(self, todo: list[GroupID], known: dict[GroupID, Position]) -> tuple[list[Push], int]:
         """The next batch, taken from `todo`: one read transaction."""

@@ -398,7 +398,7 @@ async def test_when_a_source_dies_half_way_others_go_on(scene: Scene) -> None:
 
 @simulated(nodes=4, options=SLOW)
 async def test_when_a_target_dies_half_way_another_one_is_chosen(scene: Scene) -> None:
-    """System 6 (g): target killed: another target, no leftovers."""
+    """System 6 (g): target killed: another target, no leftovers, also not when it returns."""
     shop = Shop(scene)
     await shop.create(120, "n1", value=VALUE)
     shop.begin()
@@ -408,6 +408,10 @@ async def test_when_a_target_dies_half_way_another_one_is_chosen(scene: Scene) -
     await shop.crash("n3")
     await asyncio.sleep(AFTER + 20)
     assert set(shop.placement().values()) == {frozenset({"n1", "n4"})}
+    scene.world.restart("n3", kept=True)
+    scene.world.restart("n2", kept=True)
+    await asyncio.sleep(20)
+    assert all(len(copies) == 2 for copies in shop.placement().values())
     assert all(len(shop.held(group)) == 2 for group in shop.written), "nothing in quarantine"
     await shop.check_nothing_lost()
 

@@ -590,8 +590,9 @@ class World:
         engine.die()
 
     def _member(self, host: Host, joined: ViewID) -> Member:
-        zone = self.zones.get(host.name, "")
-        return Member(host.name, host.incarnation, joined, peer=f"{host.name}:1", zone=zone)
+        zone, peer = self.zones.get(host.name, ""), f"{host.name}:1"
+        kept = joined.number > 1  # or with nothing in its store: nobody relies on it
+        return Member(host.name, host.incarnation, joined, peer=peer, zone=zone, kept=kept)
 
     def crash(self, name: str) -> None:
         """kill -9 of every engine of a node; the others get a new view after a while."""
