@@ -169,7 +169,7 @@ class Ownership:
             except StoreFull as full:
                 raise SessionUnavailable(str(full)) from full
             except (_Lost, Fenced) as lost:
-                hint, busy = NOBODY, str(lost) if isinstance(lost, _Busy) else ""
+                hint, busy = _Hint(primary), str(lost) if isinstance(lost, _Busy) else ""
                 asked.clear()
                 if node.peers is not None:
                     await asyncio.sleep(node.random.uniform(*LOSER_WAITS))

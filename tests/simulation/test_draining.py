@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sessionha.peer.messages import Batch, Create, Push, SessionChange
+from sessionha.peer.messages import Batch, Claim, Create, Push, SessionChange
 from sessionha.state.draining import Draining, Left
 from sessionha.state.node import Options
 from sessionha.view import Drains
@@ -140,6 +140,17 @@ async def test_a_group_without_a_backup_gets_one_first(scene: Scene) -> None:
     scene.world.restart("n1", kept=False)
     await scene.members("n1")
     assert await scene.see("n3") == {"a": "1"}
+
+
+@simulated()
+async def test_a_claim_that_is_lost_is_made_again(scene: Scene) -> None:
+    """By a node that has no copy either: nobody has to promote while the primary lives."""
+    await scene.create("n1", a="1")
+    await scene.crash("n2")
+    scene.lose(Claim, "n3", "n1", times=1)
+    assert await Draining(scene.at("n1")).hand_over(now(scene, "n1") + 10_000)
+    assert scene.at("n3").node.counters.promotions == 0
+    assert scene.at("n3").held(GROUP, scene.cookie) is not None
 
 
 @simulated()
