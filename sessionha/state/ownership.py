@@ -165,7 +165,7 @@ class Ownership:
                 found = await self._attempt(group, floor, hint, asked, deadline)
                 if found is None:
                     return None
-                hint = found
+                hint = found if found.node else _Hint(primary)
             except StoreFull as full:
                 raise SessionUnavailable(str(full)) from full
             except (_Lost, Fenced) as lost:
