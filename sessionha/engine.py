@@ -32,8 +32,10 @@ from sessionha.peer.channel import Limits as StreamLimits
 from sessionha.peer.messages import (
     Claim,
     Compare,
+    CountCopies,
     Drain,
     DrainProgress,
+    Examine,
     Failed,
     Fetch,
     Forward,
@@ -101,7 +103,7 @@ NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
 _DATA = (
     Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
-    Revocations, Tell, Survey, Weigh,
+    Revocations, Tell, Survey, Weigh, Examine, CountCopies,
 )  # fmt: skip
 
 
@@ -627,6 +629,8 @@ class Engine:
             heal_rate=settings.heal_rate,
             confirmed=settings.reads == "confirmed",
             serial=settings.concurrency == "serialize",
+            drill=settings.drill,
+            rebalance=settings.rebalance,
             quorum=quorum,
             member_timeout=settings.quorum_timeout if quorum else None,
             limits=Limits(settings.session_bytes, settings.elements),

@@ -69,6 +69,8 @@ LIVE: Final = (
     "heal_policy",
     "session_bytes",
     "elements",
+    "drill",
+    "rebalance",
 )
 """What takes effect without a restart, besides the `[[node]]` tables: it is read whenever it is
 needed. Everything else is part of something that was built at the start."""
@@ -289,6 +291,18 @@ class Settings:
         16 * 2**20,  # 1 GiB in a minute, for a seventh of a core at either end
         "Bytes a second that a node sends at most when it makes missing copies; requests come first"
         " in any case.",
+    )
+    rebalance: int = _row(
+        count(0, 65536),
+        50,  # about 5 % of a core where sessions have 4 KB
+        "How many copies of idle sessions a node moves in a second, at most, to spread them evenly"
+        " after a node joined; 0: none.",
+    )
+    drill: int = _row(
+        count(0, 1024),
+        10,  # 100,000 copies in three hours, for 0.1 % of a core where sessions have 4 KB
+        "How many of the copies that it keeps for others a node verifies in a second, at most; 0:"
+        " none.",
     )
     forget_after: float = _row(
         DURATION,

@@ -50,6 +50,10 @@ STATE: Final = {
     "revocations": "Log-outs of all or some sessions of a subject",
     "revoked": "Sessions that these log-outs ended",
     "fewer_copies": "Changes that have fewer copies than `backups`",
+    "verified": "Copies kept for other nodes that were verified",
+    "differing": "Copies that were not what their primary has",
+    "undecodable": "Copies with a value that cannot be decoded",
+    "renewed": "Copies that were fetched whole because they were not what their primary has",
     "below_min_copies": "Changes refused because there would be fewer copies than `min_copies`",
 }
 """Counts of the state manager that have a help text; one without is shown all the same."""
@@ -157,6 +161,17 @@ def _states(engine: Engine) -> Iterator[Metric]:
     yield from (mine, seen)
 
 
+def _recoverable(engine: Engine) -> Iterator[Metric]:
+    """Absent until the drill has verified a copy: nothing is claimed that was not looked at."""
+    found = engine.state.drill.found()
+    if found is None or found.percent is None:
+        return
+    meaning = "Sessions that a takeover with the copies of this node would recover"
+    yield GaugeMetricFamily("sessionha_recoverable_sessions_percent", meaning, value=found.percent)
+    meaning = "For how long the copy that waits longest was not verified, at most"
+    yield GaugeMetricFamily("sessionha_verified_oldest_seconds", meaning, value=found.oldest)
+
+
 def _gauges(engine: Engine) -> Iterator[Metric]:
     settings, membership, store = engine.settings, engine.membership, store_of(engine)
     view, usage = membership.view(), store.usage()
@@ -178,6 +193,7 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
     for name, (value, meaning) in gauges.items():
         yield GaugeMetricFamily(f"sessionha_{name}", meaning, value=value)
     yield from _health(engine)
+    yield from _recoverable(engine)
     yield from _states(engine)
     info = GaugeMetricFamily(
         "sessionha_info", "Who answers; always 1", labels=["cluster", "node", "version"]

@@ -73,9 +73,25 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "reads": settings.reads,
         "concurrency": settings.concurrency,
         "store": store.usage()._asdict(),
+        "recoverable": recoverable(engine),
         "streams": sorted(engine.streams.open_to()) if engine.streams is not None else [],
         "counts": dict(sorted(total.items())),
         "versions": {"sessionha": __version__, "python": platform.python_version()},
+    }
+
+
+def recoverable(engine: Engine) -> dict[str, Any] | None:
+    """What the drill has found; None: it has not looked yet."""
+    found = engine.state.drill.found()
+    if found is None:
+        return None
+    percent = None if found.percent is None else round(found.percent, 3)
+    return {
+        "percent": percent,
+        "sessions": found.sessions,
+        "flawed": found.flawed,
+        "flaws": dict(found.flaws),
+        "oldest_seconds": round(found.oldest, 1),
     }
 
 

@@ -28,12 +28,25 @@ def show(status: Mapping[str, Any], console: Console) -> None:
         "view": f"{view['number']}, {len(status['members'])} members{votes(view)}",
         "store": f"{store['used'] / MIB:.1f} of {store['limit'] / MIB:.1f} MiB",
         "copies": copies(status["health"]),
+        "verified": verified(status.get("recoverable")),
         "done": ", ".join(f"{counts.get(f'state/{name}', 0)} {name}" for name in _SHOWN),
         "version": status["versions"]["sessionha"],
     }
     for name, words in lines.items():
         console.print(f"{name:<12} {words}", highlight=False, markup=False, soft_wrap=True)
     console.print(_members(status))
+
+
+def verified(found: Mapping[str, Any] | None) -> str:
+    """What the drill has found in the copies that the node keeps for others."""
+    if found is None or found["percent"] is None:
+        return "nothing yet"
+    flaws = ", ".join(f"{count} {flaw}" for flaw, count in sorted(found["flaws"].items()))
+    worst = f" ({flaws})" if flaws else ""
+    return (
+        f"{found['percent']:g} % of {found['sessions']} sessions recoverable{worst},"
+        f" looked at within {found['oldest_seconds']:.0f} s"
+    )
 
 
 def votes(view: Mapping[str, Any]) -> str:

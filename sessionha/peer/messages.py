@@ -272,6 +272,49 @@ class Fetched(Wire, frozen=True):
     content: Push | None
 
 
+class Examine(Wire, frozen=True):
+    """A holder of copies verifies them: ask their primary what it has."""
+
+    groups: tuple[GroupID, ...]
+
+
+class Shown(msgspec.Struct, frozen=True, array_like=True):
+    """What a session is recognised by."""
+
+    key: SessionKey
+    digest: bytes
+    """Of all that is the same wherever the group is at one position; empty: its subject is logged
+    out, and that is not in every copy yet."""
+    lives: bool
+
+
+class Exam(msgspec.Struct, frozen=True, array_like=True):
+    """A group as its primary has it."""
+
+    group: GroupID
+    position: Position
+    acked: int
+    counted: bool
+    """Whether the asker is in C."""
+    sessions: tuple[Shown, ...]
+
+
+class Examined(Wire, frozen=True):
+    """The answer to Examine: of those of the groups that the receiver leads."""
+
+    groups: tuple[Exam, ...]
+
+
+class CountCopies(Wire, frozen=True):
+    """Ask a member how many groups it has a copy of."""
+
+
+class CopiesCounted(Wire, frozen=True):
+    """The answer."""
+
+    copies: int
+
+
 class Create(msgspec.Struct, frozen=True, array_like=True):
     """A new session's lifetimes, milliseconds; `lifetime` 0 means none."""
 
@@ -786,6 +829,7 @@ Message = (
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
     | Describe | Described | Relay | Relayed
     | Pushes | Answers | Compare | Compared | Walk | Walked
+    | Examine | Examined | CountCopies | CopiesCounted
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

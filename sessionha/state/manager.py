@@ -28,6 +28,8 @@ from sessionha.peer.messages import (
     Claim,
     Committed,
     Compare,
+    CountCopies,
+    Examine,
     Failed,
     Fetch,
     Forward,
@@ -60,9 +62,11 @@ from sessionha.state.base import (
 )
 from sessionha.state.bulk import Bulk
 from sessionha.state.delays import Delays
+from sessionha.state.drill import Drill
 from sessionha.state.node import Node
 from sessionha.state.ownership import Ownership
 from sessionha.state.readings import Readings
+from sessionha.state.rebalancing import Rebalancer
 from sessionha.state.records import (
     GROUPS,
     GroupRecord,
@@ -136,6 +140,8 @@ class StateManager:
         self.subjects = Subjects(node, partial(self.commit, fresh=False))
         self.delays = Delays(node)
         self.redundancy = Redundancy(node)
+        self.drill = Drill(node)
+        self.rebalancer = Rebalancer(node, self.replication, self.delays)
         self.readings = Readings()
         self.tend: Callable[[], None] | None = None
         """Upkeep between requests, where no task does it."""
@@ -505,6 +511,8 @@ class StateManager:
                 return self._on_subject(sender, message)
             case Tell() | Survey() | Weigh():
                 return self._on_operator(sender, message)
+            case Examine() | CountCopies():
+                return self._on_question(sender, message)
             case _:
                 return Failed("BadMessage", "not a message for a state manager")
 
@@ -536,6 +544,13 @@ class StateManager:
         if isinstance(message, Tell):
             return self.delays.on_tell(sender, message)
         return self.redundancy.on_question(sender, message)
+
+    def _on_question(
+        self, sender: Sender, message: Examine | CountCopies
+    ) -> Message | Awaitable[Message]:
+        if isinstance(message, Examine):
+            return self.drill.on_examine(sender, message)
+        return self.rebalancer.on_count(sender)
 
     def _on_push(self, sender: Sender, push: Push) -> Message | Awaitable[Message]:
         reply = self.replication.accept(sender, push)

@@ -54,6 +54,10 @@ class Options:
     member_timeout: float | None = None
     """Seconds that a request waits for this node to be a member that may serve; None: as long as
     for a session."""
+    drill: int = 10
+    """Copies verified in a second, at most; 0: none."""
+    rebalance: int = 50
+    """Copies of idle groups moved in a second, at most; 0: none."""
     limits: Limits = field(default_factory=Limits)
 
 
@@ -88,6 +92,10 @@ class Counters:
     below_min_copies: int = 0
     domain_waits: int = 0
     domain_waited: int = 0
+    verified: int = 0
+    differing: int = 0
+    undecodable: int = 0
+    renewed: int = 0
 
 
 @dataclass(slots=True)

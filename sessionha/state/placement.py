@@ -53,6 +53,14 @@ def backups(
     return tuple(chosen[:count])
 
 
+def suits(view: View, primary: str, node: str, *, instead: str) -> bool:
+    """Whether a copy is as well placed on `node` as on another member, as to zone and host."""
+    mine, member, other = view.member(primary), view.member(node), view.member(instead)
+    if member is None or other is None:
+        return member is not None
+    return _nearness(member, mine) <= _nearness(other, mine)
+
+
 def _eligible(member: Member | None, primary: str, without: Collection[str]) -> bool:
     return (
         member is not None
@@ -64,9 +72,12 @@ def _eligible(member: Member | None, primary: str, without: Collection[str]) -> 
 
 def _rank(
     group: GroupID, member: Member, primary: Member | None
-) -> tuple[bool, bool, bool, float, str]:
+) -> tuple[tuple[bool, bool, bool], float, str]:
+    return _nearness(member, primary), -score(group, member), member.node
+
+
+def _nearness(member: Member, primary: Member | None) -> tuple[bool, bool, bool]:
+    """What counts before the score: a spare, the primary's zone, its host; lower is better."""
     same_zone = primary is not None and member.zone == primary.zone
     same_host = primary is not None and member.host == primary.host
-    return (
-        member.role == "spare", same_zone, same_host, -score(group, member), member.node
-    )  # fmt: skip
+    return member.role == "spare", same_zone, same_host

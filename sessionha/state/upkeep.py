@@ -95,8 +95,8 @@ class Upkeep:
         while True:
             await asyncio.sleep(EVERY)
             try:
-                if self._node.store.try_lead():
-                    await self.repair()
+                if self._node.store.try_lead() and not await self.repair():
+                    await self._state.rebalancer.look()
             except Exception:
                 log.exception("healing failed; it goes on in a moment")
 
@@ -137,6 +137,7 @@ class Upkeep:
                     marked = now
                     self._node.clock.mark()
                 self._state.subjects.keep_up()
+                await self._state.drill.look()
                 if now - self._swept >= SWEEP_EVERY:
                     await self.sweep()
             except Exception:

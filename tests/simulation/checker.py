@@ -590,6 +590,28 @@ def limited(history: History, _sessions: Sessions) -> Iterator[Finding]:
             yield Finding("I17", history.place, f"{level.node}: {level.what} {level.value}")
 
 
+def no_false_alarm(history: History, _sessions: Sessions) -> Iterator[Finding]:
+    """I23: where nothing was made to rot, every copy is what its primary has at that position, and
+    has what was acknowledged: the drill finds nothing."""
+    for event in history.events:
+        if event.kind == "alarm" and not 0 <= history.rotten_from <= event.at:
+            text = f"{event.session}: the copy on {event.node} is not what it should be"
+            yield Finding("I23", event.at, text)
+
+
+def moved_when_idle(history: History, sessions: Sessions) -> Iterator[Finding]:
+    """I24: no copy is moved elsewhere of a session that was changed lately."""
+    for event in history.events:
+        if event.kind != "move":
+            continue
+        told = sessions.get(event.session)
+        for request in told.requests if told is not None else ():
+            lately = event.time - history.lately < request.since < request.until < event.time
+            if lately and request.outcome == "ok" and request.position:
+                text = f"{event.session}: moved {event.time - request.since:.2f} s after a change"
+                yield Finding("I24", event.at, text)
+
+
 def secretive(history: History, _sessions: Sessions) -> Iterator[Finding]:
     """I18: no secret and no value in any log, message or error."""
     for text in history.texts:
@@ -630,7 +652,7 @@ Invariant = Callable[[History, Sessions], Iterator[Finding]]
 
 ALWAYS: tuple[Invariant, ...] = (
     phantoms, committers, one_chain, copies_told, healed, tagged, bounded, limited, secretive,
-    ends_of_refusals,
+    ends_of_refusals, no_false_alarm, moved_when_idle,
 )  # fmt: skip
 """Also across partitions in available mode."""
 

@@ -15,8 +15,11 @@ Outcome = Literal["ok", "fail", "unknown", "gone", "unavailable", "dead"]
 """What became of a request. `fail`: surely no effect, also because the session had ended; `gone`:
 the session does not exist; `unavailable`: nothing was tried; `dead`: its server died."""
 
-EventKind = Literal["commit", "apply", "promise", "promote", "drop", "tombstone", "lose", "view"]
-"""`lose`: the node's store is gone. The other words are the contract's."""
+EventKind = Literal[
+    "commit", "apply", "promise", "promote", "drop", "tombstone", "lose", "view", "move", "alarm"
+]  # fmt: skip
+"""`lose`: the node's store is gone. `move`: it begins to move a copy elsewhere, for balance.
+`alarm`: its drill finds that a copy is not what it should be. Other words are the contract's."""
 
 
 @dataclass(slots=True)
@@ -131,6 +134,10 @@ class History:
     """Seconds in which a refusal must come."""
     skew: float = 2.0
     """ε, seconds."""
+    rotten_from: int = -1
+    """From when on copies were made to rot; -1: never."""
+    lately: float = 0.0
+    """Seconds without a change after which a session's copies may be moved."""
     idle: float = 1800.0
     lifetime: float = 43_200.0
     quiet_from: int = -1

@@ -15,7 +15,7 @@ from unittest import mock
 
 from sessionha.errors import StoreFull
 from sessionha.peer.messages import Create
-from sessionha.state import copies
+from sessionha.state import copies, drill, rebalancing
 from sessionha.state.delays import Kind
 from sessionha.state.node import Options
 from sessionha.state.records import LINE_LIMIT
@@ -100,6 +100,22 @@ _SMALL_PATCHES = mock.patch.object(copies, "PATCH_BYTES", 64)
 """Browsers' maps never get as large as elements are of which only operations travel."""
 
 
+LATELY = 0.4
+"""Seconds: histories are short, so what was not changed for so long may be moved."""
+
+
+@contextmanager
+def _in_haste() -> Iterator[None]:
+    """Drills and moves come often, as histories are short."""
+    with (
+        mock.patch.object(drill, "EVERY", 250),
+        mock.patch.multiple(
+            rebalancing, LATELY=int(LATELY * 1000), SETTLED=200, COUNT_EVERY=500, LOOK_EVERY=1000
+        ),
+    ):
+        yield
+
+
 async def history(
     seed: int, plan: Plan, begun: Callable[[World], object] = lambda _: None
 ) -> World:
@@ -110,7 +126,7 @@ async def history(
     with machines() if "reboot" in plan.kinds else nullcontext():
         world = _made(seed, plan)
         begun(world)
-        with _SMALL_PATCHES, _listening(world.history.texts):
+        with _SMALL_PATCHES, _in_haste(), _listening(world.history.texts):
             try:
                 await _live(world, plan)
             except BaseExceptionGroup as several:
@@ -132,6 +148,7 @@ def _made(seed: int, plan: Plan) -> World:
             backups=plan.backups,
             heal_after=0.5,
             urgent=plan.urgent,
+            drill=100,
             confirmed=plan.reads == "confirmed",
             serial=plan.concurrency == "serialize",
             quorum=plan.views == "quorum",
@@ -151,6 +168,7 @@ def _made(seed: int, plan: Plan) -> World:
     log.whole = plan.views != "available" or not any(kind in plan.kinds for kind in SEPARATE)
     log.kept = all(kind in SEPARATE for kind in plan.kinds)
     log.bound, log.secrets = REFUSALS, (SECRET,)
+    log.lately = LATELY
     log.idle = world.lifetimes.idle_timeout / 1000
     log.lifetime = world.lifetimes.lifetime / 1000
     return world
@@ -484,10 +502,26 @@ async def quiet(world: World, jars: list[Jar], plan: Plan) -> None:
     for jar in jars:
         for host in world.living:
             await _served(world, jar, host)
+    if plan.upkeep:
+        await _rot(world, jars)
+    for jar in jars:
         _note_copies(world, jar)
     _note_levels(world)
     if sum(jar.acknowledged for jar in jars) < plan.clients * 3:
         raise Violation("hardly anything was answered")
+
+
+async def _rot(world: World, jars: list[Jar]) -> None:
+    """A copy of each session's group rots in the end. The drill mends it, or I11 is broken."""
+    world.history.rotten_from = world.history.next()
+    for group in [jar.book.group for jar in jars if jar.book is not None]:
+        records = {host.name: host.record(group) for host in world.living}
+        led = [r for name, r in records.items() if r and r.held and r.epoch.node == name]
+        holders = max(led, key=lambda record: record.position).holders[1:] if led else ()
+        copies = [name for name in holders if name in records]
+        if copies:
+            world.rot(world.random.choice(copies), group)
+    await asyncio.sleep(2.0)
 
 
 async def _served(world: World, jar: Jar, host: Host) -> None:

@@ -19,14 +19,16 @@ import pytest
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import NO_EPOCH, NO_VIEW, Epoch, ViewID
 from sessionha.peer.messages import Granted
-from sessionha.state import copies, delays, redundancy, sides, upkeep
+from sessionha.state import copies, delays, rebalancing, redundancy, sides, upkeep
 from sessionha.state.bulk import Bulk
 from sessionha.state.delays import Delays
 from sessionha.state.draining import Draining
+from sessionha.state.drill import Drill
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node
 from sessionha.state.ownership import ATTEMPTS, Ownership, _Lost
 from sessionha.state.readings import Readings
+from sessionha.state.rebalancing import Rebalancer
 from sessionha.state.records import GROUPS, GroupRecord, get_group, group_key, write_record
 from sessionha.state.replication import Replication
 from sessionha.state.serial import Turns
@@ -56,6 +58,7 @@ from tests.simulation.test_delay import (
     test_who_is_back_in_time_keeps_its_copies_and_nobody_else_gets_any as returned_in_time,
 )
 from tests.simulation.world import World
+from tests.state import test_drill, test_rebalancing
 from tests.topology import test_quorum as votes
 
 Profile = Literal["random", "directed"]
@@ -618,6 +621,54 @@ def _copies_go_with_who_leaves() -> list[AbstractContextManager[Any]]:
     return [_on(Draining, "give_copies_away", give)]
 
 
+def _at_any_position() -> list[AbstractContextManager[Any]]:
+    original = Drill._judge
+
+    def judge(self: Drill, copy: Any, exam: Any) -> Any:
+        if exam is not None:
+            exam = msgspec.structs.replace(exam, position=copy.position)
+        return original(self, copy, exam)
+
+    return [_on(Drill, "_judge", judge)]
+
+
+def _never_renewed() -> list[AbstractContextManager[Any]]:
+    async def renew(*_: Any) -> bool:
+        return False
+
+    return [_on(Drill, "_renew", renew)]
+
+
+def _from_anybody() -> list[AbstractContextManager[Any]]:
+    def take(self: Drill, push: Any) -> bool:
+        node = self._node
+        with node.store.write() as writer:
+            record = get_group(writer, push.group)
+            assert record is not None
+            joined = node.joined(node.view_in(writer))
+            copies.accept(writer, record, push, node.clock.now(), joined)
+        return True
+
+    return [_on(Drill, "_take", take)]
+
+
+def _moved_in_use() -> list[AbstractContextManager[Any]]:
+    return [_on(rebalancing, "idle_size", lambda *_: 1)]
+
+
+def _exchanged_at_once() -> list[AbstractContextManager[Any]]:
+    original = Rebalancer._exchange
+
+    def add(self: Rebalancer, record: Any, step: Any, view: View) -> bool:
+        record.holders = (*record.holders, step.new)
+        with mock.patch.object(Node, "valid_backups", lambda _self, found, _view: found.holders):
+            return original(self, record, step, view)
+
+    return [_on(Rebalancer, "_add", add)]
+
+
+BUSY = Plan(engines=2, width=2, troubles="crash+restart", upkeep=True)
+MOVES = Plan(nodes=4, troubles="crash+restart", kept=0.0, upkeep=True)
 SHORT = Plan(engines=2, troubles="crash+restart", short=True, upkeep=True)
 LATE = Plan(engines=2, width=2, troubles="weather+crash+restart", kept=1.0, late=0.05, requests=80)
 STALE = Plan(width=3, troubles="expel", lossy=0.5, requests=90, reads="confirmed")
@@ -741,6 +792,27 @@ RULES: dict[str, Rule] = {
         "a walk that comes late undoes a log-out",
         _walk_over_anything,
         scene(test_healing.test_a_log_out_is_not_undone_by_a_walk),
+        "directed",
+    ),
+    "drill-at-any-position": Rule(
+        "copies are compared at different positions", _at_any_position, planned(BUSY), "directed"
+    ),
+    "drill-never-renews": Rule(
+        "a copy that rots is found and left as it is", _never_renewed, planned(BUSY), "directed"
+    ),
+    "drill-from-anybody": Rule(
+        "a copy is renewed from a primary that was deposed",
+        _from_anybody,
+        scene(test_drill.test_content_of_a_deposed_primary_is_not_taken),
+        "directed",
+    ),
+    "moves-in-use": Rule(
+        "copies of sessions in use are moved", _moved_in_use, planned(MOVES), "directed"
+    ),
+    "moves-at-once": Rule(
+        "a copy is exchanged before the new holder has it",
+        _exchanged_at_once,
+        scene(test_rebalancing.test_a_new_holder_that_dies_in_the_middle_leaves_the_group_whole),
         "directed",
     ),
     "R11-no-tombstones": Rule("no tombstones of sessions", _no_tombstones("sessions"), anywhere),

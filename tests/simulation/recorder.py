@@ -56,6 +56,10 @@ class Recorder:
                 del self._records[name, group]
         self._history.events.append(Event(self._history.next(), now, node, "lose"))
 
+    def noticed(self, node: str, now: float, kind: EventKind, group: bytes) -> None:
+        """A node does something with a group that its rows do not tell."""
+        self._add(node, now, kind, group, None)
+
     def viewed(
         self,
         node: str,

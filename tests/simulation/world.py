@@ -20,7 +20,10 @@ from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Claim,
     Compare,
+    CountCopies,
     Create,
+    Exam,
+    Examine,
     Failed,
     Fetch,
     Forward,
@@ -43,9 +46,19 @@ from sessionha.peer.messages import (
 )
 from sessionha.peer.relay import Relays
 from sessionha.state.draining import Draining
+from sessionha.state.drill import Drill, Flaw
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
-from sessionha.state.records import GroupRecord, get_group, read_session, rows
+from sessionha.state.rebalancing import Rebalancer
+from sessionha.state.records import (
+    GroupRecord,
+    element_key,
+    get_group,
+    read_element,
+    read_session,
+    rows,
+    write_record,
+)
 from sessionha.state.upkeep import Upkeep
 from sessionha.store.base import Reader, Store, Writer
 from sessionha.store.memory import Memory, MemoryReader, MemoryStore, MemoryWriter
@@ -53,7 +66,7 @@ from sessionha.topology.members import holds
 from sessionha.topology.rows import Voting
 from sessionha.topology.timing import LEASE_MARGIN
 from sessionha.view import Drains, Member, View
-from tests.simulation.events import History, Outcome, Request
+from tests.simulation.events import EventKind, History, Outcome, Request
 from tests.simulation.machine import Machine, MachineClock
 from tests.simulation.membership import (
     TIMING,
@@ -68,7 +81,7 @@ from tests.simulation.recorder import Recorder
 
 DATA = (
     Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
-    Revocations, Tell, Survey, Weigh,
+    Revocations, Tell, Survey, Weigh, Examine, CountCopies,
 )  # fmt: skip
 """Messages for state managers; the others are for topology managers."""
 
@@ -129,6 +142,34 @@ class GuardedStore:
     def _check(self) -> None:
         if self.engine is not None and not self.engine.alive:
             raise asyncio.CancelledError("this engine is dead")
+
+
+class WatchedDrill(Drill):
+    """A drill whose findings are written down."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        super().__init__(node)
+        self._world = world
+
+    def _judge(self, copy: Any, exam: Exam | None) -> Flaw | None:
+        flaw = super()._judge(copy, exam)
+        if flaw in ("differs", "lacks"):
+            self._world.noticed(self._node.me, "alarm", copy.group)
+        return flaw
+
+
+class WatchedRebalancer(Rebalancer):
+    """A rebalancer whose moves are written down."""
+
+    def __init__(self, world: World, node: Node, state: StateManager) -> None:
+        super().__init__(node, state.replication, state.delays)
+        self._world = world
+
+    def _add(self, record: GroupRecord, step: Any, view: View) -> bool:
+        added = super()._add(record, step, view)
+        if added:
+            self._world.noticed(self._node.me, "move", step.group)
+        return added
 
 
 @dataclass
@@ -352,6 +393,29 @@ class World:
         ):
             self.fell(engine)
 
+    def noticed(self, node: str, kind: EventKind, group: GroupID) -> None:
+        """A node does, or finds, something with a group."""
+        self.recorder.noticed(node, self.now, kind, group)
+
+    def rot(self, name: str, group: GroupID) -> bool:
+        """Bits fall over in one element of a node's copy; False: it has none."""
+        store = MemoryStore(self.hosts[name].memory).open()
+        try:
+            with store.write(urgent=True) as writer:
+                for row in rows(writer, group):
+                    if row.element is None:
+                        continue
+                    element = read_element(row.value)
+                    if element.value:
+                        element.value = bytes([element.value[0] ^ 1]) + element.value[1:]
+                        key = element_key(group, row.session, row.element)
+                        writer.put(key, write_record(element))
+                        self.trace(f"rot {name}")
+                        return True
+            return False
+        finally:
+            store.close()
+
     def fell(self, engine: Engine) -> None:
         """A doomed engine dies; with it its node, if it was the only one."""
         engine.doom = ""
@@ -508,6 +572,8 @@ class World:
             random=random.Random(self.random.random()),
         )
         state = StateManager(node)
+        state.drill = WatchedDrill(self, node)
+        state.rebalancer = WatchedRebalancer(self, node, state)
         state.begin()
         if topology is not None:
             topology.kept = state.delays.kept
@@ -579,7 +645,9 @@ class World:
             await engine.host.running()
             if engine.state.node.store.try_lead():
                 engine.state.delays.keep_up()
-                await engine.upkeep.repair()
+                if not await engine.upkeep.repair():
+                    await engine.state.rebalancer.look()
+                await engine.state.drill.look()
                 await engine.upkeep.sweep()
 
     def kill_engine(self, engine: Engine) -> None:
