@@ -597,6 +597,7 @@ class World:
             self.own(engine, peers.dial_forever(topology))
         if self.upkeep:
             self.own(engine, self._look_after(engine))
+            self.own(engine, self._verify(engine))
         return engine
 
     def _topology(
@@ -638,6 +639,14 @@ class World:
         if error is not None:
             self.errors.append(error)
 
+    async def _verify(self, engine: Engine) -> None:
+        """The drill, for which nothing else waits, nor does it wait for healing."""
+        while True:
+            await asyncio.sleep(0.25)
+            await engine.host.running()
+            if engine.state.node.store.try_lead():
+                await engine.state.drill.look()
+
     async def _look_after(self, engine: Engine) -> None:
         """What `Upkeep.run` does, but no error is forgiven."""
         while True:
@@ -647,7 +656,6 @@ class World:
                 engine.state.delays.keep_up()
                 if not await engine.upkeep.repair():
                     await engine.state.rebalancer.look()
-                await engine.state.drill.look()
                 await engine.upkeep.sweep()
 
     def kill_engine(self, engine: Engine) -> None:

@@ -41,13 +41,14 @@ def holders(scene: Scene, group: GroupID) -> set[str]:
     return {host.name for host in scene.world.living if (r := host.record(group)) and r.held}
 
 
-async def look(scene: Scene, seconds: float, *, repair: bool = True) -> int:
-    """What upkeep does on every node for a while; how many copies were moved."""
+async def look(scene: Scene, seconds: float, *nodes: str) -> int:
+    """What upkeep does on these nodes, or all, for a while; how many copies were moved."""
     moved = 0
     for _ in range(int(seconds)):
-        for host in scene.world.living:
-            if not repair or not await host.engines[0].upkeep.repair():
-                moved += await host.engines[0].state.rebalancer.look()
+        for name in nodes or [host.name for host in scene.world.living]:
+            engine = scene.world.hosts[name].engines[0]
+            if not await engine.upkeep.repair():
+                moved += await engine.state.rebalancer.look()
         await asyncio.sleep(1)
     return moved
 
@@ -163,7 +164,7 @@ async def test_a_new_holder_that_dies_in_the_middle_leaves_the_group_whole(scene
     await scene.restart("n3", kept=False)
     await asyncio.sleep(UNUSED)
     scene.catch_pushes("n3")
-    looking = scene.start(look(scene, 20))
+    looking = scene.start(look(scene, 20, "n1", "n2"))
     await asyncio.sleep(10)
     await scene.crash("n3")
     await looking
