@@ -3,7 +3,8 @@
 `load` (the default) compares kinds of sessions under wrk, `elements` with a session of 64 KB of
 which each request changes one small element; `inprocess` gives microseconds per
 request without sockets; `profile read|write` shows where they go; `store` and `stream` measure the
-store and the stream between two nodes alone; `detection` how soon five nodes know that one died.
+store and the stream between two nodes alone; `detection` how soon five nodes know that one died;
+`healing` how long three nodes take to have all copies again after one died, and what that costs.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from benchmarks import application, detection, elements, inprocess, load, store, stream
+from benchmarks import application, detection, elements, healing, inprocess, load, store, stream
 from benchmarks.processes import NotStarted
 from benchmarks.served import WrongAnswer
 
-BENCHMARKS = ("load", "elements", "inprocess", "profile", "store", "stream", "detection")
+BENCHMARKS = ("load", "elements", "inprocess", "profile", "store", "stream", "detection", "healing")
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -47,10 +48,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         default="quorum",
         help="detection: how views are agreed",
     )
+    parser.add_argument(
+        "--groups", type=int, default=10_000, help="healing: clients with a session of 4 KB"
+    )
     found = parser.parse_args(words)
     found.variants = _variants(parser, found)
-    if min(found.rounds, found.seconds, found.connections) < 1:
-        parser.error("rounds, seconds and connections must be at least 1")
+    if min(found.rounds, found.seconds, found.connections, found.groups) < 1:
+        parser.error("rounds, seconds, connections and groups must be at least 1")
     return found
 
 
@@ -94,6 +98,8 @@ def _run(found: argparse.Namespace) -> int:
             quiet=found.json,
             save=found.save,
         )
+    if found.benchmark == "healing":
+        return healing.main(found.groups, quiet=found.json, save=found.save)
     plan = load.Plan(found.variants, found.rounds, found.seconds, found.connections)
     if found.benchmark == "elements":
         return elements.main(plan, quiet=found.json, save=found.save)

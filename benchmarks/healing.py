@@ -1,0 +1,188 @@
+"""How long three nodes take to have all copies again after one was killed under load, what that
+moves, and what requests notice of it.
+
+The nodes are those of the live tests: uvicorn processes on loopback. Clients change sessions of
+their own all the time; a third of the groups had a copy on the node that dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks import figures
+from benchmarks.processes import NotStarted, Processes
+from demo_app.accounting import percentile
+from tests.live.clients import Browser
+from tests.live.cluster import Cluster, Unexpected, until
+
+TEXT = "x" * 4_000
+"""About 4 KB with what surrounds it."""
+SEEDERS = 16
+"""Requests in flight while the sessions are made."""
+CLIENTS = 4
+"""Clients that go on changing their sessions meanwhile."""
+BREATH = 0.02
+"""Seconds between two requests of one of them: the machine also runs the nodes."""
+HEAL_AFTER = 5.0
+"""Seconds: the load without healing, but without the dead node, is measured in these."""
+QUIET = 10.0
+"""Seconds of load before the death."""
+PATIENCE = 1_800.0
+"""Seconds after which a healing that has not ended is given up."""
+MEMORY_GOAL = 32 * 2**20
+"""Bytes by which the private memory of a source may grow."""
+
+
+class Load:
+    """Clients at work; what each request took, by when it began."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self._urls = urls
+        self.took: list[tuple[float, float]] = []
+        self.failures = 0
+
+    async def client(self, http: aiohttp.ClientSession, turn: int) -> None:
+        """Change one session for ever; a node that refuses connections is left for the next."""
+        browser = Browser(http)
+        while True:
+            began = time.monotonic()
+            try:
+                answer = await browser.post(f"{self._urls[turn % len(self._urls)]}/increment")
+                self.failures += answer.status != 200
+                self.took.append((began, time.monotonic() - began))
+            except aiohttp.ClientError:
+                turn += 1
+            await asyncio.sleep(BREATH)
+
+    def between(self, begin: float, end: float) -> dict[str, float]:
+        """Milliseconds: the 50th and 99th percentile and the longest, of what began then."""
+        took = [seconds * 1000 for began, seconds in self.took if begin <= began < end]
+        words = {"p50_ms": 50, "p99_ms": 99, "max_ms": 100}
+        found = {name: percentile(took, percent) or 0.0 for name, percent in words.items()}
+        return {name: round(value, 1) for name, value in found.items()} | {"requests": len(took)}
+
+
+@asynccontextmanager
+async def _under_load(load: Load, http: aiohttp.ClientSession) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(load.client(http, turn)) for turn in range(CLIENTS)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _seed(cluster: Cluster, http: aiohttp.ClientSession, count: int) -> int:
+    """Make sessions, as many on each node; how many of them have a copy on n3."""
+    urls = [cluster[name].url for name in cluster.names]
+    turns = iter(range(count))
+    held = 0
+
+    async def make() -> None:
+        nonlocal held
+        for turn in turns:
+            browser = Browser(http)
+            answer = await browser.post(f"{urls[turn % len(urls)]}/append", token=TEXT)
+            if answer.status != 200:
+                raise Unexpected(f"a session could not be made: {answer.status}")
+            held += "n3" in browser.route.servers
+
+    await asyncio.gather(*(make() for _ in range(SEEDERS)))
+    return held
+
+
+def _private(pid: int) -> int:
+    """Bytes of memory that are a process's own: the store is shared."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+async def heal(count: int) -> dict[str, Any]:
+    """Make, kill, wait, measure."""
+    size = max(64, count * 3 * 5_000 // 2**20)
+    cluster = Cluster(3, heal_after=HEAL_AFTER, consistency="available", store_size=f"{size}MiB")
+    connector = aiohttp.TCPConnector(limit=0)
+    jar = aiohttp.DummyCookieJar()
+    async with cluster, aiohttp.ClientSession(connector=connector, cookie_jar=jar) as http:
+        expected = await _seed(cluster, http, count)
+        sources = [(await cluster.ask(name))["pid"] for name in ("n1", "n2")]
+        load = Load([cluster["n1"].url, cluster["n2"].url])
+        async with _under_load(load, http):
+            begun = time.monotonic()
+            await asyncio.sleep(QUIET)
+            killed = time.monotonic()
+            await cluster.kill("n3")
+            before = [_private(pid) for pid in sources]
+            peak = list(before)
+
+            async def counted(goal: int) -> bool:
+                for index, pid in enumerate(sources):
+                    peak[index] = max(peak[index], _private(pid))
+                return await cluster.counted("healed") >= goal
+
+            await until("the healing has begun", lambda: counted(1), HEAL_AFTER + 60)
+            began = time.monotonic()
+            await until("all copies are there", lambda: counted(expected), PATIENCE)
+            ended = time.monotonic()
+        waits = await cluster.counted("domain_waits")
+        waited = await cluster.counted("domain_waited")
+        return {
+            "groups": count,
+            "copies_made": expected,
+            "bytes": expected * len(TEXT),
+            "begun_after_s": round(began - killed, 2),
+            "healing_s": round(ended - began, 2),
+            "quiet": load.between(begun, killed - 1),
+            "healing": load.between(began, ended),
+            "refused": load.failures,
+            "domain_waits": waits,
+            "domain_waited_ms": waited,
+            "memory_growth": max(now - then for now, then in zip(peak, before, strict=True)),
+            "memory_goal": MEMORY_GOAL,
+        }
+
+
+def text(told: dict[str, Any]) -> str:
+    """The tables."""
+    rows = [
+        [name, *(str(told[name][key]) for key in ("requests", "p50_ms", "p99_ms", "max_ms"))]
+        for name in ("quiet", "healing")
+    ]
+    growth = told["memory_growth"] / 2**20
+    return (
+        f"{told['copies_made']} copies of {told['groups']} groups,"
+        f" {told['bytes'] / 2**20:.1f} MiB of values, made in {told['healing_s']} s,"
+        f" begun {told['begun_after_s']} s after the death (`heal_after` {HEAL_AFTER:g} s)\n"
+        f"{told['domain_waits']} requests waited for a domain, {told['domain_waited_ms']} ms in"
+        f" all; {told['refused']} were refused; a source grew by {growth:.1f} MiB"
+        f" ({'met' if told['memory_growth'] < MEMORY_GOAL else 'MISSED'}: 32)\n"
+        + figures.table(["changes of sessions (ms)", "requests", "p50", "p99", "max"], rows)
+    )
+
+
+def main(count: int, *, quiet: bool, save: bool) -> int:
+    """Measure and print.
+
+    Raises:
+        NotStarted: the nodes did not do what they should.
+    """
+    with Processes() as processes:
+        try:
+            told = asyncio.run(heal(count))
+        except Unexpected as error:
+            raise NotStarted(str(error)) from error
+    told["machine"] = figures.machine()
+    told["others_cores"] = figures.significant(processes.others, 2)
+    table = text(told) + figures.disturbed(processes.others)
+    figures.publish("healing", told, table, quiet=quiet, save=save)
+    return 0
