@@ -48,6 +48,10 @@ ELEMENT_TOMBSTONES = 64
 """Deleted elements a group remembers before acknowledged ones are trimmed; the contract allows
 1,000, and an older copy than the oldest one kept simply gets the whole group."""
 
+GROUP_BYTES = 3 << 20
+"""What the sessions of a group may have together, so that they fit into one frame of a stream (4
+MiB) beside what is noted of each."""
+
 PATCH_BYTES = 1024
 """Smaller values travel whole: the frame around them is as large, and copies need not decode."""
 
@@ -147,6 +151,7 @@ class _Merge:
             session = self._renew(change.replaces, change.key)
         else:
             session = self._alive(change.key)
+        size, count = session.size, session.count
         if change.owner is not None or session.owner is not None:
             self._own(change, session)
         if change.clear:
@@ -157,7 +162,7 @@ class _Merge:
             self._edit(change.key, session, name, manager, operation, after)
         for name in change.deletes:
             self._delete(change.key, session, name)
-        self._check(session)
+        self._check(session, size, count)
         session.version = self.version
         session.touched, session.deadline = self.now, self.now + session.idle_timeout
         self._save(change.key, session)
@@ -321,11 +326,13 @@ class _Merge:
         self.writer.put(row, write_record(ElementRecord(self.version, old.manager, None)))
         self.elements.append(ElementRow(key, name, self.version, old.manager, None))
 
-    def _check(self, session: SessionRecord) -> None:
+    def _check(self, session: SessionRecord, size: int, count: int) -> None:
+        """What is over a limit, since the limit was lowered or two sides of a split were brought
+        together, must not grow."""
         limits = self.limits
-        if session.size > limits.session_bytes:
+        if session.size > max(limits.session_bytes, size):
             raise SessionTooLarge("bytes", session.size, limits.session_bytes, "session_bytes")
-        if session.count > limits.elements:
+        if session.count > max(limits.elements, count):
             raise SessionTooLarge("elements", session.count, limits.elements, "elements")
 
     def _save(self, key: SessionKey, session: SessionRecord) -> None:

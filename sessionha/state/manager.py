@@ -61,6 +61,7 @@ from sessionha.state.base import (
     touch_interval,
 )
 from sessionha.state.bulk import Bulk
+from sessionha.state.copies import GROUP_BYTES
 from sessionha.state.delays import Delays
 from sessionha.state.drill import Drill
 from sessionha.state.node import Node
@@ -93,9 +94,6 @@ GROUP_SESSIONS = 16
 GROUP_ROWS = 64
 """The same with tombstones, which are small: log-ins and log-outs leave them."""
 
-GROUP_BYTES = 3 << 20
-"""What the sessions of a group may have together, so that they fit into one frame of a stream (4
-MiB) beside what is noted of each."""
 
 MOVED = (
     "another server went on with the session while this request had its turn; nothing was changed"
@@ -314,10 +312,11 @@ class StateManager:
         node = self.node
         if node.peers is None:
             return
-        deadline = node.clock.now() + int(node.options.commit_timeout * 1000)
+        # Half of it: whoever forwarded the change waits no longer than that for the answer.
+        deadline = node.clock.now() + int(node.options.commit_timeout * 500)
         try:
             await asyncio.shield(node.spawn(self.replication.settle(group, deadline, widen=False)))
-        except (Fenced, CommitUnconfirmed, StoreFull) as open_end:
+        except (Fenced, CommitUnconfirmed, StoreError) as open_end:
             raise SessionUnavailable(
                 "the session is just being ended; nothing was changed"
             ) from open_end

@@ -11,13 +11,14 @@ as in DeCandia et al., "Dynamo: Amazon's Highly Available Key-value Store", 2007
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from sessionha.identity import GroupID, Position, SessionKey
-from sessionha.peer.messages import ElementRow, Push, SessionRow
+from sessionha.peer.messages import ElementRow, Owner, Push, SessionRow
 from sessionha.state import copies, owners
 from sessionha.state.records import (
     ElementRecord,
@@ -28,11 +29,15 @@ from sessionha.state.records import (
     elements,
     epoch_end,
     get_session,
+    read_session,
+    rows,
     session_row_key,
     write_record,
 )
 from sessionha.store.base import Writer
 from sessionha.values.managers import joined
+
+log = logging.getLogger("sessionha.state")
 
 NOWHERE = -1
 """Where two histories part of which no common epoch is remembered."""
@@ -68,15 +73,21 @@ def join(writer: Writer, group: GroupID, record: GroupRecord, theirs: Push, now:
     the record's, with which its next epoch begins. The caller writes the record.
 
     Of histories without a common epoch nobody can tell what changed since. Then only tombstones
-    and sessions that this copy lacks are taken, and sessions that differ are counted.
+    and sessions that this copy lacks are taken, and sessions that differ are counted. So is what
+    would make the group larger than one message can be.
     """
     since = parting(record.line, record.version, theirs.line, theirs.version)
     found: dict[SessionKey, dict[str, ElementRow]] = {}
     for row in theirs.elements:
         found.setdefault(row.session, {})[row.name] = row
     joining = _Join(writer, group, record, since, now)
-    for session in theirs.sessions:
+    for session in sorted(theirs.sessions, key=lambda row: not row.destroyed):
         joining.session(session, found.get(session.key, {}))
+    if joining.dropped:
+        log.warning(
+            "two sides of a split network had more sessions of one client than fit together:"
+            " changes of %d were dropped", joining.dropped,
+        )  # fmt: skip
     return Joined(joining.merged, joining.conflicts)
 
 
@@ -89,7 +100,9 @@ class _Join:
         self.writer, self.group, self.record = writer, group, record
         self.since, self.now = since, now
         self.version = record.version + 1
-        self.merged = self.conflicts = 0
+        self.merged = self.conflicts = self.dropped = 0
+        sessions = (row.value for row in rows(writer, group) if row.element is None)
+        self.room = copies.GROUP_BYTES - sum(read_session(value).size for value in sessions)
 
     def session(self, row: SessionRow, theirs: Mapping[str, ElementRow]) -> None:
         """Bring one session together with what is here."""
@@ -100,11 +113,16 @@ class _Join:
         elif mine is None or row.destroyed:
             self.conflicts += both
             self._take(row, theirs)
+        elif _are_strangers(mine.owner, row.owner):
+            self.conflicts += 1
+            self._end(row)
         else:
             self._bring_together(mine, row, theirs)
 
     def _take(self, row: SessionRow, theirs: Mapping[str, ElementRow]) -> None:
         """One that is not known here, or is logged out there: then it stays logged out."""
+        if row.size and not self._fits(row.size):
+            return
         taken = msgspec.structs.replace(row, version=self.version)
         copies.accept_session(self.writer, self.group, taken, self.now)
         for element in theirs.values() if not row.destroyed else ():
@@ -112,23 +130,45 @@ class _Join:
                 self._put(row.key, element.name, element.manager, element.value)
         self.merged += 1
 
+    def _end(self, row: SessionRow) -> None:
+        """One browser logged in as two people: neither may see what is the other's."""
+        ended = msgspec.structs.replace(
+            row, destroyed=True, owner=None, size=0, count=0,
+            idle_left=row.life_left or copies.TOMBSTONE_TTL,
+        )  # fmt: skip
+        self._take(ended, {})
+
+    def _fits(self, growth: int) -> bool:
+        if growth > self.room:
+            self.dropped += 1
+            self.conflicts += 1
+            return False
+        self.room -= growth
+        return True
+
     def _bring_together(
         self, mine: SessionRecord, row: SessionRow, theirs: Mapping[str, ElementRow]
     ) -> None:
         """One that lives on both sides."""
         here = dict(elements(self.writer, self.group, row.key))
         before = self.merged
+        growth = sum(
+            len(each.name) + len(each.value)
+            for each in theirs.values()
+            if each.value is not None and each.version > self.since
+        )
         if self.since == NOWHERE:
             self.conflicts += _contents(here) != _contents(theirs)
-        else:
+        elif self._fits(growth):
             for name in sorted({*here, *theirs}):
                 self._element(row.key, name, here.get(name), theirs.get(name))
         mine.touched = max(mine.touched, self.now - row.unused)
         mine.deadline = max(mine.deadline, self.now + row.idle_left)
-        if row.version > self.since >= mine.version:
-            owner = row.owner and owners.aged(row.owner, self.now)
-            owners.index(self.writer, self.group, row.key, mine.owner, owner)
-            mine.owner = owner
+        if mine.owner is None and row.owner is not None:
+            # Logged in there: then its log-outs must find the session.
+            mine.owner = owners.aged(row.owner, self.now)
+            owners.index(self.writer, self.group, row.key, None, mine.owner)
+            self.merged += 1
         if self.merged > before:
             mine.version = self.version
             live = [
@@ -171,6 +211,10 @@ class _Join:
         self.record.tombstones += value is None
         row = write_record(ElementRecord(self.version, manager, value))
         self.writer.put(element_key(self.group, key, name), row)
+
+
+def _are_strangers(mine: Owner | None, theirs: Owner | None) -> bool:
+    return mine is not None and theirs is not None and mine.subject != theirs.subject
 
 
 def _contents(

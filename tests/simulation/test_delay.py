@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import pytest
 
@@ -26,8 +26,9 @@ DELAY = 10.0
 TICK = 0.5
 """Seconds in which every leader has looked at least once (`Upkeep` looks every 0.25 s)."""
 
-THREE = Options(backups=1, heal_after=DELAY)
-FIVE = Options(backups=2, heal_after=DELAY)
+THREE = Options(backups=1, heal_after=DELAY, rebalance=0, drill=0)
+FIVE = Options(backups=2, heal_after=DELAY, rebalance=0, drill=0)
+"""No copy moves for balance: what is looked at is where delays and returns bring them."""
 
 
 @dataclass
@@ -316,7 +317,7 @@ async def test_two_delays_end_each_at_its_own_time(scene: Scene) -> None:
     await shop.check_nothing_lost()
 
 
-@simulated(nodes=4, options=Options(backups=1, heal_after=0.0))
+@simulated(nodes=4, options=replace(THREE, heal_after=0.0))
 async def test_without_a_delay_copies_are_made_at_once(scene: Scene) -> None:
     """System 7 (h): delay 0."""
     shop = Shop(scene)
@@ -515,7 +516,7 @@ def test_the_last_copy_waits_or_is_copied_at_once(urgent: bool) -> None:
     """Policy `wait | urgent`: with `urgent` an idle group with one copy left gets a temporary one
     at once, and the owner that returns has its seat again."""
 
-    @simulated(nodes=4, options=Options(backups=1, heal_after=DELAY, urgent=urgent))
+    @simulated(nodes=4, options=replace(THREE, urgent=urgent))
     async def scenario(scene: Scene) -> None:
         shop = Shop(scene)
         await shop.create(30)
@@ -535,7 +536,7 @@ def test_the_last_copy_waits_or_is_copied_at_once(urgent: bool) -> None:
     scenario()
 
 
-@simulated(nodes=5, options=Options(backups=2, heal_after=DELAY, urgent=True))
+@simulated(nodes=5, options=replace(FIVE, urgent=True))
 async def test_urgent_copies_only_what_has_one_copy_left(scene: Scene) -> None:
     """With two backups the loss of one is not urgent."""
     shop = Shop(scene)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
-from sessionha.identity import Position
-from sessionha.peer.messages import SessionChange
+from sessionha.errors import SessionTooLarge
+from sessionha.identity import NO_POSITION, Position
+from sessionha.peer.messages import Owner, SessionChange
+from sessionha.state import copies
+from sessionha.state.copies import Limits
+from sessionha.state.node import Options
 from sessionha.state.records import LINE_LIMIT
 from sessionha.values.codec import decode, encode
 from sessionha.values.managers import manager_for
@@ -192,3 +197,70 @@ async def test_an_older_copy_is_no_other_side(scene: Split) -> None:
     await scene.everywhere(a=2)
     merged = sum(scene.at(node).node.counters.merged for node in ("n1", "n2", "n3"))
     assert (merged, scene.conflicts) == (0, 0)
+
+
+def _log_in(who: str) -> SessionChange:
+    put = ("user", "value", encode(who, "user"))
+    return SessionChange(KEY, owner=Owner(who, "default", who.encode() * 4), puts=(put,))
+
+
+@parted
+async def test_log_outs_of_a_subject_find_a_log_in_of_the_other_side(scene: Split) -> None:
+    """G6: whose the session became is taken with what was done in it."""
+    await begin(scene, a=1)
+    await scene.change("n1", _log_in("anne"))
+    await scene.put_on("n2", a=2)
+    await scene.meet()
+    await scene.everywhere(a=2, user="anne")
+    done = await scene.at("n2").revoke("anne", b"n" * 8)
+    assert (done.ended, done.unreachable) == (1, ())
+    assert await scene.shown("n3", scene.cookies["n1"]) is None
+
+
+@parted
+async def test_a_session_that_two_people_logged_in_to_is_nobodys(scene: Split) -> None:
+    """G8: one browser can show only one of them, and must not show what is the other's."""
+    await begin(scene, a=1)
+    await scene.change("n1", _log_in("anne"))
+    await scene.change("n2", _log_in("bert"))
+    await scene.meet()
+    for node in ("n1", "n2", "n3"):
+        assert await scene.shown(node, scene.cookies["n2"]) is None
+    assert scene.conflicts == 1
+
+
+@parted
+async def test_what_is_over_a_limit_afterwards_may_shrink(scene: Split) -> None:
+    """Nothing that was acknowledged is dropped for a limit, and nobody is locked out by one."""
+    await begin(scene, a=1)
+    for number in range(3):
+        await scene.put_on("n1", **{f"x{number}": "x" * 20_000})
+        await scene.put_on("n2", **{f"y{number}": "y" * 20_000})
+    await scene.meet()
+    await scene.change("n2", SessionChange(KEY, deletes=("x0",)))
+    with pytest.raises(SessionTooLarge):
+        await scene.put_on("n2", more=1)
+    shown = await scene.shown("n1", scene.cookies["n2"])
+    assert shown is not None
+    assert set(shown) == {"a", "x1", "x2", "y0", "y1", "y2"}
+
+
+@parted
+async def test_a_group_stays_small_enough_to_travel(scene: Split) -> None:
+    """What does not fit into one message is counted and dropped: a group without copies would
+    be worse."""
+    await begin(scene, a=1)
+    for node in ("n1", "n2"):
+        for number in range(2):
+            key = node.encode() * 4 + bytes([number]) * 8
+            big = ("big", "value", encode(b"x" * 1_000_000, "big"))
+            scene.at(node).node.options = Options(limits=Limits(session_bytes=1 << 20))
+            await scene.change(node, SessionChange(key, create=LIFETIMES, puts=(big,)))
+    await scene.meet()
+    assert await scene.shown("n2", scene.cookies["n2"]) == {"a": 1}
+    assert scene.conflicts == 1
+    record = scene.world.hosts["n2"].record(GROUP)
+    assert record is not None
+    with scene.at("n2").node.store.read() as reader:
+        push = copies.content(reader, GROUP, record, NO_POSITION, 0)
+    assert len(msgspec.msgpack.encode(push)) < 4 << 20

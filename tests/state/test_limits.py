@@ -20,8 +20,8 @@ from sessionha.peer.channel import DEFAULT_LIMITS
 from sessionha.peer.messages import Batch, Push, SessionChange, encode
 from sessionha.session.session import NAME_BYTES
 from sessionha.state import copies
-from sessionha.state.copies import Limits
-from sessionha.state.manager import GROUP_BYTES, GROUP_SESSIONS
+from sessionha.state.copies import GROUP_BYTES, Limits
+from sessionha.state.manager import GROUP_SESSIONS
 from sessionha.state.node import Options
 from sessionha.state.replication import REFUSAL
 from tests.simulation.scenes import GROUP, KEY, LIFETIMES, Scene, simulated
