@@ -138,6 +138,8 @@ class _Parts:
     server: Server | None = None
     drain: Stopping | None = None
     """Of a node with peers that holds sessions."""
+    warned: bool = False
+    """It hears when its server is told to end this process, before the server does."""
     told: bool = False
     """Its server was told to end this process."""
     stopping: bool = False
@@ -530,6 +532,11 @@ class Engine:
             drain.begin(how)
         return drain.progress()
 
+    def will_be_told(self) -> None:
+        """Whoever calls this calls `retire` before the server ends this process by a signal."""
+        if self._parts is not None:
+            self._parts.warned = True
+
     async def retire(self) -> None:
         """The server is about to end this process, and serves until this returns: leave the node
         to its other engines, or drain it where this is the last one. Bounded by `drain_timeout`,
@@ -756,7 +763,8 @@ async def _left_to_sibling(parts: _Parts) -> bool:
     if not serving.had_siblings:
         return False
     clock = asyncio.get_running_loop().time
-    told = parts.told or told_to_end()
+    said = told_to_end()
+    told = parts.told or (not parts.warned if said is None else said)
     vigil = Vigil(clock(), told=told)
     log.info("the last worker that serves ends; it waits whether the server starts others")
     while vigil.goes_on(clock(), others := server.others(serving.ending if told else ())):

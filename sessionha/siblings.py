@@ -142,10 +142,12 @@ def _lives(pid: int) -> bool:
     return pid > 0 and _state(pid)[0] not in "ZX"
 
 
-def told_to_end() -> bool:
-    """Whether this process may have been told to end: all but uvicorn keep it to themselves."""
+def told_to_end() -> bool | None:
+    """Whether this process was told to end, as its server says; None: all but uvicorn keep it to
+    themselves."""
     owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return getattr(owner, "should_exit", None) is not False
+    told = getattr(owner, "should_exit", None)
+    return told if isinstance(told, bool) else None
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -50,6 +50,9 @@ class Engine(Home, Protocol):
         """Open the store and join the cluster. Does nothing when it runs; callable at once by
         several tasks; without peers it never suspends."""
 
+    def will_be_told(self) -> None:
+        """Whoever calls this calls `retire` before the server ends this process by a signal."""
+
     async def retire(self) -> None:
         """Hand over, as long as the server serves: it is about to end this process."""
 

@@ -36,13 +36,13 @@ class Chained:
 
     @property
     def should_exit(self) -> object:
-        """Whether the server was told to end: as it says itself, else whether the signal came."""
-        told = getattr(getattr(self._server, "__self__", None), "should_exit", None)
-        return self._done or self._waiting > 0 if told is None else told
+        """What the server behind it says of itself: whether it was told to end."""
+        return getattr(getattr(self._server, "__self__", None), "should_exit", None)
 
     def before(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
         """Let the engine, which lives on this loop, retire before the server is told."""
         self._engines[engine] = loop
+        engine.will_be_told()
 
     def told(self, number: int, frame: Any) -> None:
         """The signal came. A second one, as service managers send to every process of a group,

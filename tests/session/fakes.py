@@ -281,6 +281,8 @@ class FakeEngine:
         self.running = True
         self.starts += 1
 
+    def will_be_told(self) -> None: ...
+
     async def retire(self) -> None:
         """It has no peers."""
 

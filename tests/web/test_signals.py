@@ -71,7 +71,7 @@ async def test_the_server_is_told_once_every_engine_has_retired(
     engines = [Retiring(), Retiring(fails=fails)]
     for engine in engines:
         retire_first(engine, asyncio.get_running_loop())
-    assert not told_to_end()
+    assert told_to_end() is False
     signal.raise_signal(signal.SIGTERM)
     await asyncio.sleep(0.01)
     signal.raise_signal(signal.SIGTERM)
