@@ -142,6 +142,8 @@ class _Parts:
     """It hears when its server is told to end this process, before the server does."""
     told: bool = False
     """Its server was told to end this process."""
+    retiring: asyncio.Task[None] | None = None
+    """What it does because of that while the server still serves."""
     stopping: bool = False
 
 
@@ -541,13 +543,21 @@ class Engine:
         """The server is about to end this process, and serves until this returns: leave the node
         to its other engines, or drain it where this is the last one. Bounded by `drain_timeout`,
         and by what the last one waits for others; does nothing where there is nobody to drain to.
+        A server that stops the engine sooner, of its own accord, ends it.
         """
         parts = self._parts
         if parts is None or parts.drain is None or parts.stopping or parts.told:
             return
         parts.told = True
+        work = self._retire(parts, parts.drain)
+        parts.retiring = asyncio.create_task(work, name="sessionha retire")
+        await asyncio.wait({parts.retiring})
+        if not parts.retiring.cancelled():
+            parts.retiring.result()
+
+    async def _retire(self, parts: _Parts, drain: Stopping) -> None:
         if await _left_to_sibling(parts):
-            await parts.drain.wait_for_routers()
+            await drain.wait_for_routers()
         else:
             await self._drain_last(parts, self.settings.drain_timeout, patiently=True)
 
@@ -577,6 +587,9 @@ class Engine:
             await self._drain_last(parts, left, patiently=False)
         elif parts.drain is not None and parts.drain.is_mine and not parts.drain.is_wished:
             parts.drain.end()  # the server has started others after all
+        if parts.retiring is not None:
+            parts.retiring.cancel()
+            await asyncio.wait({parts.retiring})
         companions, self._accompanied = self._accompanied, []
         for companion in companions:
             await companion.stop()

@@ -49,6 +49,22 @@ async def test_what_no_signal_announced_is_handed_over_when_the_server_has_stopp
     assert two.state.node.counters.promotions == 0
 
 
+async def test_a_server_that_stops_the_engine_sooner_ends_what_the_signal_began(
+    pair: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is recycled and told to end at once, whose siblings go on."""
+
+    async def left_to_sibling(_parts: object) -> bool:
+        return True
+
+    monkeypatch.setattr("sessionha.engine._left_to_sibling", left_to_sibling)
+    one, _two = await pair()
+    retiring = asyncio.create_task(one.retire())
+    await until(lambda: one._parts.told)  # type: ignore[union-attr]
+    await one.stop()
+    await retiring
+
+
 async def test_an_operator_lets_a_node_drain_for_good_and_changes_their_mind(pair: Make) -> None:
     """Any member passes it on; who is to go for good says so when it goes."""
     one, two = await pair(drain_delay=0)

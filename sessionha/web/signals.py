@@ -60,7 +60,7 @@ class Chained:
                 loop.call_soon_threadsafe(self._retire, engine, loop)
 
     def _retire(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
-        task = loop.create_task(engine.retire(), name="sessionha retire")
+        task = loop.create_task(engine.retire(), name="sessionha told")
         task.add_done_callback(self._retired)
 
     def _retired(self, task: asyncio.Task[None]) -> None:
