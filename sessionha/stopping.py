@@ -65,6 +65,8 @@ class Stopping:
         self._timeout = int(timeout * 1000)
         self._until = 0
         self._task: asyncio.Task[DrainProgress] | None = None
+        self._draining: Draining | None = None
+        """What was begun; it goes on where it was when it is begun again."""
         self._row: _Row | None = None
 
     # --- what others ask ------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class Stopping:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._until = 0
+        self._until, self._draining = 0, None
         if not self._membership.drains:
             return
         with contextlib.suppress(StoreFull), self._node.store.write(shrinking=True) as writer:
@@ -140,21 +142,28 @@ class Stopping:
     def _start(
         self, how: Drains, *, wished: bool, patiently: bool, until: int
     ) -> asyncio.Task[DrainProgress]:
+        untold = self._task is not None and not self._task.done()
         if self._task is not None:
             self._task.cancel()
         row, now = self._read(), self._node.clock.now()
-        since = row.since if row is not None and row.progress.how == how else now
+        since, draining = now, self._draining
+        if row is not None and row.progress.how == how:
+            since = row.since
+        else:
+            draining = None
+        self._draining = draining = draining or Draining(self._state)
         self._until = until or now + self._timeout
         begun = DrainProgress(self._node.me, how, "announced")
         self._row = _Row(self._node.store.run, since, wished, begun)
         self._note(self._row)
-        self._task = asyncio.get_running_loop().create_task(
-            self._drain(how, patiently=patiently), name="sessionha draining"
-        )
+        work = self._drain(how, draining, patiently=patiently, news=patiently or untold)
+        self._task = asyncio.get_running_loop().create_task(work, name="sessionha draining")
         return self._task
 
-    async def _drain(self, how: Drains, *, patiently: bool) -> DrainProgress:
-        draining = Draining(self._state)
+    async def _drain(
+        self, how: Drains, draining: Draining, *, patiently: bool, news: bool
+    ) -> DrainProgress:
+        before = draining.moved
         self._announce(how)
         telling = asyncio.create_task(self._keep_telling(draining))
         try:
@@ -169,7 +178,7 @@ class Stopping:
             telling.cancel()
         left = Left() if done else await draining.left()
         self._tell("done", draining, left)
-        self._say(how, draining, left, news=patiently or draining.moved > 0)
+        self._say(how, draining, left, news=news or draining.moved > before)
         assert self._row is not None
         return self._row.progress
 

@@ -9,6 +9,7 @@ import pytest
 
 from sessionha.errors import InvalidSettings, PeerUnavailable
 from sessionha.peer.messages import DrainProgress
+from sessionha.state.draining import Draining
 from tests.test_engine import GROUP, Make, create, pair, put, until
 
 __all__ = ["pair"]
@@ -63,6 +64,31 @@ async def test_a_server_that_stops_the_engine_sooner_ends_what_the_signal_began(
     await until(lambda: one._parts.told)  # type: ignore[union-attr]
     await one.stop()
     await retiring
+
+
+async def test_what_a_stop_finds_begun_is_told_once_with_all_its_groups(
+    pair: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that is told to end and recycled at once drains its node, whichever is first."""
+    one, two = await pair(drain_delay=0)
+    await one.state.commit(create(), fresh=True)
+    hand_over, handed_over = Draining.hand_over, asyncio.Event()
+
+    async def and_stay(draining: Draining, until: int) -> bool:
+        done = await hand_over(draining, until)
+        if not handed_over.is_set():
+            handed_over.set()
+            await asyncio.Event().wait()
+        return done
+
+    monkeypatch.setattr(Draining, "hand_over", and_stay)
+    retiring = asyncio.create_task(one.retire())
+    await handed_over.wait()
+    with caplog.at_level(logging.INFO, "sessionha.engine"):
+        await one.stop()
+    await retiring
+    assert caplog.text.count("node n1 drained: others serve its 1 groups; it returns") == 1
+    assert two.state.held(GROUP, None) is not None
 
 
 async def test_an_operator_lets_a_node_drain_for_good_and_changes_their_mind(pair: Make) -> None:
