@@ -583,7 +583,7 @@ class Engine:
         began = time.monotonic()
         last = not await _left_to_sibling(parts)
         if last:
-            left = max(LIMIT - (time.monotonic() - began), STOP_PATIENCE)
+            left = max(began + LIMIT - time.monotonic(), STOP_PATIENCE)
             await self._drain_last(parts, left, patiently=False)
         elif parts.drain is not None and parts.drain.is_mine and not parts.drain.is_wished:
             parts.drain.end()  # the server has started others after all
@@ -601,7 +601,7 @@ class Engine:
             if parts.seeker is not None:
                 await parts.seeker.stop(withdraw=last)
             if last:
-                await parts.membership.leave(returning=not _goes_for_good(parts.membership))
+                await _say_goodbye(parts, began + LIMIT)
             await parts.membership.stop()
             await parts.streams.close()
         self._parts = None
@@ -787,6 +787,17 @@ async def _left_to_sibling(parts: _Parts) -> bool:
             return True
     log.info("no other worker serves (%d live, %d have ended)", others.alive, others.ended)
     return False
+
+
+async def _say_goodbye(parts: _Parts, limit: float) -> None:
+    """The node's last engine does. One that began to end earlier may lead still."""
+
+    def patient() -> bool:
+        started = parts.serving is not None and parts.serving.leave()
+        return not started and time.monotonic() < limit
+
+    returning = not _goes_for_good(parts.membership)
+    await parts.membership.leave(returning=returning, patient=patient)
 
 
 def _member(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender
@@ -114,7 +114,7 @@ class LoneMembership:
         """Begin."""
         self.begin()
 
-    async def leave(self, *, returning: bool) -> None:
+    async def leave(self, *, returning: bool, patient: Callable[[], bool] = lambda: False) -> None:
         """There is nobody to say goodbye to."""
 
     async def stop(self) -> None:

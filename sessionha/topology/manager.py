@@ -291,14 +291,17 @@ class TopologyManager:
         self.poll()
         self._spawn(self._tick_forever())
 
-    async def leave(self, *, returning: bool) -> None:
+    async def leave(self, *, returning: bool, patient: Callable[[], bool] = lambda: False) -> None:
         """Say goodbye and wait until the others have a view without this node, at most about a
-        second. Only the node's last engine does it; one that cannot lead does nothing.
+        second. Only the node's last engine does it.
 
-        `returning`: a restart, the node's seats are kept.
+        `returning`: a restart, the node's seats are kept. `patient`: whether to wait on until an
+        engine that ends too gives up the lead; one that cannot lead says nothing.
         """
-        if self._automaton is None and not self._take_the_lead():
-            return
+        while self._automaton is None and not self._take_the_lead():
+            if not patient():
+                return
+            await asyncio.sleep(TICK)
         self._step(lambda automaton, now: automaton.leave(now, returning=returning))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_TIMEOUT):

@@ -267,6 +267,22 @@ async def test_a_leader_that_says_goodbye_is_missed_at_once(wire: Wire) -> None:
     assert not one.manager.is_member()
 
 
+async def test_who_says_goodbye_waits_for_a_leader_that_ends_too(wire: Wire) -> None:
+    memory = Memory()
+    leader = await wire.start("n1", memory)
+    last = await wire.start("n1", memory)
+    two = await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    await last.manager.leave(returning=True)
+    assert last.manager.is_member()  # nobody says goodbye for a leader that goes on
+    leaving = asyncio.create_task(last.manager.leave(returning=True, patient=lambda: True))
+    await asyncio.sleep(0)
+    assert not leaving.done()
+    await wire.kill(leader)
+    await wire.until(leaving.done)
+    assert two.told[-1][1] == (Change("left", "n1", kept=True),)
+
+
 async def test_a_restart_tells_listeners_what_failed_meanwhile(wire: Wire) -> None:
     memory = Memory()
     one = await wire.start("n1", memory)
