@@ -1,5 +1,5 @@
 """How long three nodes take to have all copies again after one was killed under load, what that
-moves, and what requests notice of it.
+moves, and what requests notice of it; the same with two simpler ways of locking, side by side.
 
 The nodes are those of the live tests: uvicorn processes on loopback. Clients change sessions of
 their own all the time; a third of the groups had a copy on the node that dies.
@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks import figures
+from benchmarks import figures, locking
 from benchmarks.processes import NotStarted, Processes
 from demo_app.accounting import percentile
 from tests.live.clients import Browser
@@ -26,9 +26,9 @@ TEXT = "x" * 4_000
 """About 4 KB with what surrounds it."""
 SEEDERS = 16
 """Requests in flight while the sessions are made."""
-CLIENTS = 4
-"""Clients that go on changing their sessions meanwhile."""
-BREATH = 0.02
+CLIENTS = 16
+"""Clients that go on changing their sessions meanwhile: as many domains of 256 are asked for."""
+BREATH = 0.08
 """Seconds between two requests of one of them: the machine also runs the nodes."""
 HEAL_AFTER = 5.0
 """Seconds: the load without healing, but without the dead node, is measured in these."""
@@ -107,10 +107,11 @@ def _private(pid: int) -> int:
     return 0
 
 
-async def heal(count: int) -> dict[str, Any]:
+async def heal(way: str, count: int) -> dict[str, Any]:
     """Make, kill, wait, measure."""
     size = max(64, count * 3 * 5_000 // 2**20)
     cluster = Cluster(3, heal_after=HEAL_AFTER, consistency="available", store_size=f"{size}MiB")
+    cluster.application = locking.WAYS[way]
     connector = aiohttp.TCPConnector(limit=0)
     jar = aiohttp.DummyCookieJar()
     async with cluster, aiohttp.ClientSession(connector=connector, cookie_jar=jar) as http:
@@ -137,7 +138,6 @@ async def heal(count: int) -> dict[str, Any]:
         waits = await cluster.counted("domain_waits")
         waited = await cluster.counted("domain_waited")
         return {
-            "groups": count,
             "copies_made": expected,
             "bytes": expected * len(TEXT),
             "begun_after_s": round(began - killed, 2),
@@ -154,19 +154,34 @@ async def heal(count: int) -> dict[str, Any]:
 
 def text(told: dict[str, Any]) -> str:
     """The tables."""
-    rows = [
-        [name, *(str(told[name][key]) for key in ("requests", "p50_ms", "p99_ms", "max_ms"))]
-        for name in ("quiet", "healing")
-    ]
-    growth = told["memory_growth"] / 2**20
+    healing = [_row(way, found, "healing") for way, found in told["ways"].items()]
+    quiet = [_row(way, found, "quiet") for way, found in told["ways"].items()]
+    lines = [_line(way, told["groups"], found) for way, found in told["ways"].items()]
+    columns = ["requests", "p50", "p99", "longest"]
+    return "\n".join(
+        [
+            *lines,
+            f"(`heal_after` {HEAL_AFTER:g} s)\n",
+            figures.table(["changes of sessions during the healing (ms)", *columns], healing),
+            figures.table(["before the death", *columns], quiet),
+        ]
+    )
+
+
+def _row(way: str, found: dict[str, Any], when: str) -> list[str]:
+    words = ("requests", "p50_ms", "p99_ms", "max_ms")
+    return [way, *(str(found[when][word]) for word in words)]
+
+
+def _line(way: str, groups: int, found: dict[str, Any]) -> str:
+    growth, goal = found["memory_growth"], found["memory_goal"]
+    verdict = "met" if growth < goal else "MISSED"
     return (
-        f"{told['copies_made']} copies of {told['groups']} groups,"
-        f" {told['bytes'] / 2**20:.1f} MiB of values, made in {told['healing_s']} s,"
-        f" begun {told['begun_after_s']} s after the death (`heal_after` {HEAL_AFTER:g} s)\n"
-        f"{told['domain_waits']} requests waited for a domain, {told['domain_waited_ms']} ms in"
-        f" all; {told['refused']} were refused; a source grew by {growth:.1f} MiB"
-        f" ({'met' if told['memory_growth'] < MEMORY_GOAL else 'MISSED'}: 32)\n"
-        + figures.table(["changes of sessions (ms)", "requests", "p50", "p99", "max"], rows)
+        f"{way}: {found['copies_made']} copies of {groups} groups,"
+        f" {found['bytes'] / 2**20:.1f} MiB of values, made in {found['healing_s']} s, begun"
+        f" {found['begun_after_s']} s after the death; {found['domain_waits']} requests waited for"
+        f" a lock, {found['domain_waited_ms']} ms in all; {found['refused']} were refused; a source"
+        f" grew by {growth / 2**20:.1f} MiB ({verdict}: {goal / 2**20:.0f})"
     )
 
 
@@ -176,9 +191,11 @@ def main(count: int, *, quiet: bool, save: bool) -> int:
     Raises:
         NotStarted: the nodes did not do what they should.
     """
+    told: dict[str, Any] = {"groups": count, "ways": {}}
     with Processes() as processes:
         try:
-            told = asyncio.run(heal(count))
+            for way in locking.WAYS:
+                told["ways"][way] = asyncio.run(heal(way, count))
         except Unexpected as error:
             raise NotStarted(str(error)) from error
     told["machine"] = figures.machine()

@@ -202,10 +202,11 @@ def test_healing_tells_what_requests_noticed() -> None:
     load.took = [(second, 0.001) for second in range(10)] + [(15.0, 0.250)]
     quiet, during = load.between(0, 10), load.between(10, 20)
     assert (quiet["requests"], quiet["max_ms"], during["p99_ms"]) == (10, 1.0, 250.0)
-    told = {
-        "groups": 3, "copies_made": 2, "bytes": 2**20, "begun_after_s": 5.1, "healing_s": 0.5,
+    found = {
+        "copies_made": 2, "bytes": 2**20, "begun_after_s": 5.1, "healing_s": 0.5,
         "quiet": quiet, "healing": during, "refused": 0, "domain_waits": 1, "domain_waited_ms": 4,
         "memory_growth": 33 * 2**20, "memory_goal": healing.MEMORY_GOAL,
     }  # fmt: skip
-    assert "2 copies of 3 groups, 1.0 MiB" in healing.text(told)
-    assert "grew by 33.0 MiB (MISSED: 32)" in healing.text(told)
+    told = healing.text({"groups": 3, "ways": {"walk and tail": found, "another": found}})
+    assert "another: 2 copies of 3 groups, 1.0 MiB" in told
+    assert "grew by 33.0 MiB (MISSED: 32)" in told

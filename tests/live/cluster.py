@@ -98,6 +98,9 @@ class Cluster:
     beginning.
     """
 
+    application = "tests.live.app:create_app"
+    """The factory of what uvicorn serves on each node."""
+
     def __init__(
         self,
         nodes: int = 3,
@@ -214,7 +217,7 @@ class Cluster:
         self._launch(self.servers[name])
 
     def _launch(self, server: Server) -> None:
-        command = [sys.executable, "-m", "uvicorn", "--factory", "tests.live.app:create_app"]
+        command = [sys.executable, "-m", "uvicorn", "--factory", self.application]
         command += ["--host", server.host, "--port", str(server.port), "--no-access-log"]
         command += ["--log-config", str(Path(__file__).with_name("logging.json"))]
         command += ["--workers", str(server.workers)] if server.workers > 1 else []

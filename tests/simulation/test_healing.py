@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
 
+from benchmarks import locking
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import GroupID, Position, domain_of
 from sessionha.peer.base import Sender
@@ -203,40 +204,11 @@ async def _healing(*, one_lock: bool, asked: str) -> tuple[float, float]:
     await asyncio.sleep(AFTER + 1)
     theirs = [g for g in shop.written if ("n1" in shop.held(g)["n2"].holders) == (asked != "other")]
     began = world.now
-    patches = _with_one_lock() if one_lock else []
-    for patch in patches:
-        patch.start()
-    try:
+    with locking.one_lock() if one_lock else nullcontext():
         longest = await _longest(scene, shop, theirs[len(theirs) // 2])
-    finally:
-        for patch in patches:
-            patch.stop()
     took = world.now - began
     world.stop()
     return longest, took
-
-
-def _with_one_lock() -> list[Any]:
-    """Another way to heal: everything is locked, stored and released."""
-    original = Healer._heal
-
-    async def heal_all(self: Healer) -> int:
-        with self._node.store.write() as writer:
-            lock(writer, 0, 0, self._node.clock.now())
-        try:
-            return await original(self)
-        finally:
-            with self._node.store.write() as writer:
-                writer.delete(domains.LOCKED)
-
-    lock = domains.lock
-    return [
-        mock.patch.object(Healer, "_heal", heal_all),
-        mock.patch.object(domains, "LONGEST", 60_000),
-        mock.patch.object(domains, "is_locked", return_value=True),
-        mock.patch.object(domains, "lock"),
-        mock.patch.object(domains, "unlock"),
-    ]
 
 
 def test_requests_wait_for_the_step_of_their_domain_and_no_others() -> None:
