@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import cycle
 from typing import Any
 
 import aiohttp
 
 from tests.live.clients import Browser
 from tests.live.cluster import Cluster, until
-from tests.live.test_failover import elements
+from tests.live.test_failover import elements, routed
 from tests.live.test_restarts import served
 
 TEXT = "x" * 6_000
@@ -21,8 +22,8 @@ RATE = "64KiB"
 async def visitors(http: aiohttp.ClientSession, cluster: Cluster, count: int) -> list[Browser]:
     """Browsers with sessions of 6 KB, of which every node leads as many."""
     browsers = [Browser(http) for _ in range(count)]
-    for turn, browser in enumerate(browsers):
-        answer = await browser.post(f"{cluster[f'n{turn % 3 + 1}'].url}/append", token=TEXT)
+    for browser, name in zip(browsers, cycle(cluster.names), strict=False):
+        answer = await browser.post(f"{cluster[name].url}/append", token=TEXT)
         assert answer.status == 200
     return browsers
 
@@ -104,3 +105,41 @@ async def test_a_node_that_returns_within_the_delay_gets_what_changed_and_nobody
         assert told["pushes_full"] == 0
         for browser in changed:
             assert await served(cluster, browser, "n3") == {"tokens": [TEXT, "later"]}
+
+
+async def test_five_nodes_restart_one_after_another_under_load_and_stay_balanced(
+    http: aiohttp.ClientSession,
+) -> None:
+    """system 7 (f): clients behind a router count on as if nothing happened; no node without a seat
+    gets a copy, and in the end every copy is where it was."""
+    async with Cluster(5, drain_delay="300ms") as cluster:
+        front = await routed(cluster, Browser(http))
+        idle = await visitors(http, cluster, 60)
+        before = [sorted(await cluster.copies(browser.group)) for browser in idle]
+        stop, healed = asyncio.Event(), 0
+
+        async def count() -> None:
+            browser, expected = Browser(http), 0
+            while not stop.is_set():
+                answer = await browser.post(f"{front}/increment")
+                expected += 1
+                assert (answer.status, answer["n"]) == (200, expected)
+
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(4):
+                clients.create_task(count())
+            for name in cluster.names:
+                healed += (await cluster.ask(name))["counters"]["healed"]
+                await cluster.terminate(name)
+                await cluster.start(name)
+            stop.set()
+
+        async def as_before() -> bool:
+            now = [sorted(await cluster.copies(browser.group)) for browser in idle]
+            return now == before
+
+        await until("every copy is where it was", as_before)
+        assert healed + await cluster.counted("healed") == 0
+        for browser in idle:
+            answer = await browser.get(f"{front}/read")
+            assert (answer.status, answer.session) == (200, {"tokens": [TEXT]})

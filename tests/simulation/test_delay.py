@@ -14,8 +14,15 @@ from sessionha.peer.messages import Batch, Message, Push, SessionChange, Word
 from sessionha.state.base import Unsettled
 from sessionha.state.delays import Delay, _has_returned
 from sessionha.state.node import Options
-from sessionha.state.records import GroupRecord, groups
-from sessionha.store.memory import MemoryReader
+from sessionha.state.records import (
+    ElementRecord,
+    GroupRecord,
+    element_key,
+    get_element,
+    groups,
+    write_record,
+)
+from sessionha.store.memory import MemoryReader, MemoryStore
 from sessionha.view import Member, View
 from tests.simulation.histories import agreed
 from tests.simulation.loop import run
@@ -240,6 +247,33 @@ async def test_who_lost_its_data_is_filled_and_serves_nothing_before(scene: Scen
         group for group in before if "n2" in before[group]
     }
     assert shop.count("healed") == 0
+
+
+@simulated(nodes=3, options=replace(THREE, drill=50))
+async def test_who_returns_with_damaged_copies_gets_these_again_and_no_others(scene: Scene) -> None:
+    """System 7, the third: partly corrupt: values that changed while a node was down are found by
+    the drill, and their groups fetched whole; the others stay, and no third node gets anything."""
+    shop = Shop(scene)
+    await shop.create(60)
+    shop.begin()
+    before = shop.placement()
+    damaged = shop.of("n2")[::8]
+    await shop.crash("n2")
+    store = MemoryStore(scene.world.hosts["n2"].memory).open()
+    with store.write() as writer:
+        for group in damaged:
+            element = get_element(writer, group, KEY, "a")
+            assert element is not None
+            row = ElementRecord(element.version, element.manager, b"7")
+            writer.put(element_key(group, KEY, "a"), write_record(row))
+    store.close()
+    await asyncio.sleep(2)
+    await scene.restart("n2")
+    await shop.quiet()
+    assert shop.count("renewed") == len(damaged) > 3
+    assert shop.placement() == before, "which also compares what the copies contain"
+    assert shop.count("healed") == shop.count("replaced") == 0
+    await shop.check_nothing_lost()
 
 
 @pytest.mark.parametrize("seed", range(4))
