@@ -221,9 +221,14 @@ class Engine:
     @property
     def node_state(self) -> NodeState:
         """The state of this engine's node."""
-        if not self.running:
+        parts = self._parts
+        if parts is None or not self.running:
             return NodeState.STARTING
-        return self.membership.node_state(self.settings.node)
+        state = parts.membership.node_state(self.settings.node)
+        holds = parts.drain is not None
+        if holds and state is NodeState.READY and not parts.state.catching_up.is_over:
+            return NodeState.CATCHING_UP
+        return state
 
     @property
     def weak_key(self) -> str:

@@ -131,6 +131,9 @@ def _state(facts: Facts) -> Iterable[Problem]:
     if state is NodeState.DRAINING:
         yield Problem("warn", "it drains: it takes no new clients", "wait for its end, or restart")
         return
+    if state is NodeState.CATCHING_UP:
+        yield Problem("warn", "it gets its copies from the others", "wait until it is ready")
+        return
     waits = f"; it waits for {facts.waiting_for}" if facts.waiting_for else ""
     yield Problem(
         "fail",

@@ -56,7 +56,7 @@ def status(engine: Engine, total: Counter[str]) -> dict[str, Any]:
         "engine": engine.slot,
         "pid": os.getpid(),
         "engines": sorted(store.living_slots()),
-        "state": membership.node_state(settings.node),
+        "state": engine.node_state,
         "automaton": membership.state,
         "waiting_for": membership.waiting_for,
         "lacks": list(membership.lacks),
@@ -109,10 +109,11 @@ def view_row(view: View) -> dict[str, Any]:
 
 def member_row(engine: Engine, member: Member) -> dict[str, Any]:
     """A member, with its state in the eyes of this node."""
+    own = member.node == engine.settings.node
     return {
         "node": member.node,
         "incarnation": member.incarnation,
-        "state": engine.membership.node_state(member.node),
+        "state": engine.node_state if own else engine.membership.node_state(member.node),
         "joined": member.joined.number,
         "peer": member.peer,
         "url": member.url,

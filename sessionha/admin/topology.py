@@ -17,7 +17,7 @@ def topology(engine: Engine) -> dict[str, Any]:
         "cluster": settings.cluster,
         "node": settings.node,
         "consistency": settings.consistency,
-        "state": membership.node_state(settings.node),
+        "state": engine.node_state,
         "waiting_for": membership.waiting_for,
         "lacks": list(membership.lacks),
         "view": view_row(view),

@@ -542,6 +542,8 @@ class Course(msgspec.Struct, frozen=True, array_like=True):
     bytes: int = 0
     """About, of the copies that are to be made."""
     bytes_done: int = 0
+    ended: ViewID = NO_VIEW
+    """The latest view in which nothing was left to do."""
 
 
 class Health(msgspec.Struct, frozen=True, array_like=True):

@@ -111,6 +111,11 @@ class Healer:
         self._one = asyncio.Lock()
         self.progress = Progress()
 
+    @property
+    def ended(self) -> ViewID:
+        """The latest view in which nothing was left to do."""
+        return self._healed[0]
+
     async def heal(self) -> int:
         """Do what there is to do in the present view; how many groups were brought to their copies.
 

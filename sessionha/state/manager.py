@@ -61,6 +61,7 @@ from sessionha.state.base import (
     touch_interval,
 )
 from sessionha.state.bulk import Bulk
+from sessionha.state.catching import CatchingUp
 from sessionha.state.copies import GROUP_BYTES
 from sessionha.state.delays import Delays
 from sessionha.state.drill import Drill
@@ -138,6 +139,7 @@ class StateManager:
         self.subjects = Subjects(node, partial(self.commit, fresh=False))
         self.delays = Delays(node)
         self.redundancy = Redundancy(node)
+        self.catching_up = CatchingUp(node, self.redundancy)
         self.drill = Drill(node)
         self.rebalancer = Rebalancer(node, self.replication, self.delays)
         self.readings = Readings()

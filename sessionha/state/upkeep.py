@@ -108,6 +108,7 @@ class Upkeep:
                 if self._node.store.try_lead():
                     self._state.delays.keep_up()
                     await self._state.redundancy.look(self.course())
+                    await self._state.catching_up.look()
             except Exception:
                 log.exception("counting the copies failed; it goes on in a moment")
 
@@ -122,6 +123,7 @@ class Upkeep:
             found.groups_done,
             found.bytes,
             found.bytes_done,
+            self.healer.ended,
         )
 
     async def _look_after(self) -> None:

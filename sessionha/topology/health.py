@@ -26,6 +26,9 @@ class NodeState(StrEnum):
     """Has asked the members of a view to admit it."""
     WAITING = "waiting"
     """Hears too few others to serve (R9): of a majority where views are decided by one."""
+    CATCHING_UP = "catching-up"
+    """A member that serves, and has yet to get copies that the others made without it; only the
+    node itself knows."""
     READY = "ready"
     """A member that serves and takes new clients."""
     DRAINING = "draining"
@@ -57,6 +60,7 @@ class NodeState(StrEnum):
 
 _READINESS: Final[Mapping[NodeState, Readiness]] = {
     NodeState.READY: Readiness(200, "ready"),
+    NodeState.CATCHING_UP: Readiness(503, "catching up"),
     NodeState.DRAINING: Readiness(404, "draining"),
 }
 _NOT_READY: Final = Readiness(503, "not ready")

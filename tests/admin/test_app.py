@@ -131,6 +131,7 @@ async def test_anybody_learns_whether_the_node_is_ready_and_only_operators_why(
     for state, status, words in (
         (NodeState.READY, 200, "ready\n"),
         (NodeState.DRAINING, 404, "draining\n"),
+        (NodeState.CATCHING_UP, 503, "catching up\n"),
         (NodeState.WAITING, 503, "not ready\n"),
     ):
         monkeypatch.setattr(membership, "node_state", lambda node, state=state: state)

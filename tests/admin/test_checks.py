@@ -81,6 +81,9 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"state": NodeState.WAITING, "waiting_for": "a majority: missing n2"},
         "state", "fail", "waiting and answers 503; it waits for a majority: missing n2", "start",
     ),
+    "catching up": (
+        {"state": NodeState.CATCHING_UP}, "state", "warn", "its copies from the others", "wait",
+    ),
     "draining": ({"state": NodeState.DRAINING}, "state", "warn", "it drains", "wait"),
     "alone": (
         {"view": View(members=(member(1),)), "heard": {}},
