@@ -47,11 +47,12 @@ class Load:
         self._urls = urls
         self.took: list[tuple[float, float]] = []
         self.failures = 0
+        self.ends = False
 
     async def client(self, http: aiohttp.ClientSession, turn: int) -> None:
-        """Change one session for ever; a node that refuses connections is left for the next."""
+        """Change one session until it ends; a node that refuses is left for the next."""
         browser = Browser(http)
-        while True:
+        while not self.ends:
             began = time.monotonic()
             try:
                 answer = await browser.post(f"{self._urls[turn % len(self._urls)]}/increment")
@@ -62,8 +63,13 @@ class Load:
             await asyncio.sleep(BREATH)
 
     def between(self, begin: float, end: float) -> dict[str, float]:
-        """Milliseconds: the 50th and 99th percentile and the longest, of what began then."""
-        took = [seconds * 1000 for began, seconds in self.took if begin <= began < end]
+        """Milliseconds: the 50th and 99th percentile and the longest, of what was asked then, even
+        if it was answered later."""
+        took = [
+            seconds * 1000
+            for began, seconds in self.took
+            if began < end and began + seconds > begin
+        ]
         words = {"p50_ms": 50, "p99_ms": 99, "max_ms": 100}
         found = {name: percentile(took, percent) or 0.0 for name, percent in words.items()}
         return {name: round(value, 1) for name, value in found.items()} | {"requests": len(took)}
@@ -71,13 +77,13 @@ class Load:
 
 @asynccontextmanager
 async def _under_load(load: Load, http: aiohttp.ClientSession) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(load.client(http, turn)) for turn in range(CLIENTS)]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.TaskGroup() as clients:
+        for turn in range(CLIENTS):
+            clients.create_task(load.client(http, turn))
+        try:
+            yield
+        finally:
+            load.ends = True
 
 
 async def _seed(cluster: Cluster, http: aiohttp.ClientSession, count: int) -> int:
