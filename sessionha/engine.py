@@ -38,6 +38,7 @@ from sessionha.peer.messages import (
     Examine,
     Failed,
     Fetch,
+    FindCopies,
     Forward,
     Inspect,
     Inspected,
@@ -103,7 +104,7 @@ NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
 _DATA = (
     Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
-    Revocations, Tell, Survey, Weigh, Examine, CountCopies,
+    Revocations, Tell, Survey, Weigh, Examine, CountCopies, FindCopies,
 )  # fmt: skip
 
 

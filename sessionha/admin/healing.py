@@ -59,8 +59,9 @@ class HealingPage:
         if any(health.course.under_way or not health.complete for health in known):
             return True
         room = len(self.engine.membership.view().servers) > self.engine.backups
-        lacking = any(health.degraded.groups or health.at_risk.groups for health in known)
-        return room and lacking and all(each["left"] == 0 for each in delays)
+        lacking = sum(health.degraded.groups + health.at_risk.groups for health in known)
+        waiting = sum(health.course.passed_over for health in known)
+        return room and lacking > waiting and all(each["left"] == 0 for each in delays)
 
     async def say(self, request: Request) -> Response:
         """POST `?hold`, `?now` or `?extend=DURATION`: what is to become of a node's seats."""

@@ -305,6 +305,18 @@ class Examined(Wire, frozen=True):
     groups: tuple[Exam, ...]
 
 
+class FindCopies(Wire, frozen=True):
+    """Ask a member which of these groups it has a copy of that is in sync."""
+
+    groups: tuple[GroupID, ...]
+
+
+class CopiesFound(Wire, frozen=True):
+    """The answer."""
+
+    groups: tuple[GroupID, ...]
+
+
 class CountCopies(Wire, frozen=True):
     """Ask a member how many groups it has a copy of."""
 
@@ -544,6 +556,8 @@ class Course(msgspec.Struct, frozen=True, array_like=True):
     bytes_done: int = 0
     ended: ViewID = NO_VIEW
     """The latest view in which nothing was left to do."""
+    passed_over: int = 0
+    """Groups that lack a copy for which nobody had room; they are looked at again."""
 
 
 class Health(msgspec.Struct, frozen=True, array_like=True):
@@ -831,7 +845,7 @@ Message = (
     | Prepare | Prepared | Accept | Accepted | Inspect | Inspected
     | Describe | Described | Relay | Relayed
     | Pushes | Answers | Compare | Compared | Walk | Walked
-    | Examine | Examined | CountCopies | CopiesCounted
+    | Examine | Examined | CountCopies | CopiesCounted | FindCopies | CopiesFound
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,7 +17,16 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from sessionha.errors import Fenced, SessionHAError, StoreFull
-from sessionha.identity import DOMAINS, NO_POSITION, NO_VIEW, GroupID, Position, ViewID, domain_of
+from sessionha.identity import (
+    DOMAINS,
+    NO_POSITION,
+    NO_VIEW,
+    Epoch,
+    GroupID,
+    Position,
+    ViewID,
+    domain_of,
+)
 from sessionha.peer.messages import Push
 from sessionha.state import copies, domains
 from sessionha.state.bulk import Bulk
@@ -37,6 +46,16 @@ ASKED: Final = 128
 
 TOGETHER: Final = 32
 """Groups in one step under the lock: about 3 ms at either end, for which requests wait."""
+
+CLAIMING: Final = 5_000
+"""Milliseconds for which a member that was promised a group may be about to lead it: longer than it
+goes on trying. A later promise fences it, so nothing depends on it."""
+
+CLAIMS: Final = 10_000
+"""Claims that are remembered, about 2 MB; with more the oldest begin anew."""
+
+PASSED_OVER: Final = 10_000
+"""Milliseconds after which groups for which nobody had room are looked at again."""
 
 SIDE_BY_SIDE: Final = 8
 """Groups that are settled one by one at the same time, where a step of many had no success."""
@@ -76,6 +95,8 @@ class Progress:
     domains_done: int = 0
     groups: int = 0
     groups_done: int = 0
+    passed_over: int = 0
+    """Groups that lack a copy for which nobody has room."""
     targets: dict[str, Share] = field(default_factory=dict)
     domain: int | None = None
     """The one that is being healed now."""
@@ -107,7 +128,9 @@ class Healer:
         self._tidied: dict[str, str] = {}
         """Members, in their incarnations, whose old copies were looked at."""
         self._again = 0
-        """When a node that had no room may have some (clock); 0: no group waits for one."""
+        """When to look again at what could not be done (clock); 0: nothing was left."""
+        self._claims: dict[GroupID, tuple[Epoch, int]] = {}
+        """Promises to members that do not lead yet, and when they were met (clock)."""
         self._one = asyncio.Lock()
         self.progress = Progress()
 
@@ -133,7 +156,7 @@ class Healer:
             return 0
         if not node.membership.is_member():
             return 0
-        node.wanting = False
+        node.wanting, self._again = False, 0
         progress = await self._survey(view, away)
         complete = True
         for domain in progress.waiting:
@@ -155,12 +178,15 @@ class Healer:
             progress.ended = node.clock.now()
         else:
             node.wanting = True
-        refusing = [until for until in node.refusing.values() if until > node.clock.now()]
-        self._again = min(refusing) if refusing and progress.groups else 0
+        if progress.passed_over:
+            self._look_again(node.clock.now() + PASSED_OVER)
         node.counters.repaired += progress.groups_done
         if progress.groups_done:
             _tell(progress, complete)
         return progress.groups_done
+
+    def _look_again(self, instant: int) -> None:
+        self._again = min(self._again or instant, instant)
 
     # --- what is to do --------------------------------------------------------------------------
 
@@ -171,8 +197,9 @@ class Healer:
         alone: Counter[int] = Counter()
         async for group, record in self._walk_rows(None):
             leads = self._node.leads(record, view)
-            judged = self._needs if leads else self._inherits
-            if not judged(record, view, away):
+            if leads and not self._needs(record, view, away):
+                continue
+            if not leads and not self._inherits(group, record, view, away):
                 continue
             domain = domain_of(group)
             found.groups += 1
@@ -208,7 +235,13 @@ class Healer:
             await asyncio.sleep(0)
 
     def _needs(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
-        """Whether a group that this node leads lacks something that can be given to it now."""
+        """Whether a group that this node leads lacks something that can be given to it now, or has
+        something under way, also of a request."""
+        under_way = bool(record.leaving) or record.acked != record.version
+        return under_way or self._lacks(record, view, away)
+
+    def _lacks(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
+        """Whether its copies are not those that it is to have now."""
         node = self._node
         valid = node.valid_backups(record, view)
         returned = any(
@@ -220,22 +253,22 @@ class Healer:
         urgent = node.options.urgent and not valid and min(node.options.backups, others) > 0
         given_up = not away.isdisjoint(missing)
         draining = not view.leaving.isdisjoint(valid)
-        wanting = returned or given_up or lacking or urgent or draining
-        unfinished = bool(record.leaving) or record.acked != record.version  # also of a request
-        return wanting or unfinished
+        return returned or given_up or lacking or urgent or draining
 
-    def _inherits(self, record: GroupRecord, view: View, away: frozenset[str]) -> bool:
+    def _inherits(
+        self, group: GroupID, record: GroupRecord, view: View, away: frozenset[str]
+    ) -> bool:
         """Whether the group has to be promoted, and this node is the first holder that is left: in
         sync, or if none is, at all.
 
         Its primary came back as a new member, or has to promote afresh (this node itself), or
         something is to be done that it does not come back to do. Somebody else who was promised the
-        group may be about to lead it.
+        group may be about to lead it, for a while.
         """
         if not record.held or self._node.leads(record, view):
             return False
-        me, was, promised = self._node.me, record.epoch.node, record.promise.node
-        if promised not in (me, was) and view.member(promised) is not None:
+        me, was = self._node.me, record.epoch.node
+        if self._is_being_claimed(group, record, view):
             return False
         if was != me and view.holds(was, record.formed):
             return False
@@ -248,6 +281,24 @@ class Healer:
         left = left or [name for name in record.holders if view.member(name)]
         return bool(left) and left[0] == me
 
+    def _is_being_claimed(self, group: GroupID, record: GroupRecord, view: View) -> bool:
+        """Whether a member that was promised the group may be about to lead it. One that gave up
+        says nothing to anybody."""
+        promise = record.promise
+        if promise.node in (self._node.me, record.epoch.node) or view.member(promise.node) is None:
+            return False
+        now = self._node.clock.now()
+        known, since = self._claims.get(group, (promise, now))
+        if known != promise:
+            since = now
+        if len(self._claims) >= CLAIMS:
+            self._claims.clear()
+        self._claims[group] = promise, since
+        if now >= since + CLAIMING:
+            return False
+        self._look_again(since + CLAIMING)
+        return True
+
     # --- one domain -----------------------------------------------------------------------------
 
     async def _heal_domain(self, domain: int, view: View, away: frozenset[str]) -> bool:
@@ -259,7 +310,7 @@ class Healer:
             orphans = [
                 group
                 async for group, record in self._walk_rows(domain)
-                if self._inherits(record, view, away)
+                if self._inherits(group, record, view, away)
             ]
             complete = await self._inherit(orphans)
         found = await self._look(domain, view, away)
@@ -287,7 +338,7 @@ class Healer:
                 left = [group for group in part if group not in done.done]
             else:
                 left = list(part)
-            complete &= await self._one_by_one(left, frozenset())
+            complete &= len(await self._one_by_one(left, frozenset())) == len(left)
         return complete
 
     async def _walk(
@@ -326,20 +377,33 @@ class Healer:
         finally:
             with node.store.write(shrinking=True) as writer:
                 domains.unlock(writer, node.store.slot)
-        self.progress.groups_done += len(outcome.done)
-        complete = await self._one_by_one(outcome.odd, away)
-        return complete and len(outcome.done) + len(outcome.odd) == len(some)
+        done = [*outcome.done, *await self._one_by_one(outcome.odd, away)]
+        lacking = self._still_lacking(done, away)
+        self.progress.groups_done += len(done) - lacking
+        self.progress.passed_over += lacking
+        return len(done) == len(some)
 
-    async def _one_by_one(self, some: Sequence[GroupID], away: frozenset[str]) -> bool:
+    def _still_lacking(self, some: Sequence[GroupID], away: frozenset[str]) -> int:
+        """How many of these groups, which are settled, need something that nobody could give."""
+        node = self._node
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            records = [get_group(reader, group) for group in some]
+        return sum(
+            record is not None and node.leads(record, view) and self._lacks(record, view, away)
+            for record in records
+        )
+
+    async def _one_by_one(self, some: Sequence[GroupID], away: frozenset[str]) -> list[GroupID]:
         """For what a step of many met in motion: a copy at another place than it was thought, a
-        newer promise, a holder that refuses. Each is settled as a request would settle it."""
-        complete = True
+        newer promise, a holder that refuses. Each is settled as a request would settle it; which
+        of them were."""
+        settled: list[GroupID] = []
         for start in range(0, len(some), SIDE_BY_SIDE):
             part = some[start : start + SIDE_BY_SIDE]
             done = await asyncio.gather(*(self._settle(group, away) for group in part))
-            self.progress.groups_done += sum(done)
-            complete &= all(done)
-        return complete
+            settled += [group for group, well in zip(part, done, strict=True) if well]
+        return settled
 
     async def _settle(self, group: GroupID, away: frozenset[str]) -> bool:
         state, node = self._state, self._node
@@ -414,6 +478,6 @@ def _tell(progress: Progress, complete: bool) -> None:
         progress.domains_done,
         progress.bytes_done,
         ", ".join(sorted(progress.targets)) or "nobody",
-        "" if complete else "; others wait",
+        "" if complete and not progress.passed_over else "; others wait",
         extra={"groups": progress.groups_done, "bytes": progress.bytes_done},
     )

@@ -32,6 +32,7 @@ from sessionha.peer.messages import (
     Examine,
     Failed,
     Fetch,
+    FindCopies,
     Forward,
     Message,
     NotPrimary,
@@ -510,7 +511,7 @@ class StateManager:
                 return None
             case Whose() | Revoke() | Revocations():
                 return self._on_subject(sender, message)
-            case Tell() | Survey() | Weigh():
+            case Tell() | Survey() | Weigh() | FindCopies():
                 return self._on_operator(sender, message)
             case Examine() | CountCopies():
                 return self._on_question(sender, message)
@@ -540,10 +541,12 @@ class StateManager:
                 return self.walking.on_walk(sender, message)
 
     def _on_operator(
-        self, sender: Sender, message: Tell | Survey | Weigh
+        self, sender: Sender, message: Tell | Survey | Weigh | FindCopies
     ) -> Message | Awaitable[Message]:
         if isinstance(message, Tell):
             return self.delays.on_tell(sender, message)
+        if isinstance(message, FindCopies):
+            return self.redundancy.on_find(sender, message)
         return self.redundancy.on_question(sender, message)
 
     def _on_question(

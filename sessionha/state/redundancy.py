@@ -16,7 +16,9 @@ from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import DOMAINS, GroupID
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
+    CopiesFound,
     Course,
+    FindCopies,
     Health,
     Message,
     Share,
@@ -27,7 +29,7 @@ from sessionha.peer.messages import (
     Weight,
 )
 from sessionha.state.node import NOT_TOGETHER, Node
-from sessionha.state.records import GROUPS, GroupRecord, groups, read_session
+from sessionha.state.records import GROUPS, GroupRecord, get_group, groups, read_session
 from sessionha.store.base import Reader
 from sessionha.view import View
 
@@ -48,6 +50,12 @@ ANSWER: Final = 1.0
 
 WEIGHING: Final = 30.0
 """Seconds that a member may take to look at all its groups: 100,000 take about one."""
+
+AGAIN: Final = 0.05
+"""Seconds between two looks at rounds that are under way."""
+
+REMEMBERED: Final = 10_000
+"""Open rounds that are remembered from one count to the next, about 1 MB."""
 
 NO_COURSE: Final = Course()
 
@@ -83,6 +91,10 @@ class Redundancy:
         self._complete: tuple[object, ...] = ()
         self._rests_until = 0
         self._walking = False
+        self._open: dict[GroupID, int] = {}
+        """Groups with a round under way when they were counted, and what was acknowledged then."""
+        self._open_before: dict[GroupID, int] = {}
+        """The same in the round of counting before."""
 
     # --- health ---------------------------------------------------------------------------------
 
@@ -113,6 +125,7 @@ class Redundancy:
     def _begin(self, basis: tuple[object, ...]) -> None:
         self._basis, self._walking = basis, True
         self._after, self._domain, self._sums = None, 0, Health()
+        self._open_before, self._open = self._open, {}
 
     def _count(self) -> None:
         node = self._node
@@ -145,6 +158,11 @@ class Redundancy:
         left = living_holders(record, view)
         if not left or left[0] != node.me:
             return None
+        if len(left) > 1 and record.acked != record.version:
+            if self._open_before.get(group) == record.acked:
+                left = left[:1]  # it may be the one that makes the copies
+            if len(self._open) < REMEMBERED:
+                self._open[group] = record.acked
         share = Share(1, weight(reader, group).bytes)
         if len(left) > node.options.backups:
             return Health(redundant=share)
@@ -238,28 +256,118 @@ class Redundancy:
     async def _weigh(
         self, parts: Sequence[Collection[str]], silent: Collection[str]
     ) -> tuple[Weight, ...]:
+        """For each part what only its nodes have, of the groups that this node answers for."""
         node = self._node
-        sums = [Weight()] * len(parts)
+        sums = _Sums(parts)
+        unsettled: list[GroupID] = []
+        orphans: list[GroupID] = []
         after: GroupID | None = None
         while parts:
             with node.store.read() as reader:
                 view = node.view_in(reader)
                 batch = list(islice(groups(reader, after), AT_ONCE))
                 for group, record in batch:
-                    if not node.is_in_sync(record, view):
-                        continue
-                    left = living_holders(record, view, silent)
-                    if left[:1] != (node.me,):
-                        continue
-                    lost = [index for index, part in enumerate(parts) if set(left) <= set(part)]
-                    weighs = weight(reader, group) if lost else Weight()
-                    for index in lost:
-                        sums[index] = sums[index].plus(weighs)
+                    left = self._left(record, view, silent)
+                    if len(left) > 1 and not node.leads(record, view):
+                        orphans.append(group)
+                    elif len(left) > 1 and record.acked != record.version:
+                        unsettled.append(group)
+                    elif left:
+                        sums.add(reader, group, left)
             if not batch:
                 break
             after = batch[-1][0]
             await asyncio.sleep(0)
-        return tuple(sums)
+        await self._weigh_unsettled(unsettled, silent, sums)
+        await self._weigh_orphans(orphans, silent, sums)
+        return tuple(sums.weights)
+
+    def _left(self, record: GroupRecord, view: View, silent: Collection[str]) -> tuple[str, ...]:
+        """Who has the group, if it is this node that answers for it."""
+        if not self._node.is_in_sync(record, view):
+            return ()
+        left = living_holders(record, view, silent)
+        return left if left[:1] == (self._node.me,) else ()
+
+    async def _weigh_unsettled(
+        self, some: Sequence[GroupID], silent: Collection[str], sums: _Sums
+    ) -> None:
+        """A round under way may be the one that makes a copy: wait for its end. What stays open
+        counts as only here."""
+        node = self._node
+        limit = node.clock.now() + int(node.options.commit_timeout * 1000)
+        while some:
+            late, still = node.clock.now() >= limit, []
+            with node.store.read() as reader:
+                view = node.view_in(reader)
+                for group in some:
+                    record = get_group(reader, group)
+                    left = self._left(record, view, silent) if record is not None else ()
+                    if record is None or not left:
+                        continue
+                    is_open = record.acked != record.version
+                    if is_open and not late:
+                        still.append(group)
+                    else:
+                        sums.add(reader, group, left[:1] if is_open else left)
+            some = still
+            await asyncio.sleep(AGAIN if still else 0)
+
+    async def _weigh_orphans(
+        self, some: Sequence[GroupID], silent: Collection[str], sums: _Sums
+    ) -> None:
+        """A primary that died may have named a holder that it had yet to bring the copy: ask."""
+        node = self._node
+        for start in range(0, len(some), AT_ONCE):
+            part = tuple(some[start : start + AT_ONCE])
+            names = [each.node for each in node.membership.view().servers if each.node != node.me]
+            asked = [name for name in names if name not in silent]
+            replies = await asyncio.gather(
+                *(self._ask(name, FindCopies(part), ANSWER) for name in asked)
+            )
+            have = {
+                name: frozenset(reply.groups) if isinstance(reply, CopiesFound) else frozenset()
+                for name, reply in zip(asked, replies, strict=True)
+            }
+            with node.store.read() as reader:
+                view = node.view_in(reader)
+                for group in part:
+                    record = get_group(reader, group)
+                    left = self._left(record, view, silent) if record is not None else ()
+                    there = [name for name in left[1:] if group in have.get(name, ())]
+                    if left:
+                        sums.add(reader, group, (node.me, *there))
+
+    def on_find(self, sender: Sender, question: FindCopies) -> Message:
+        """Tell which of these groups have a copy here that is in sync."""
+        node = self._node
+        with node.store.read() as reader:
+            view = node.view_in(reader)
+            if not node.shares_view(sender, view):
+                return NOT_TOGETHER
+            records = ((group, get_group(reader, group)) for group in question.groups[:AT_ONCE])
+            return CopiesFound(
+                tuple(
+                    group
+                    for group, record in records
+                    if record is not None and node.is_in_sync(record, view)
+                )
+            )
+
+
+class _Sums:
+    """What would be lost with each of these parts of the cluster."""
+
+    def __init__(self, parts: Sequence[Collection[str]]) -> None:
+        self._parts = [frozenset(part) for part in parts]
+        self.weights = [Weight()] * len(parts)
+
+    def add(self, reader: Reader, group: GroupID, left: Sequence[str]) -> None:
+        """A group that these nodes have."""
+        lost = [index for index, part in enumerate(self._parts) if part.issuperset(left)]
+        weighs = weight(reader, group) if lost else Weight()
+        for index in lost:
+            self.weights[index] = self.weights[index].plus(weighs)
 
 
 def _fates(view: View, name: str) -> dict[str, list[str]]:

@@ -162,7 +162,8 @@ class Replication:
                 if node.options.urgent:
                     count = max(count, min(node.options.backups, 1))
             keep = (*(seat for seat in seats if seat != node.me), *valid)
-            refusing = self._refusing()
+            # Who has a copy keeps it: that it has no room for another group says nothing of it.
+            refusing = self._refusing().difference(valid)
             wanted = placement.backups(
                 group, view, node.me, count, tuple(dict.fromkeys(keep)), refusing
             )
@@ -293,6 +294,7 @@ class Replication:
                     acknowledged.holders = plan.push.holders
                     return acknowledged
             if self._node.clock.now() >= deadline:
+                self._node.wanting = True  # what was begun is finished without a request
                 there = set(plan.backups) - set(missing)
                 raise CommitUnconfirmed(tuple(missing), len(there))
             if missing:

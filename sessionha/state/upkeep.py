@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from itertools import islice
 
+from sessionha.errors import StoreFull
 from sessionha.identity import GroupID, SessionKey
 from sessionha.peer.messages import Course
 from sessionha.state import copies, owners
@@ -53,6 +55,9 @@ stood still) finds that it is older, and does not begin the group again."""
 MEMBER_AT = b"\x00member-at"
 """Store row: when this node was last seen to be a member."""
 
+WANTING = b"\x00wanting"
+"""Store row: changes when an engine that does not lead has lost a copy, or left one open."""
+
 ROWS_AT_ONCE = 50
 """Rows deleted in one transaction: a full map cannot do more."""
 
@@ -76,6 +81,8 @@ class Upkeep:
         self._denied: list[tuple[GroupID, SessionKey]] = []
         """Sessions that were logged out and have no tombstone: their primary, here, writes it."""
         self._tending = False
+        self._siblings: set[int] = set()
+        self._wanted = b""
 
     async def run(self) -> None:
         """Look after the node until cancelled."""
@@ -95,7 +102,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(EVERY)
             try:
-                if self._node.store.try_lead() and not await self.repair():
+                if self.learns_what_is_wanting() and not await self.repair():
                     await self._state.rebalancer.look()
             except Exception:
                 log.exception("healing failed; it goes on in a moment")
@@ -124,6 +131,7 @@ class Upkeep:
             found.bytes,
             found.bytes_done,
             self.healer.ended,
+            found.passed_over,
         )
 
     async def _look_after(self) -> None:
@@ -188,6 +196,23 @@ class Upkeep:
                     if record is not None:
                         copies.give_up(writer, group, record, now + PROMISE_TTL)
                         dropped += 1
+
+    def learns_what_is_wanting(self) -> bool:
+        """Whether this engine leads its node, and so heals: then it learns what others met, and of
+        their death, which may have left something open. Any other one tells what it met."""
+        node = self._node
+        with node.store.read() as reader:
+            row = reader.get(WANTING) or b""
+        if not node.store.try_lead():
+            if node.wanting:
+                with suppress(StoreFull), node.store.write(urgent=True) as writer:
+                    writer.put(WANTING, node.random.randbytes(8))
+                    node.wanting = False
+            return False
+        living = node.store.living_slots()
+        node.wanting |= row != self._wanted or not self._siblings <= living
+        self._siblings, self._wanted = living, row
+        return True
 
     async def repair(self) -> int:
         """Bring every group that this node leads to its wanted copies; how many were changed."""

@@ -14,7 +14,16 @@ from benchmarks import locking
 from sessionha.errors import SessionUnavailable
 from sessionha.identity import GroupID, Position, domain_of
 from sessionha.peer.base import Sender
-from sessionha.peer.messages import Batch, Message, Push, Pushes, SessionChange, Walk, Walked
+from sessionha.peer.messages import (
+    Batch,
+    Granted,
+    Message,
+    Push,
+    Pushes,
+    SessionChange,
+    Walk,
+    Walked,
+)
 from sessionha.state import domains, walking
 from sessionha.state.healing import Healer
 from sessionha.state.node import Options
@@ -554,3 +563,102 @@ def _losing(*kinds: type[Message]) -> Seen:
             raise KeyError
 
     return hears
+
+
+# --- what requests and other workers left ---------------------------------------------------------
+
+
+async def give_up_half_way(scene: Scene, claimant: str, how: str) -> None:
+    """A member is promised the group of a request, and does not take it: it has no room, or its
+    worker is killed with the grant on its way."""
+    host = scene.world.hosts[claimant]
+    if how == "no room":
+        size, host.memory.size = host.memory.size, host.memory.used + 2_000
+        with pytest.raises(SessionUnavailable):
+            await scene.see(claimant)
+        host.memory.size = size
+    else:
+        [worker] = [each for each in host.engines if not each.state.node.store.try_lead()]
+        scene.lose(Granted, "n1", claimant, times=1)
+        request = scene.start(scene.see(claimant, host.engines.index(worker)))
+        await asyncio.sleep(0.15)
+        scene.world.kill_engine(worker)
+        request.cancel()
+    record = scene.world.hosts["n1"].record(GROUP)
+    assert record is not None
+    assert (record.epoch.node, record.promise.node) == ("n1", claimant)
+
+
+@pytest.mark.parametrize("how", ["no room", "killed"])
+def test_a_group_whose_claimant_gave_up_is_healed_all_the_same(how: str) -> None:
+    """System 6, 1st: nobody leads it, and no request asks for it."""
+
+    @simulated(nodes=4, engines=2, options=ONE)
+    async def scenario(scene: Scene) -> None:
+        Shop(scene).begin()
+        receipt = await scene.create("n1", a="1" * 5_000)
+        backup = receipt.holders[1]
+        await asyncio.sleep(1)
+        await give_up_half_way(scene, min({"n2", "n3", "n4"} - {backup}), how)
+        await scene.crash(backup)
+        await asyncio.sleep(AFTER + 10)
+        assert len(scene.copies()) == 2
+
+    scenario()
+
+
+async def lose_a_copy(scene: Scene, size: int, engine: int = 0) -> None:
+    """n2 has no room for a change, so the group of n1 goes on without it; then n2 has room."""
+    memory = scene.world.hosts["n2"].memory
+    before, memory.size = memory.size, int(memory.used / 0.99)
+    receipt = await scene.write("n1", engine=engine, a="2" * size)
+    assert receipt.copies == 0
+    memory.size = before
+
+
+@simulated(nodes=2, engines=2, options=ONE)
+async def test_a_copy_that_a_worker_lost_is_made_again_by_the_one_that_leads(scene: Scene) -> None:
+    """Only that one heals, and only the other one knows."""
+    Shop(scene).begin()
+    await scene.create("n1", a="1")
+    await asyncio.sleep(2)
+    engines = scene.world.hosts["n1"].engines
+    [worker] = [engine for engine in engines if not engine.state.node.store.try_lead()]
+    await lose_a_copy(scene, 100, engines.index(worker))
+    await asyncio.sleep(REFUSAL / 1000 + 15)
+    record = scene.world.hosts["n2"].record(GROUP)
+    assert record is not None
+    assert scene.at("n2").node.is_in_sync(record, scene.world.truth)
+
+
+@simulated(options=Options(backups=2, heal_after=AFTER, heal_rate=5_000, rebalance=0, drill=0))
+async def test_what_was_passed_over_is_looked_at_again_however_long_the_healing_takes(
+    scene: Scene,
+) -> None:
+    """Longer than a node that had no room is left alone."""
+    shop = Shop(scene)
+    await shop.create(60, "n1", value=VALUE)
+    await scene.create("n1", a="1")
+    await shop.crash("n3")
+    shop.begin()
+    await asyncio.sleep(1)
+    await lose_a_copy(scene, 3_000)
+    await scene.restart("n3", kept=False)
+    await asyncio.sleep(REFUSAL / 1000)
+    assert healer(scene, "n1").progress.domain is not None, "it goes on"
+    await asyncio.sleep(60)
+    assert all(len(copies) == 3 for copies in shop.placement().values())
+    assert scene.copies().keys() == {"n1", "n2", "n3"}
+
+
+@simulated(nodes=2, options=ONE)
+async def test_what_nobody_had_room_for_is_not_called_healed(scene: Scene) -> None:
+    """Nor is it under way for ever: it is counted apart, and looked at again."""
+    Shop(scene).begin()
+    scene.world.hosts["n2"].memory.size = 1
+    await scene.create("n1", a="1")
+    await asyncio.sleep(30)
+    assert scene.copies().keys() == {"n1"}
+    assert scene.at("n1").node.counters.repaired == 0
+    progress = healer(scene, "n1").progress
+    assert (progress.groups, progress.groups_done, progress.passed_over) == (1, 0, 1)

@@ -1,4 +1,4 @@
-"""What simulated worlds showed and is mended: each as a scenario that failed."""
+"""What simulated worlds and reviews showed and is mended: each as a scenario that failed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from sessionha.errors import CommitUnconfirmed, SessionUnavailable
-from sessionha.peer.messages import Push
+from sessionha.peer.messages import Batch, Push, SessionChange
 from sessionha.state.node import Options
 from tests.simulation.histories import Plan, agreed
 from tests.simulation.loop import run
-from tests.simulation.scenes import Scene, simulated, trace_under
+from tests.simulation.scenes import KEY, LIFETIMES, Scene, simulated, trace_under
 from tests.simulation.world import Faults, World
 
 
@@ -156,3 +156,47 @@ def test_who_meets_a_log_out_whose_copies_do_not_answer_is_not_told_of_it() -> N
             await log_out
 
     scenario()
+
+
+ONE = Options(backups=1, heal_after=30.0, rebalance=0, drill=0)
+
+
+async def refuse_another_group(scene: Scene, node: str, by: str) -> None:
+    """A node has no room for a copy of a group that another one leads, for a moment."""
+    memory = scene.world.hosts[node].memory
+    size, memory.size = memory.size, 1
+    change = SessionChange(KEY, create=LIFETIMES, puts=(("b", "value", b"1"),))
+    await scene.at(by).commit(Batch(b"\x0c" * 12, (change,)), fresh=True)
+    memory.size = size
+
+
+@simulated(nodes=2, options=ONE)
+async def test_a_copy_stays_where_it_is_though_its_node_had_no_room_for_another_group(
+    scene: Scene,
+) -> None:
+    """G1: what was acknowledged with a copy survives one crash: the first write after a hand-over
+    forms C anew, and must not leave out who has the group already."""
+    assert (await scene.create("n1", a="1")).copies == 1
+    await refuse_another_group(scene, "n1", by="n2")
+    assert await scene.see("n2") == {"a": "1"}
+    assert (await scene.write("n2", b="2")).copies == 1
+    assert scene.copies().keys() == {"n1", "n2"}
+    await scene.crash("n2")
+    scene.world.forgotten.add("n2")
+    assert await scene.see("n1") == {"a": "1", "b": "2"}
+
+
+@simulated(nodes=3, options=ONE)
+async def test_a_view_changes_and_a_copy_stays_though_its_node_had_no_room_for_another_group(
+    scene: Scene,
+) -> None:
+    """G1, as before: here a change of the view lets C be formed anew."""
+    receipt = await scene.create("n1", a="1")
+    backup = receipt.holders[1]
+    [other] = {"n2", "n3"} - {backup}
+    scene.at("n1").replication.refused(backup, None, "full")
+    await scene.crash(other)
+    assert (await scene.write("n1", b="2")).holders == ("n1", backup)
+    await scene.crash("n1")
+    scene.world.forgotten |= {"n1", other}
+    assert await scene.see(backup) == {"a": "1", "b": "2"}

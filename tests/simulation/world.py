@@ -652,7 +652,7 @@ class World:
         while True:
             await asyncio.sleep(0.25)
             await engine.host.running()
-            if engine.state.node.store.try_lead():
+            if engine.upkeep.learns_what_is_wanting():
                 engine.state.delays.keep_up()
                 if not await engine.upkeep.repair():
                     await engine.state.rebalancer.look()

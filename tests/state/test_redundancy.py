@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from dataclasses import replace
 
 import pytest
 
-from sessionha.peer.messages import Batch, Health, SessionChange, Share, Weight
+from sessionha.errors import CommitUnconfirmed
+from sessionha.peer.messages import Batch, Health, Push, SessionChange, Share, Weight
 from sessionha.state import redundancy
 from sessionha.state.node import Options
 from sessionha.state.redundancy import RESTS, Redundancy
-from tests.simulation.scenes import KEY, LIFETIMES, Scene, simulated
+from tests.simulation.scenes import GROUP, KEY, LIFETIMES, Scene, simulated
+from tests.simulation.test_delay import Shop
 
 BYTES = len("a") + len("1")
 """Of a session as these groups have."""
@@ -188,3 +192,84 @@ async def test_destroyed_sessions_are_not_lost(scene: Scene) -> None:
     await scene.at("n1").commit(Batch(named(0)[0], (change,)), fresh=False)
     found = await redundancy_at(scene, "n1").safety("n1", zones=False)
     assert found.alone == Weight(1, 0, 0)
+
+
+ONE = Options(backups=1, heal_after=30.0, rebalance=0, drill=0)
+
+
+async def alone(scene: Scene, asked: str, node: str) -> int:
+    """Sessions that would be lost if the node stopped now."""
+    return (await scene.at(asked).redundancy.safety(node, zones=False)).alone.sessions
+
+
+async def left_open(scene: Scene) -> None:
+    """n1 names n3 a holder in the place of n2, which is away, and n3 does not hear of it."""
+    await scene.create("n1", a="1")
+    await scene.crash("n2")
+    scene.lose(Push, "n1", "n3")
+    with pytest.raises(CommitUnconfirmed):
+        await scene.write("n1", a="2")
+    scene.world.held_back = None
+
+
+@simulated(options=ONE)
+async def test_a_copy_that_was_never_made_is_none(scene: Scene) -> None:
+    """A round that is still open may be the one that makes it."""
+    await left_open(scene)
+    assert scene.copies().keys() == {"n1"}
+    assert await alone(scene, "n3", "n1") == 1
+    counts = scene.at("n1").redundancy
+    await counted(scene, "n1")
+    await asyncio.sleep(RESTS / 1000)
+    await counts.look()
+    assert counts.health().at_risk.groups == 1
+    await scene.see("n1")
+    assert await alone(scene, "n3", "n1") == 0
+
+
+@simulated(options=replace(ONE, heal_after=math.inf))
+async def test_what_a_request_left_open_is_finished_without_another_one(scene: Scene) -> None:
+    """Also where no delay ever ends: the copy was promised, and nothing else looks for it."""
+    await left_open(scene)
+    Shop(scene).begin()
+    await asyncio.sleep(5)
+    assert scene.copies().keys() == {"n1", "n3"}
+    assert await alone(scene, "n3", "n1") == 0
+
+
+@simulated(engines=2, options=ONE)
+async def test_what_a_worker_left_open_is_finished_by_another_one(scene: Scene) -> None:
+    """It is killed between its transaction, which names n3 a holder, and its push to n3."""
+    Shop(scene).begin()
+    await scene.create("n1", a="1")
+    await scene.crash("n2")
+    await asyncio.sleep(2)
+    engines = scene.world.hosts["n1"].engines
+    [worker] = [engine for engine in engines if not engine.state.node.store.try_lead()]
+    worker.doom = "between"
+    write = scene.start(scene.write("n1", engine=engines.index(worker), a="2"))
+    await asyncio.sleep(5)
+    assert worker not in engines
+    write.cancel()
+    assert scene.copies().keys() == {"n1", "n3"}
+
+
+@simulated(nodes=4, options=replace(ONE, backups=2))
+async def test_a_copy_that_a_dead_primary_only_meant_to_have_is_none(scene: Scene) -> None:
+    """It dies when one backup has the step that names another, and the other has not."""
+    receipt = await scene.create("n1", a="1")
+    first, second = receipt.holders[1:]
+    [third] = {"n2", "n3", "n4"} - {first, second}
+    await scene.crash(second)
+    scene.lose(Push, "n1", third)
+    write = scene.start(scene.write("n1", a="2"))
+    await asyncio.sleep(0.05)
+    await scene.crash("n1")
+    write.cancel()
+    scene.world.held_back = None
+    record = scene.world.hosts[first].record(GROUP)
+    assert record is not None
+    assert third in record.holders
+    assert await alone(scene, third, first) == 1
+    assert await scene.see(third) == {"a": "2"}
+    assert await alone(scene, third, first) == 0
