@@ -165,5 +165,6 @@ def health_row(node: str, health: Health | None) -> dict[str, Any]:
         return {"node": node, "answers": False}
     shares = {name: getattr(health, name) for name in LEVELS}
     numbers = {name: {"groups": s.groups, "bytes": s.bytes} for name, s in shares.items()}
-    told = {"old": health.old, "healing": msgspec.structs.asdict(health.course)}
+    course = msgspec.structs.asdict(health.course) | {"ended": health.course.ended.number}
+    told = {"old": health.old, "healing": course}
     return {"node": node, "answers": True, "complete": health.complete, **numbers, **told}

@@ -54,6 +54,8 @@ def _nodes(found: Mapping[str, Any]) -> Table:
             size = sum(each[name]["bytes"] for name, _ in _LEVELS)
             groups = [each[name]["groups"] for name, _ in _LEVELS]
             note = "" if each["complete"] else "counting"
+            if waiting := each["healing"]["passed_over"]:
+                note = f"nobody has room for {waiting}"
             if each["healing"]["under_way"]:
                 note = f"heals {_course(each['healing'])[2]}"
             cells = [each["node"], *groups, f"{size / MIB:.1f}", each["old"], note]

@@ -8,13 +8,14 @@ import httpx
 import pytest
 
 from sessionha.admin.app import build
-from sessionha.admin.healing import _goes_on
+from sessionha.admin.healing import HealingPage, _goes_on
 from sessionha.admin.metrics import text
 from sessionha.admin.snapshot import store_of
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, tokens
 from sessionha.engine import Engine
 from sessionha.identity import NO_VIEW
+from sessionha.peer.messages import Course, Health, Share
 from sessionha.view import Member, View
 from sessionha.view import Role as Role_
 from tests.admin.test_app import samples
@@ -88,6 +89,15 @@ async def test_an_absence_from_its_start_to_its_end(pair: Pair) -> None:
     said = (await ask(one, "/v1/heal/n2?now", role="operate", method="POST")).json()
     assert said["left"] == 0
     assert one.state.delays.gone_for_good() == {"n2"}
+
+
+async def test_nobody_waits_for_copies_that_nobody_has_room_for(pair: Pair) -> None:
+    """What shows bars until nothing is under way comes to an end."""
+    page = HealingPage(pair[0])
+    for passed_over, goes_on in ((2, True), (3, False)):
+        course = Course(passed_over=passed_over)
+        lacking = Health(degraded=Share(3, 9), complete=True, course=course)
+        assert page._is_under_way([], [lacking]) == goes_on
 
 
 def member(node: str, role: Role_ = "server") -> Member:

@@ -23,7 +23,7 @@ FULL: dict[str, Any] = {
     "at_risk": {"groups": 10, "bytes": 1 << 20},
     "healing": {
         "under_way": True, "domains": 7, "domains_done": 3, "groups": 10, "groups_done": 4,
-        "bytes": 1 << 20, "bytes_done": 1 << 19,
+        "bytes": 1 << 20, "bytes_done": 1 << 19, "passed_over": 0,
     },
 }  # fmt: skip
 
@@ -64,6 +64,13 @@ def test_heal_shows_who_is_awaited_and_how_many_copies_there_are(
         assert words in shown
     assert main(["heal", "--json", "--url", node.address]) == 0
     assert json.loads(capsys.readouterr().out) == FOUND
+
+
+def test_heal_says_that_nobody_has_room(node: Node, capsys: Output) -> None:
+    waiting = {**FULL, "healing": {**FULL["healing"], "under_way": False, "passed_over": 6}}
+    node.body = json.dumps({**FOUND, "nodes": [waiting]}).encode()
+    assert main(["heal", "--url", node.address]) == 0
+    assert "nobody has room for 6" in capsys.readouterr().out
 
 
 def test_bars_are_shown_until_nothing_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
