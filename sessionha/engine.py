@@ -412,6 +412,10 @@ class Engine:
     ) -> None:
         def look() -> None:
             remarks.look_again(topology.view())
+            parts = self._parts
+            serves_on = parts is not None and not (parts.told or parts.stopping)
+            if serves_on and parts is not None and parts.drain is not None:
+                parts.drain.look()
 
         self._following = Following(store, lambda: self._reload(logging.DEBUG), look)
         self._remarks = remarks
@@ -591,8 +595,8 @@ class Engine:
         if last:
             left = max(began + LIMIT - time.monotonic(), STOP_PATIENCE)
             await self._drain_last(parts, left, patiently=False)
-        elif parts.drain is not None and parts.drain.is_mine and not parts.drain.is_wished:
-            parts.drain.end()  # the server has started others after all
+        elif parts.drain is not None:
+            parts.drain.leave()  # the server has started others after all
         if parts.retiring is not None:
             parts.retiring.cancel()
             await asyncio.wait({parts.retiring})

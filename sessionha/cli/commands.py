@@ -307,7 +307,7 @@ def drain(
     """Let others serve all that a node serves, and wait until they do: then stop it.
 
     Without --restart it goes for good, and its copies are made elsewhere at once. Exits 1 when
-    something could not be handed over.
+    something could not be handed over, or not be copied elsewhere.
     """
     with needs("cli", "draining"):
         from sessionha.cli import draining
@@ -325,7 +325,7 @@ def drain(
         print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     print(json.dumps(done, indent=2) if as_json else draining.words(done))
-    if done["groups"]:
+    if not draining.is_safe(done):
         raise typer.Exit(1)
 
 

@@ -58,15 +58,27 @@ def cancel(url: str, bearer: str, node: str) -> dict[str, Any]:
     return asking.ask(url, path, bearer, has="phase", method="DELETE")
 
 
+def is_safe(done: Mapping[str, Any]) -> bool:
+    """Whether nothing would be missed if the node were stopped now."""
+    return not done["groups"] and not done["copies"]
+
+
 def words(done: Mapping[str, Any]) -> str:
     """How it ended, for a person."""
     node, moved, left = done["node"], done["moved"], done["groups"]
     if not done["how"]:
         return f"{node} takes clients again"
     text = f"{node} is drained: others serve its {moved} groups of sessions"
-    if not left:
+    if is_safe(done):
         return f"{text}; stop it now"
-    return (
-        f"{text}; {left} with {done['sessions']} sessions could not be handed over, of which"
-        f" {done['alone']} sessions have no copy on another node"
-    )
+    if left:
+        text += (
+            f"; {left} with {done['sessions']} sessions could not be handed over, of which"
+            f" {done['alone']} sessions have no copy on another node"
+        )
+    if done["copies"]:
+        text += (
+            f"; its copies of {done['copies']} groups could not be made elsewhere: they have one"
+            " less when it goes"
+        )
+    return text

@@ -742,6 +742,9 @@ class DrainProgress(Wire, frozen=True):
     """The sessions in these."""
     alone: int = 0
     """Those of them that have no copy in sync on another member."""
+    copies: int = 0
+    """When it is done and goes for good: groups that others lead, and of which it has one of the
+    copies still, since that could not be made elsewhere."""
 
 
 Ballot = tuple[int, str]

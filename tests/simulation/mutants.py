@@ -613,12 +613,21 @@ def _nobody_absent() -> list[AbstractContextManager[Any]]:
 def _asked_is_handed_over() -> list[AbstractContextManager[Any]]:
     async def ask(self: Draining, target: str, some: Any, unwilling: Any) -> None:
         del target, unwilling
-        self._given.update(some)
+        self._given.update(dict.fromkeys(some))
 
     return [
         _on(Draining, "_ask", ask),
         _on(Draining, "_is_mine", lambda self, group, *_: group not in self._given),
     ]
+
+
+def _only_what_it_led() -> list[AbstractContextManager[Any]]:
+    original = Draining._is_mine
+
+    def is_mine(self: Draining, group: bytes, record: Any, view: View) -> bool:
+        return record.epoch.node == self._node.me and original(self, group, record, view)
+
+    return [_on(Draining, "_is_mine", is_mine)]
 
 
 def _only_to_backups() -> list[AbstractContextManager[Any]]:
@@ -918,6 +927,12 @@ RULES: dict[str, Rule] = {
         "a group without a backup is left where it is",
         _only_to_backups,
         scene(test_draining.test_a_group_without_a_backup_gets_one_first),
+        "directed",
+    ),
+    "drain-only-what-it-led": Rule(
+        "the last copy of what a dead node led goes along",
+        _only_what_it_led,
+        scene(test_draining.test_who_has_the_last_copy_hands_it_over),
         "directed",
     ),
     "drain-copies-not-replaced": Rule(

@@ -25,9 +25,9 @@ from sessionha.state.base import Receipt, Unsettled
 from sessionha.state.manager import StateManager
 from sessionha.state.node import Options
 from tests.simulation.clients import check_receipt
-from tests.simulation.histories import Plan
+from tests.simulation.histories import Plan, agreed
 from tests.simulation.loop import run
-from tests.simulation.world import Faults, World
+from tests.simulation.world import Faults, Views, World
 
 LIFETIMES = Create(idle_timeout=1_800_000, lifetime=43_200_000)
 GROUP = b"\x0b" * 12
@@ -211,14 +211,25 @@ def _puts(values: dict[str, str]) -> tuple[tuple[str, str, bytes], ...]:
 
 
 def simulated(
-    nodes: int = 3, engines: int = 1, options: Options | None = None, size: int = 1 << 28
+    nodes: int = 3,
+    engines: int = 1,
+    options: Options | None = None,
+    size: int = 1 << 28,
+    *,
+    views: Views = "oracle",
+    upkeep: bool = False,
 ) -> Callable[[Callable[[Scene], Awaitable[None]]], Callable[[], None]]:
     """Make a test of a scenario: it runs in virtual time, in a world where chance is off."""
 
     def make(scenario: Callable[[Scene], Awaitable[None]]) -> Callable[[], None]:
         async def play() -> None:
-            world = World(1, nodes, engines=engines, faults=Faults(), options=options, size=size)
+            world = World(
+                1, nodes, engines=engines, faults=Faults(), options=options, size=size,
+                views=views, upkeep=upkeep,
+            )  # fmt: skip
             try:
+                if views != "oracle":
+                    await agreed(world)
                 await scenario(Scene(world))
             finally:
                 world.stop()

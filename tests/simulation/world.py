@@ -754,6 +754,7 @@ class World:
         done: bool = await self.own(engine, draining.hand_over(until))
         if how == "leaving":
             await self.own(engine, draining.give_copies_away(until))
+            done = not (await self.own(engine, draining.left())).groups
         if engine.topology is not None:
             await engine.topology.leave(returning=how == "returning")
         return done
