@@ -313,7 +313,7 @@ async def done(one: Stopping, phase: str = "done") -> DrainProgress:
     """Wait until it is in this phase: what it tells then."""
     async with asyncio.timeout(60):
         while one.progress().phase != phase:  # noqa: ASYNC110 (as who asks does)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
     return one.progress()
 
 
@@ -409,7 +409,7 @@ async def test_what_one_engine_carries_out_another_may_call_off(scene: Scene) ->
     assert not serves(scene, "n1")
 
 
-@simulated(options=ONE, views="available", engines=2)
+@simulated(options=ONE, views="available", engines=2, upkeep=True)
 async def test_what_one_engine_carries_out_no_other_begins_again(scene: Scene) -> None:
     """Unless it is to be another kind of stop: then the later word counts."""
     await scene.create("n1", a="1")
