@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sessionha.session import Session
     from sessionha.session.carrier import current_session
     from sessionha.web.asgi import SessionMiddleware, session_from
+    from sessionha.web.optout import bots, preflights
     from sessionha.web.workers import start
     from sessionha.web.wsgi import WSGISessionMiddleware
 
@@ -45,7 +46,9 @@ __all__ = [
     "StoreFull",
     "WSGISessionMiddleware",
     "__version__",
+    "bots",
     "current_session",
+    "preflights",
     "session_from",
     "start",
 ]
@@ -54,7 +57,9 @@ _ELSEWHERE = {
     "Session": "sessionha.session",
     "SessionMiddleware": "sessionha.web.asgi",
     "WSGISessionMiddleware": "sessionha.web.wsgi",
+    "bots": "sessionha.web.optout",
     "current_session": "sessionha.session.carrier",
+    "preflights": "sessionha.web.optout",
     "session_from": "sessionha.web.asgi",
     "start": "sessionha.web.workers",
 }

@@ -51,7 +51,7 @@ from sessionha.virtual import VirtualServers
 ENVIRONMENT: Final = "SESSIONHA_"
 ARGUMENTS: Final = (
     "secret_key", "session_cookie", "max_age", "path", "same_site", "https_only", "domain",
-    "partitioned", "on_error",
+    "partitioned", "exclude", "on_error",
 )  # fmt: skip
 """What the middleware takes beside settings: it belongs to the code, and not to a deployment."""
 

@@ -26,7 +26,9 @@ PUBLIC = [
     "StoreFull",
     "WSGISessionMiddleware",
     "__version__",
+    "bots",
     "current_session",
+    "preflights",
     "session_from",
     "start",
 ]

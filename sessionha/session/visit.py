@@ -253,12 +253,13 @@ class Visit(Part):
                 " client may have in a request"
             )
         company = self.company
-        if not company.has_room():
+        if self.closed is None and not company.has_room():
             begun = (known for known in self._companies() if known.group is None or known.fresh)
             company = next(begun, None) or Company(self._home, None)
         part = Secondary(self, self.terms.secondary(name), None)
         part.company = company
         part.begin_new(self.session.failure)
+        part.closed = self.closed
         known = self._secondary.setdefault(name, part)  # another thread may have been faster
         if known is part:
             company.parts.append(part)
@@ -463,6 +464,17 @@ class Visit(Part):
             return False
         same = route.servers == names and route.group == group
         return same and route.position.epoch == position.epoch
+
+
+def opted_out(home: Home, terms: Terms) -> Visit:
+    """The visit of a request that shall have no session of its client: with an empty one, of which
+    nothing is kept. It looks for nothing, so the engine need not run."""
+    visit = Visit(home, terms, ())
+    visit.arrive()
+    visit.discard(
+        SessionError("this request is opted out (`exclude`): nothing of its session is stored")
+    )
+    return visit
 
 
 class Secondary(Part):

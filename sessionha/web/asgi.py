@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -13,7 +14,7 @@ from sessionha.session.carrier import carry, lay_down
 from sessionha.session.cookies import SameSite
 from sessionha.session.headers import ROUTE, TOKEN
 from sessionha.session.session import Session, UnavailableSession
-from sessionha.session.visit import Visit, visit_of
+from sessionha.session.visit import Visit, opted_out, visit_of
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
@@ -30,6 +31,7 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.optout import Exclude, OptsOut, opt_out
 from sessionha.web.signals import retire_first
 
 log = logging.getLogger("sessionha.web")
@@ -55,9 +57,11 @@ class SessionMiddleware:
     """Gives every request and websocket `scope["session"]`, a dict, and `scope["sessionha"]`.
 
     Takes the arguments of Starlette's class of this name, and as further keywords the settings of
-    sessionha. `on_error`: what happens to changes when the application raises: "discard" them, as
-    Starlette does, or "commit" those to a session that exists. Responses with a 5xx status commit.
-    `engine`: an engine to use instead of the one that the settings describe.
+    sessionha. `exclude`: paths ("/healthz"; "/static/" and all below) and predicates of the scope
+    whose requests have an empty session that is forgotten. `on_error`: what happens to changes when
+    the application raises: "discard" them, as Starlette does, or "commit" those to a session that
+    exists. Responses with a 5xx status commit. `engine`: an engine to use instead of the one that
+    the settings describe.
 
     Wrong arguments and settings stop the server when it starts, with every mistake; where there
     is no lifespan, the first request raises InvalidSettings. (Frameworks construct middleware
@@ -77,6 +81,7 @@ class SessionMiddleware:
         domain: str | None = None,
         partitioned: bool = False,
         *,
+        exclude: Exclude = (),
         on_error: OnError = "discard",
         engine: Engine | None = None,
         **settings: object,
@@ -87,29 +92,32 @@ class SessionMiddleware:
         self._factory: Factory = default_factory
         self._invalid: InvalidSettings | None = None
         self._health: Mapping[str, str] = {}
+        self._opts_out: OptsOut | None = None
         cookie = {
             "session_cookie": session_cookie, "path": path, "same_site": same_site,
             "https_only": https_only, "domain": domain, "partitioned": partitioned,
         }  # fmt: skip
         try:
             self.settings, self._keys, self._terms, self._choice = agree(
-                engine, settings, secret_key, cookie, max_age, on_error
+                engine, settings, secret_key, cookie, max_age, on_error, exclude
             )
             self._health = health_pages(self.settings)
+            self._opts_out = opt_out(exclude)
         except InvalidSettings as error:
             self._invalid, self._engine = error, None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._live(scope, receive, send)
-            return
         if kind not in ("http", "websocket"):
-            await self.app(scope, receive, send)
+            serve = self._live if kind == "lifespan" else self.app
+            await serve(scope, receive, send)
             return
         if scope["path"] in self._health and kind == "http":
             answer = await self._probed(self._health[scope["path"]])
             await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
+            return
+        if self._opts_out is not None and self._opts_out(scope["path"], scope):
+            await self._without(scope, receive, send)
             return
         engine = self._engine
         if engine is None or not engine.running:
@@ -147,6 +155,20 @@ class SessionMiddleware:
             lay_down(carried)
             visit.leave()
             if outer is not None:  # frameworks share one scope among the applications they mount
+                scope["sessionha"], scope["session"] = outside, values
+
+    async def _without(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request that is opted out."""
+        outside, values = scope.get("sessionha"), scope.get("session")
+        visit = opted_out(self._made_engine(), self._terms)
+        carried = carry(visit)
+        try:
+            scope["sessionha"], scope["session"] = visit.session, visit.session.as_dict()
+            await self.app(scope, receive, send)
+        finally:
+            lay_down(carried)
+            visit.leave()
+            if outside is not None:
                 scope["sessionha"], scope["session"] = outside, values
 
     async def _probed(self, page: str) -> tuple[int, bytes]:
@@ -198,13 +220,29 @@ class SessionMiddleware:
 
         await self.app(scope, receive_starting, send_stopping)
 
-    async def _running_engine(self, *, late: bool = False) -> Engine:
-        """`late`: a request waits for it."""
+    @asynccontextmanager
+    async def lifespan(self, *_: object) -> AsyncIterator[None]:
+        """Within it the engine runs: for frameworks that call no middleware for the lifespan.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+        """
+        engine = await self._running_engine()
+        try:
+            yield
+        finally:
+            await engine.stop()
+
+    def _made_engine(self) -> Engine:
         if self._invalid is not None:
             raise self._invalid
-        engine = self._engine
-        if engine is None:
-            engine = self._engine = self._factory(self.settings, self._keys)
+        if self._engine is None:
+            self._engine = self._factory(self.settings, self._keys)
+        return self._engine
+
+    async def _running_engine(self, *, late: bool = False) -> Engine:
+        """`late`: a request waits for it."""
+        engine = self._made_engine()
         runs = engine.running
         if not runs:
             warn_of_weak_keys(self._keys)

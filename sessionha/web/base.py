@@ -24,6 +24,7 @@ from sessionha.session.tokens import EITHER, as_cookies, in_headers
 from sessionha.session.visit import Visit
 from sessionha.settings import Settings
 from sessionha.topology.health import NodeState
+from sessionha.web.optout import Exclude, opt_out
 
 log = logging.getLogger("sessionha.web")
 
@@ -151,6 +152,7 @@ def agree(
     cookie: Mapping[str, Any],
     max_age: Any,
     on_error: object,
+    exclude: Exclude = (),
 ) -> Agreed:
     """What a door's arguments and settings mean. `cookie`: the arguments of its attributes, by the
     names that frameworks give them.
@@ -163,6 +165,10 @@ def agree(
     found: Settings | None = None
     keys: tuple[bytes, ...] = ()
     attributes: CookieAttributes | None = None
+    try:
+        opt_out(exclude)
+    except InvalidSettings as error:
+        problems += error.problems
     try:
         found = engine.settings if engine else Settings.load(None, **settings)
     except InvalidSettings as error:

@@ -17,7 +17,7 @@ from sessionha.errors import SessionUnavailable, StoreFull
 from sessionha.session.carrier import Carried, carry, lay_down
 from sessionha.session.cookies import SameSite
 from sessionha.session.headers import ROUTE, TOKEN
-from sessionha.session.visit import Visit, visit_of
+from sessionha.session.visit import Visit, opted_out, visit_of
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
@@ -34,6 +34,7 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.optout import Exclude, opt_out
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
 
 log = logging.getLogger("sessionha.web")
@@ -64,10 +65,11 @@ class WSGISessionMiddleware:
     """Gives every request `environ["sessionha.session"]`, a `Session`.
 
     Takes the arguments of `SessionMiddleware`, and as further keywords the settings of sessionha.
-    `environ_key`: where the application looks for its session. `on_error`: what happens to changes
-    when the application raises: "discard" them, or "commit" those to a session that exists.
-    Responses with a 5xx status commit. `engine`: an engine to use instead of the one that the
-    settings describe.
+    `environ_key`: where the application looks for its session. `exclude`: paths ("/healthz";
+    "/static/" and all below) and predicates of the environment whose requests have an empty session
+    that is forgotten. `on_error`: what happens to changes when the application raises: "discard"
+    them, or "commit" those to a session that exists. Responses with a 5xx status commit. `engine`:
+    an engine to use instead of the one that the settings describe.
 
     The engine starts with the first request; a node with peers should be a member of its cluster
     before that: see `sessionha.start`, and `sessionha.gunicorn`.
@@ -90,6 +92,7 @@ class WSGISessionMiddleware:
         partitioned: bool = False,
         *,
         environ_key: str = "sessionha.session",
+        exclude: Exclude = (),
         on_error: OnError = "discard",
         engine: Engine | None = None,
         **settings: object,
@@ -99,8 +102,9 @@ class WSGISessionMiddleware:
             "https_only": https_only, "domain": domain, "partitioned": partitioned,
         }  # fmt: skip
         self.settings, self._keys, self.terms, self._choice = agree(
-            engine, settings, secret_key, cookie, max_age, on_error
+            engine, settings, secret_key, cookie, max_age, on_error, exclude
         )
+        self._opts_out = opt_out(exclude)
         self.app = app
         self.environ_key = environ_key
         self.commits_errors = on_error == "commit"
@@ -114,10 +118,12 @@ class WSGISessionMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
             host = self._host
-            if self._health:
+            if self._health or self._opts_out is not None:
                 path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
                 if page := self._health.get(path):
                     return _answered(start_response, *self._probed(page), NO_STORE)[1]
+                if self._opts_out is not None and self._opts_out(path, environ):
+                    return self._without(environ, start_response)
             if host is None or not host.running:
                 host = self.start(late=True)
             outer = visit_of(environ.get(self.environ_key))
@@ -128,6 +134,21 @@ class WSGISessionMiddleware:
             refusals.say(error)
             return _refused(start_response, error)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
+
+    def _without(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Serve a request that is opted out."""
+        before = environ.get(self.environ_key)
+        visit = opted_out(self._made_engine(), self.terms)
+        carried = carry(visit)
+        try:
+            environ[self.environ_key] = visit.session
+            environ[WAIT] = drive  # what there is to wait for is refused at once
+            return self.app(environ, start_response)
+        finally:
+            lay_down(carried)
+            visit.leave()
+            if before is not None:
+                environ[self.environ_key] = before
 
     def _probed(self, page: str) -> tuple[int, bytes]:
         """Status and body of a health page; whatever it is, an engine that runs must answer. Where
@@ -150,10 +171,7 @@ class WSGISessionMiddleware:
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
         """
-        with self._making:
-            engine = self._engine
-            if engine is None:
-                engine = self._engine = self._factory(self.settings, self._keys)
+        engine = self._made_engine()
         if not engine.running:
             warn_of_weak_keys(self._keys)
         host = host_for(engine)
@@ -161,6 +179,12 @@ class WSGISessionMiddleware:
             note_late_start(engine)
         self._host = host
         return host
+
+    def _made_engine(self) -> Engine:
+        with self._making:
+            if self._engine is None:
+                self._engine = self._factory(self.settings, self._keys)
+            return self._engine
 
     def _arrived(
         self, engine: Engine, environ: dict[str, Any], outer: Visit | None

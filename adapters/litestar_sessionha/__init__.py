@@ -1,0 +1,87 @@
+"""Sessions for Litestar: `request.session` from the cluster, and a store for what else it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from litestar import Request
+from litestar.config.app import AppConfig
+from litestar.di import Provide
+from litestar.plugins import InitPlugin
+from litestar.serialization import decode_json, encode_json
+from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Send
+from litestar.utils import get_serializer_from_scope
+
+from sessionha import Session, SessionMiddleware, SessionUnavailable, session_from
+
+__all__ = ["SessionPlugin"]
+
+_INNER: Final = "sessionha.litestar"
+"""Where a request carries the application that is inside our middleware on its route."""
+
+
+class SessionPlugin(InitPlugin):
+    """Gives each request and websocket `request.session`, and handlers that ask for one a
+    `session: Session`, element by element.
+
+        Litestar(route_handlers, plugins=[SessionPlugin(secret_key=…)])
+
+    Takes the arguments of `sessionha.SessionMiddleware`, which it is made of; the engine starts
+    and stops with the application. In the place of Litestar's own session middleware.
+    """
+
+    def __init__(self, secret_key: object, **arguments: Any) -> None:
+        self._door = SessionMiddleware(_inner, secret_key, **arguments)
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Put the middleware outside every other one, and what belongs to it beside them."""
+        app_config.middleware = [self._around, *app_config.middleware]
+        app_config.lifespan = [*app_config.lifespan, self._door.lifespan]
+        app_config.dependencies = {
+            "session": Provide(_provided, sync_to_thread=False), **app_config.dependencies
+        }  # fmt: skip
+        app_config.exception_handlers = {
+            SessionUnavailable: _raised_again, **app_config.exception_handlers
+        }  # fmt: skip
+        app_config.signature_types = [*app_config.signature_types, Session]
+        return app_config
+
+    def _around(self, app: ASGIApp) -> ASGIApp:
+        """One middleware for all routes: Litestar makes one for each."""
+
+        async def around(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[_INNER] = app  # type: ignore[typeddict-unknown-key]
+            await self._door(scope, receive, send)  # type: ignore[arg-type]
+
+        return around
+
+
+async def _inner(scope: Any, receive: Any, send: Any) -> None:
+    """What is inside the middleware: the application of the request's route."""
+
+    async def told(message: Message) -> None:
+        """Before the session is committed: Litestar's ways to exchange it whole."""
+        values = scope["session"]
+        if values is Empty:
+            scope["session"] = {}
+        elif not isinstance(values, Mapping):
+            scope["session"] = _plain(values, scope)
+        await send(message)
+
+    await scope.pop(_INNER)(scope, receive, told)
+
+
+def _plain(values: Any, scope: Scope) -> Any:
+    """A model in the place of the session, as Litestar's own sessions store it."""
+    return decode_json(encode_json(values, get_serializer_from_scope(scope)))
+
+
+def _raised_again(request: Request[Any, Any, Any], error: SessionUnavailable) -> NoReturn:
+    """Litestar would answer 500; the middleware around it answers 503 with Retry-After."""
+    del request
+    raise error
+
+
+def _provided(scope: Scope) -> Session:
+    return session_from(scope)
