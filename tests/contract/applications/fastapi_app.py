@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
-from fastapi_sessionha import CurrentSession
 
+from fastapi_sessionha import CurrentSession
 from sessionha import SessionMiddleware
 from tests.contract.acts import SECRET_KEY, act, gate
 

@@ -9,8 +9,8 @@ from typing import Any
 from litestar import Litestar, Request, Response, get
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
-from litestar_sessionha import SessionPlugin
 
+from litestar_sessionha import SessionPlugin
 from sessionha import Session
 from tests.contract.acts import SECRET_KEY, act, gate
 
