@@ -32,12 +32,13 @@ class SessionPlugin(InitPlugin):
     """
 
     def __init__(self, secret_key: object, **arguments: Any) -> None:
-        self._door = SessionMiddleware(_inner, secret_key, **arguments)
+        self.door = SessionMiddleware(_inner, secret_key, **arguments)
+        """The middleware that does it all."""
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Put the middleware outside every other one, and what belongs to it beside them."""
         app_config.middleware = [self._around, *app_config.middleware]
-        app_config.lifespan = [*app_config.lifespan, self._door.lifespan]
+        app_config.lifespan = [*app_config.lifespan, self.door.lifespan]
         app_config.dependencies = {
             "session": Provide(_provided, sync_to_thread=False), **app_config.dependencies
         }  # fmt: skip
@@ -52,7 +53,7 @@ class SessionPlugin(InitPlugin):
 
         async def around(scope: Scope, receive: Receive, send: Send) -> None:
             scope[_INNER] = app  # type: ignore[typeddict-unknown-key]
-            await self._door(scope, receive, send)  # type: ignore[arg-type]
+            await self.door(scope, receive, send)  # type: ignore[arg-type]
 
         return around
 

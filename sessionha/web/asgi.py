@@ -98,7 +98,7 @@ class SessionMiddleware:
             "https_only": https_only, "domain": domain, "partitioned": partitioned,
         }  # fmt: skip
         try:
-            self.settings, self._keys, self._terms, self._choice = agree(
+            self.settings, self._keys, self.terms, self._choice = agree(
                 engine, settings, secret_key, cookie, max_age, on_error, exclude
             )
             self._health = health_pages(self.settings)
@@ -127,7 +127,7 @@ class SessionMiddleware:
         outside = scope.get("sessionha")
         outer = None if outside is None else visit_of(outside)
         values = None if outer is None else scope.get("session")
-        terms = self._terms
+        terms = self.terms
         if self._choice is not None:
             if _has_several_hosts(scope):
                 await _refuse_hosts(scope, receive, send)
@@ -160,7 +160,7 @@ class SessionMiddleware:
     async def _without(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that is opted out."""
         outside, values = scope.get("sessionha"), scope.get("session")
-        visit = opted_out(self._made_engine(), self._terms)
+        visit = opted_out(self.made_engine(), self.terms)
         carried = carry(visit)
         try:
             scope["sessionha"], scope["session"] = visit.session, visit.session.as_dict()
@@ -233,7 +233,8 @@ class SessionMiddleware:
         finally:
             await engine.stop()
 
-    def _made_engine(self) -> Engine:
+    def made_engine(self) -> Engine:
+        """The engine, made if need be; it may not run."""
         if self._invalid is not None:
             raise self._invalid
         if self._engine is None:
@@ -242,7 +243,7 @@ class SessionMiddleware:
 
     async def _running_engine(self, *, late: bool = False) -> Engine:
         """`late`: a request waits for it."""
-        engine = self._made_engine()
+        engine = self.made_engine()
         runs = engine.running
         if not runs:
             warn_of_weak_keys(self._keys)

@@ -138,7 +138,7 @@ class WSGISessionMiddleware:
     def _without(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request that is opted out."""
         before = environ.get(self.environ_key)
-        visit = opted_out(self._made_engine(), self.terms)
+        visit = opted_out(self.made_engine(), self.terms)
         carried = carry(visit)
         try:
             environ[self.environ_key] = visit.session
@@ -171,7 +171,7 @@ class WSGISessionMiddleware:
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
         """
-        engine = self._made_engine()
+        engine = self.made_engine()
         if not engine.running:
             warn_of_weak_keys(self._keys)
         host = host_for(engine)
@@ -180,7 +180,8 @@ class WSGISessionMiddleware:
         self._host = host
         return host
 
-    def _made_engine(self) -> Engine:
+    def made_engine(self) -> Engine:
+        """The engine, made if need be; it may not run."""
         with self._making:
             if self._engine is None:
                 self._engine = self._factory(self.settings, self._keys)

@@ -112,8 +112,8 @@ async def show(request: Request) -> Response:
         middleware = middleware.app
     engine: Any = middleware._engine
     shown: list[object] = [session, session.known, middleware, middleware.settings, engine]
-    shown += [vars(middleware)["settings"], middleware._terms, engine._parts, engine.streams]
-    shown += [engine.state, engine.state.node, engine.route_cookies, middleware._terms.cookies]
+    shown += [vars(middleware)["settings"], middleware.terms, engine._parts, engine.streams]
+    shown += [engine.state, engine.state.node, engine.route_cookies, middleware.terms.cookies]
     for each in shown:
         log.debug("%r", each)
     return PlainTextResponse("")

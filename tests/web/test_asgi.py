@@ -504,7 +504,7 @@ async def test_a_request_that_fails_before_the_application_does_not_count_for_ev
     monkeypatch.setattr(*step, fail)
     with pytest.raises(RuntimeError):
         await browser.get("/count")
-    assert app._terms.under_way == {}
+    assert app.terms.under_way == {}
 
 
 # --- after the response has started ---
