@@ -48,7 +48,7 @@ async def test_a_path_that_is_opted_out_sees_no_session(door: Door) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("path", ["/statics", "/static", "/healthz/", "/a/static/count"])
+@pytest.mark.parametrize("path", ["/statics", "/health", "/healthz/", "/a/static/count"])
 async def test_other_paths_have_sessions(door: Door, path: str) -> None:
     """A path without a slash at its end is that one alone; one with it, what is below."""
     cookie = {"Cookie": (await door(engine := FakeEngine())("/count", {})).cookie}
