@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn
 
 from litestar import Request
 from litestar.config.app import AppConfig
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.plugins import InitPlugin
 from litestar.serialization import decode_json, encode_json
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Send
@@ -15,25 +15,33 @@ from litestar.utils import get_serializer_from_scope
 
 from sessionha import Session, SessionMiddleware, SessionUnavailable, session_from
 
-__all__ = ["SessionPlugin"]
+__all__ = ["CurrentSession", "SessionPlugin"]
+
+CurrentSession = NamedDependency[Session]
+"""The session, in handlers and dependencies that have a parameter `session: CurrentSession`."""
 
 _INNER: Final = "sessionha.litestar"
 """Where a request carries the application that is inside our middleware on its route."""
 
 
 class SessionPlugin(InitPlugin):
-    """Gives each request and websocket `request.session`, and handlers that ask for one a
-    `session: Session`, element by element.
+    """Gives each request and websocket `request.session`, and handlers that ask for it
+    `session: CurrentSession`, element by element.
 
         Litestar(route_handlers, plugins=[SessionPlugin(secret_key=…)])
 
     Takes the arguments of `sessionha.SessionMiddleware`, which it is made of; the engine starts
     and stops with the application. In the place of Litestar's own session middleware.
+
+    Raises:
+        InvalidSettings: what is wrong with the arguments and settings, every mistake.
     """
 
     def __init__(self, secret_key: object, **arguments: Any) -> None:
         self.door = SessionMiddleware(_inner, secret_key, **arguments)
         """The middleware that does it all."""
+        if self.door.invalid is not None:
+            raise self.door.invalid
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Put the middleware outside every other one, and what belongs to it beside them."""

@@ -90,7 +90,8 @@ class SessionMiddleware:
         self._on_error: OnError = on_error
         self._engine = engine
         self._factory: Factory = default_factory
-        self._invalid: InvalidSettings | None = None
+        self.invalid: InvalidSettings | None = None
+        """What is wrong with the arguments and settings; None: nothing."""
         self._health: Mapping[str, str] = {}
         self._opts_out: OptsOut | None = None
         cookie = {
@@ -104,7 +105,7 @@ class SessionMiddleware:
             self._health = health_pages(self.settings)
             self._opts_out = opt_out(exclude)
         except InvalidSettings as error:
-            self._invalid, self._engine = error, None
+            self.invalid, self._engine = error, None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -196,10 +197,10 @@ class SessionMiddleware:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the lifespan on; the engine starts before the application and stops after it."""
-        if self._invalid is not None:
+        if self.invalid is not None:
             await receive()
-            await send({"type": "lifespan.startup.failed", "message": str(self._invalid)})
-            raise self._invalid
+            await send({"type": "lifespan.startup.failed", "message": str(self.invalid)})
+            raise self.invalid
 
         async def receive_starting() -> Message:
             message = await receive()
@@ -235,8 +236,8 @@ class SessionMiddleware:
 
     def made_engine(self) -> Engine:
         """The engine, made if need be; it may not run."""
-        if self._invalid is not None:
-            raise self._invalid
+        if self.invalid is not None:
+            raise self.invalid
         if self._engine is None:
             self._engine = self._factory(self.settings, self._keys)
         return self._engine

@@ -10,8 +10,7 @@ from litestar import Litestar, Request, Response, get
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 
-from litestar_sessionha import SessionPlugin
-from sessionha import Session
+from litestar_sessionha import CurrentSession, SessionPlugin
 from tests.contract.acts import SECRET_KEY, act, gate
 
 
@@ -30,7 +29,7 @@ async def slow(request: Request[Any, Any, Any]) -> Any:
 
 
 @get("/stream")
-async def stream(token: str, session: Session) -> Stream:
+async def stream(token: str, session: CurrentSession) -> Stream:
     async def body() -> AsyncIterator[bytes]:
         yield b"one "
         session[token] = True
@@ -41,7 +40,7 @@ async def stream(token: str, session: Session) -> Stream:
 
 
 @get("/background")
-async def background(token: str, session: Session) -> Response[None]:
+async def background(token: str, session: CurrentSession) -> Response[None]:
     async def later() -> None:
         session[token] = True
 
@@ -55,7 +54,7 @@ async def log_out(request: Request[Any, Any, Any]) -> None:
 
 
 @get("/{name:str}", sync_to_thread=True)
-def any_other(name: str, request: Request[Any, Any, Any], session: Session) -> Any:
+def any_other(name: str, request: Request[Any, Any, Any], session: CurrentSession) -> Any:
     done = act(name, dict(request.query_params), session)
     if done.then == "renew":
         session.renew_id()

@@ -1,0 +1,168 @@
+"""The plugin of Litestar: sessions in its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from litestar import Litestar, Request, WebSocket, get, post, websocket
+from litestar.exceptions import NotAuthorizedException
+from litestar.middleware import ASGIMiddleware
+from litestar.testing import TestClient
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from litestar_sessionha import CurrentSession, SessionPlugin
+from sessionha import InvalidSettings, current_session
+from sessionha.keys import new_secret
+from sessionha.testing import session_of, unavailable
+
+KEY = new_secret()
+
+
+@dataclass
+class Model:
+    """What an application may keep instead of a dict."""
+
+    user: str
+    cart: list[str]
+
+
+@get("/")
+async def read(request: Request[Any, Any, Any]) -> dict[str, Any]:
+    return dict(request.session)
+
+
+@post("/count")
+async def count(session: CurrentSession) -> int:
+    session["n"] = session.get("n", 0) + 1
+    n: int = session["n"]
+    return n
+
+
+@post("/model")
+async def model(request: Request[Any, Any, Any]) -> None:
+    request.set_session(Model("ada", ["tea"]))
+
+
+@post("/exchange")
+async def exchange(request: Request[Any, Any, Any]) -> None:
+    request.set_session({"only": True})
+
+
+@post("/log-out")
+async def log_out(request: Request[Any, Any, Any]) -> None:
+    request.clear_session()
+
+
+@get("/thread", sync_to_thread=True)
+def in_a_thread() -> int:
+    return len(current_session())
+
+
+@get("/static")
+async def static() -> str:
+    return "static"
+
+
+@get("/refused")
+async def refused(request: Request[Any, Any, Any]) -> None:
+    """Litestar answers; what was changed is committed with the answer."""
+    request.session["tries"] = 1
+    raise NotAuthorizedException
+
+
+@websocket("/chat")
+async def chat(socket: WebSocket[Any, Any, Any], session: CurrentSession) -> None:
+    await socket.accept()
+    session["said"] = await socket.receive_text()
+    await session.commit()
+    await socket.send_text("kept")
+    await socket.close()
+
+
+class Looks(ASGIMiddleware):
+    """Of the application's own; it uses the session."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        scope["session"].get("n")  # type: ignore[union-attr]
+        await next_app(scope, receive, send)
+
+
+HANDLERS = [read, count, model, exchange, log_out, in_a_thread, static, refused, chat]
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient[Litestar]]:
+    app = Litestar(HANDLERS, plugins=[SessionPlugin(KEY, store="memory")])
+    with TestClient(app) as client:
+        yield client
+
+
+def test_all_routes_have_one_session(client: TestClient[Litestar]) -> None:
+    assert [client.post("/count").json() for _ in range(3)] == [1, 2, 3]
+    assert client.get("/").json() == {"n": 3}
+    assert client.get("/thread").json() == 1
+
+
+def test_a_session_that_is_exchanged_whole_is_stored(client: TestClient[Litestar]) -> None:
+    client.post("/count")
+    client.post("/exchange")
+    assert client.get("/").json() == {"only": True}
+    client.post("/model")
+    assert client.get("/").json() == {"user": "ada", "cart": ["tea"]}
+
+
+def test_clear_session_ends_it(client: TestClient[Litestar]) -> None:
+    client.post("/count")
+    before = client.cookies["session"]
+    client.post("/log-out")
+    assert "session" not in client.cookies
+    client.cookies.set("session", before)
+    assert client.get("/").json() == {}
+
+
+def test_an_answer_to_an_exception_commits(client: TestClient[Litestar]) -> None:
+    assert client.get("/refused").status_code == 401
+    assert client.get("/").json() == {"tries": 1}
+
+
+def test_what_uses_no_session_varies_by_none(client: TestClient[Litestar]) -> None:
+    client.post("/count")
+    assert "vary" not in client.get("/static").headers
+    assert client.get("/").headers["vary"] == "Cookie"
+
+
+def test_a_websocket_has_the_session(client: TestClient[Litestar]) -> None:
+    client.post("/count")
+    with client.websocket_connect("/chat") as socket:
+        socket.send_text("hello")
+        assert socket.receive_text() == "kept"
+    assert client.get("/").json() == {"n": 1, "said": "hello"}
+
+
+def test_a_session_that_cannot_be_had_is_503(client: TestClient[Litestar]) -> None:
+    """And not the 500 that Litestar makes of what its handlers raise."""
+    with unavailable():
+        answer = client.get("/")
+        assert client.get("/static").status_code == 200
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def test_middleware_of_the_application_is_inside() -> None:
+    plugins = [SessionPlugin(KEY, store="memory")]
+    with TestClient(Litestar(HANDLERS, plugins=plugins, middleware=[Looks()])) as client:
+        assert [client.post("/count").json() for _ in range(2)] == [1, 2]
+
+
+def test_the_session_of_a_test_client_is_changed_from_outside(client: TestClient[Litestar]) -> None:
+    door = client.app.plugins.get(SessionPlugin).door
+    with session_of(client, door) as session:
+        session["n"] = 41
+    assert client.post("/count").json() == 42
+
+
+def test_wrong_settings_stop_the_application() -> None:
+    with pytest.raises(InvalidSettings, match="sotre"):
+        SessionPlugin(KEY, sotre="memory")
