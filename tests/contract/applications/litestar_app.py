@@ -8,6 +8,7 @@ from typing import Any
 
 from litestar import Litestar, Request, Response, get
 from litestar.background_tasks import BackgroundTask
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from litestar_sessionha import CurrentSession, SessionPlugin
@@ -29,7 +30,7 @@ async def slow(request: Request[Any, Any, Any]) -> Any:
 
 
 @get("/stream")
-async def stream(token: str, session: CurrentSession) -> Stream:
+async def stream(token: FromQuery[str], session: CurrentSession) -> Stream:
     async def body() -> AsyncIterator[bytes]:
         yield b"one "
         session[token] = True
@@ -40,7 +41,7 @@ async def stream(token: str, session: CurrentSession) -> Stream:
 
 
 @get("/background")
-async def background(token: str, session: CurrentSession) -> Response[None]:
+async def background(token: FromQuery[str], session: CurrentSession) -> Response[None]:
     async def later() -> None:
         session[token] = True
 
@@ -54,7 +55,7 @@ async def log_out(request: Request[Any, Any, Any]) -> None:
 
 
 @get("/{name:str}", sync_to_thread=True)
-def any_other(name: str, request: Request[Any, Any, Any], session: CurrentSession) -> Any:
+def any_other(name: FromPath[str], request: Request[Any, Any, Any], session: CurrentSession) -> Any:
     done = act(name, dict(request.query_params), session)
     if done.then == "renew":
         session.renew_id()
