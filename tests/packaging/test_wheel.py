@@ -97,8 +97,10 @@ def test_the_wheel_holds_the_product_only(wheel: Path) -> None:
         names = archive.namelist()
 
     tops = {name.partition("/")[0] for name in names}
-    assert tops == {"sessionha", f"sessionha-{__version__}.dist-info"}
-    assert "sessionha/py.typed" in names
+    adapters = {path.parent.name for path in ROOT.glob("adapters/*/__init__.py")}
+    assert len(adapters) > 1
+    assert tops == {"sessionha", *adapters, f"sessionha-{__version__}.dist-info"}
+    assert {f"{package}/py.typed" for package in ("sessionha", *adapters)} <= {*names}
     assert f"sessionha-{__version__}.dist-info/licenses/LICENSE" in names
 
 
