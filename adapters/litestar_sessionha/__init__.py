@@ -1,4 +1,4 @@
-"""Sessions for Litestar: `request.session` from the cluster, and a store for what else it keeps."""
+"""Sessions for Litestar: `request.session`, a parameter of handlers, and what SessionAuth wants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any, Final, NoReturn
 
 from litestar import Request
 from litestar.config.app import AppConfig
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
+from litestar.middleware import DefineMiddleware
+from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
 from litestar.plugins import InitPlugin
 from litestar.serialization import decode_json, encode_json
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Send
@@ -19,6 +22,8 @@ __all__ = ["CurrentSession", "SessionPlugin"]
 
 CurrentSession = NamedDependency[Session]
 """The session, in handlers and dependencies that have a parameter `session: CurrentSession`."""
+
+Connection = ASGIConnection[Any, Any, Any, Any]
 
 _INNER: Final = "sessionha.litestar"
 """Where a request carries the application that is inside our middleware on its route."""
@@ -43,6 +48,11 @@ class SessionPlugin(InitPlugin):
         if self.door.invalid is not None:
             raise self.door.invalid
 
+    @property
+    def backend_config(self) -> BackendConfig:
+        """What Litestar's `SessionAuth` wants to know: `session_backend_config`."""
+        return BackendConfig(self.door.terms.attributes.name)
+
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Put the middleware outside every other one, and what belongs to it beside them."""
         app_config.middleware = [self._around, *app_config.middleware]
@@ -64,6 +74,44 @@ class SessionPlugin(InitPlugin):
             await self.door(scope, receive, send)  # type: ignore[arg-type]
 
         return around
+
+
+class _Backend(BaseSessionBackend["BackendConfig"]):
+    """Has nothing to do: the plugin's middleware finds and commits sessions."""
+
+    def get_session_id(self, connection: Connection) -> str | None:
+        return session_from(connection.scope).id
+
+    async def store_in_message(
+        self,
+        scope_session: object,
+        message: Message,
+        connection: Connection,
+    ) -> None:
+        pass
+
+    async def load_from_connection(self, connection: Connection) -> dict[str, Any]:
+        return connection.session
+
+
+class BackendConfig(BaseBackendConfig[_Backend]):
+    """The sessions that are there already, where Litestar wants to add its middleware."""
+
+    _backend_class = _Backend
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        """The name of the cookie, for OpenAPI."""
+
+    @property
+    def middleware(self) -> DefineMiddleware:
+        """Adds nothing."""
+        return DefineMiddleware(_nothing_around)
+
+
+def _nothing_around(app: ASGIApp, backend: object) -> ASGIApp:
+    del backend
+    return app
 
 
 async def _inner(scope: Any, receive: Any, send: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from litestar import Litestar, Request, WebSocket, get, post, websocket
 from litestar.exceptions import NotAuthorizedException
 from litestar.middleware import ASGIMiddleware
+from litestar.security.session_auth import SessionAuth
 from litestar.testing import TestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -161,6 +162,35 @@ def test_the_session_of_a_test_client_is_changed_from_outside(client: TestClient
     with session_of(client, door) as session:
         session["n"] = 41
     assert client.post("/count").json() == 42
+
+
+def test_the_session_auth_of_litestar_stands_on_it() -> None:
+    async def user_of(session: dict[str, Any], _: object) -> str | None:
+        return session.get("user")
+
+    @post("/log-in")
+    async def log_in(request: Request[Any, Any, Any]) -> None:
+        request.set_session({"user": "ada"})
+
+    @get("/me")
+    async def me(request: Request[str, Any, Any]) -> str:
+        return request.user
+
+    sessions = SessionPlugin(KEY, store="memory", session_cookie="sid")
+    auth = SessionAuth[str, Any](
+        retrieve_user_handler=user_of,
+        session_backend_config=sessions.backend_config,
+        exclude=["/log-in", "/schema"],
+    )
+    app = Litestar([log_in, me], plugins=[sessions], on_app_init=[auth.on_app_init])
+    with TestClient(app) as client:
+        assert client.get("/me").status_code == 401
+        client.post("/log-in")
+        assert client.get("/me").text == "ada"
+        with unavailable():
+            assert client.get("/me").status_code == 503
+        told = client.get("/schema/openapi.json").json()["components"]["securitySchemes"]
+        assert told["sessionCookie"]["name"] == "sid"
 
 
 def test_wrong_settings_stop_the_application() -> None:
