@@ -143,7 +143,7 @@ def test_with_the_extra_of_the_command_line_the_commands_work(full: Environment)
 
 
 def test_a_program_of_a_user_type_checks_against_the_installed_wheel(full: Environment) -> None:
-    for name in ("fastapi_app.py", "session.py", "handling.py"):
+    for name in ("fastapi_app.py", "fastapi_adapter.py", "session.py", "handling.py"):
         program = full.path / name
         program.write_text((PROGRAMS / name).read_text(encoding="utf-8"), encoding="utf-8")
         checked(full.bin / "python", "-m", "mypy", "--strict", program, cwd=full.path)
