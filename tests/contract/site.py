@@ -34,11 +34,10 @@ def gthread(application: str) -> list[str]:
 
 
 class ContractCluster(ServedCluster):
-    """Nodes of one application. They may complain: it makes the mistakes that it is asked for."""
+    """Two nodes. They complain when the application makes the mistakes that it is asked for."""
 
-    def __init__(self, command: Sequence[str], *, nodes: int = 2, **environment: str) -> None:
-        super().__init__(nodes, command)
-        self.tell(discovery_time="300ms")  # all start at once
+    def __init__(self, command: Sequence[str], **environment: str) -> None:
+        super().__init__(2, command)
         path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
         for server in self.servers.values():
             server.environment.update({"PYTHONPATH": path, **environment})
