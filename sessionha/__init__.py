@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         StaleSession,
         StoreFull,
     )
-    from sessionha.session import Session
+    from sessionha.session import DictSession, Session
     from sessionha.session.carrier import current_session
+    from sessionha.session.visit import Cookie
     from sessionha.web.asgi import SessionMiddleware, session_from
+    from sessionha.web.door import Door, Exchange, Promise, refusal
     from sessionha.web.optout import bots, preflights
     from sessionha.web.workers import start
     from sessionha.web.wsgi import WSGISessionMiddleware
@@ -31,9 +33,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CommitUnconfirmed",
+    "Cookie",
+    "DictSession",
+    "Door",
     "ElementNotEncodable",
     "ElementNotReadable",
+    "Exchange",
     "InvalidSettings",
+    "Promise",
     "Session",
     "SessionBusy",
     "SessionError",
@@ -49,17 +56,24 @@ __all__ = [
     "bots",
     "current_session",
     "preflights",
+    "refusal",
     "session_from",
     "start",
 ]
 
 _ELSEWHERE = {
+    "Cookie": "sessionha.session.visit",
+    "DictSession": "sessionha.session",
+    "Door": "sessionha.web.door",
+    "Exchange": "sessionha.web.door",
+    "Promise": "sessionha.web.door",
     "Session": "sessionha.session",
     "SessionMiddleware": "sessionha.web.asgi",
     "WSGISessionMiddleware": "sessionha.web.wsgi",
     "bots": "sessionha.web.optout",
     "current_session": "sessionha.session.carrier",
     "preflights": "sessionha.web.optout",
+    "refusal": "sessionha.web.door",
     "session_from": "sessionha.web.asgi",
     "start": "sessionha.web.workers",
 }

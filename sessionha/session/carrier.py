@@ -6,19 +6,32 @@ over, and nobody can be given the session of a request that came later.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from sessionha.session.session import Session
-    from sessionha.session.visit import Visit
-
-Carried = Token["Visit | None"]
-
-_carried: ContextVar[Visit | None] = ContextVar("sessionha", default=None)
 
 
-def carry(visit: Visit) -> Carried:
+class Carriable(Protocol):
+    """A visit, or a weak proxy of what has one: frameworks may drop a request without its end."""
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+
+    @property
+    def left(self) -> bool:
+        """Whether the request is over."""
+
+
+Carried = Token[Carriable | None]
+
+_carried: ContextVar[Carriable | None] = ContextVar("sessionha", default=None)
+
+
+def carry(visit: Carriable) -> Carried:
     """Let the code that runs from here on find its visit; hand the result to `lay_down`."""
     return _carried.set(visit)
 
@@ -47,9 +60,10 @@ def current_session() -> Session:
             "no session here: code that sessionha.SessionMiddleware is around has one, for the time"
             " of a request; a thread needs `asyncio.to_thread` or a copied context to know it"
         )
-    if visit.left:
-        raise LookupError(
-            "the request that started this task is over: await the task in the request, or hand it"
-            " the values that it needs"
-        )
-    return visit.session
+    with suppress(ReferenceError):  # it was dropped
+        if not visit.left:
+            return visit.session
+    raise LookupError(
+        "the request that started this task is over: await the task in the request, or hand it"
+        " the values that it needs"
+    )

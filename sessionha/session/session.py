@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from operator import is_
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
 from sessionha.errors import ElementNotEncodable, ElementNotReadable, SessionError
 from sessionha.identity import Position, SessionKey, encode64, group_of
@@ -473,12 +473,23 @@ class Session(MutableMapping[str, Any]):
 
     # --- the dict face ---
 
-    def as_dict(self) -> DictSession:
-        """The same session as a real dict, complete; from now on the store of both faces."""
+    @overload
+    def as_dict(self) -> DictSession: ...
+
+    @overload
+    def as_dict(self, kind: type[Face]) -> Face: ...
+
+    def as_dict(self, kind: type[DictSession] | None = None) -> DictSession:
+        """The same session as a real dict, complete; from now on the store of both faces.
+
+        `kind`: a class of a framework's own; only the first call may name one.
+        """
         if self._face is None:
             self._decode_rest()
             lent = set(self._values) if self._accessed else set()
-            self._values = self._face = DictSession(self._notes, self._values, lent)
+            face = (kind or DictSession)(self._notes, self._values, lent)
+            self._values = self._face = face
+        assert kind is None or isinstance(self._face, kind), "the session has another face"
         return self._face
 
     def adopt(self, values: Mapping[str, Any]) -> None:
@@ -890,6 +901,8 @@ class DictSession(dict[str, Any]):
         super().update(other)
         return self
 
+
+Face = TypeVar("Face", bound=DictSession)
 
 _get: Final = dict[str, Any].__getitem__
 _set: Final = dict[str, Any].__setitem__

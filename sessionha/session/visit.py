@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from sessionha.errors import (
     CommitUnconfirmed,
@@ -412,13 +412,31 @@ class Visit(Part):
             found.append(self._route_header(value))
             if self._outer is not None:
                 self._outer._told_inside = True
+        found += self._told_copies(companies)
+        return found
+
+    def _told_copies(self, companies: Sequence[Company]) -> list[tuple[str, str]]:
         copies = most = self._home.backups
         for company in companies:
             if company.receipt is not None:
                 copies = min(copies, company.receipt.copies)
-        if copies < most:
-            found.append((COPIES, str(copies)))
-        return found
+        return [(COPIES, str(copies))] if copies < most else []
+
+    def told_in_parts(self) -> Told:
+        """The same as `headers`, for frameworks that write cookies themselves."""
+        if self.left or self.terms.in_headers:
+            return Told([], self.headers())
+        cookies = [
+            Cookie(part.terms.cookies.name, news.value, "session")
+            for part in self.parts()
+            if (news := part.news()) is not None
+        ]
+        if self._shared or self._home.route_cookies is None:
+            return Told(cookies, [])
+        companies = self._companies()
+        if (value := self._told_route(companies, self._home.route_cookies)) is not None:
+            cookies.append(Cookie(self.terms.route_attributes.name, value, "route"))
+        return Told(cookies, self._told_copies(companies))
 
     def _tell_token(self, found: list[tuple[str, str]]) -> None:
         """All sessions in one header, if there is news of one: the client keeps it as it is."""
@@ -475,6 +493,23 @@ def opted_out(home: Home, terms: Terms) -> Visit:
         SessionError("this request is opted out (`exclude`): nothing of its session is stored")
     )
     return visit
+
+
+class Cookie(NamedTuple):
+    """A cookie that a response sets."""
+
+    name: str
+    value: str | None
+    """None: the browser is to forget it."""
+    kind: Literal["session", "route"]
+    """The route cookie is a client's, not an application's: its path is `/`."""
+
+
+class Told(NamedTuple):
+    """What a response tells its client."""
+
+    cookies: list[Cookie]
+    headers: list[tuple[str, str]]
 
 
 class Secondary(Part):

@@ -1,8 +1,9 @@
 """Plain Python values to bytes and back: msgpack, with extension types for what msgpack lacks.
 
 What is read equals what was stored, and has its type: a tuple stays a tuple and 1 stays apart from
-True. A subclass of a plain type (Markup, IntEnum, defaultdict, a named tuple) is stored as the
-plain value that it equals, as JSON does. Anything else is refused by name. Never pickle.
+True. A subclass of a plain type (IntEnum, defaultdict, a named tuple) is stored as the plain value
+that it equals, as JSON does; text that says it is safe as HTML stays so, or templates would escape
+it. Anything else is refused by name. Never pickle.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ DEPTH: Final = 16
 _TUPLE, _SET, _FROZENSET, _PAIRS, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _INT = (
     range(1, 12)
 )
+_SAFE: Final = 12
 
 IMMUTABLE: Final = frozenset(
     {type(None), bool, int, float, str, bytes, datetime, date, time, timedelta, Decimal, UUID}
@@ -164,6 +166,8 @@ class _Careful:
         for kind, write in _WRITERS:
             if isinstance(value, kind):
                 return write(self, value, place, depth)
+        if _is_safe(value):  # such as lazy text of a translation
+            return _safe(str(value.__html__()))
         raise ElementNotEncodable(place, type(value).__qualname__, self._remedy(value, place))
 
     def _remedy(self, value: object, place: str) -> str:
@@ -171,14 +175,14 @@ class _Careful:
             return "its data manager applies to whole elements only: give it a key of its own"
         return "" if place != self._element else f"{PLAIN_VALUES}, or register a data manager"
 
-    def text(self, value: str, place: str, _: int) -> str:
+    def text(self, value: str, place: str, _: int) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise ElementNotEncodable(
                 place, "str", f"it is no Unicode text: {error.reason}"
             ) from error
-        return str.__str__(value)
+        return _safe(value) if _is_safe(value) else str.__str__(value)
 
     def integer(self, value: int, _place: str, _depth: int) -> Any:
         number = int.__pos__(value)
@@ -279,6 +283,15 @@ _WRITERS: Final[tuple[tuple[Any, Callable[[_Careful, Any, str, int], Any]], ...]
 )
 
 
+def _is_safe(value: object) -> bool:
+    """Whether templates take it for HTML, by the convention of markupsafe, Jinja and Django."""
+    return callable(getattr(type(value), "__html__", None))
+
+
+def _safe(value: str) -> Ext:
+    return Ext(_SAFE, str.encode(value))
+
+
 def _exact(value: Any) -> Any:
     return bytes(value) if isinstance(value, bytes) else value
 
@@ -289,6 +302,14 @@ def _read_datetime(data: bytes) -> datetime:
     if value.tzinfo is not None and value.tzinfo.utcoffset(None) == timedelta(0):
         value = value.replace(tzinfo=UTC)
     return value if zone is None else value.replace(tzinfo=zoneinfo.ZoneInfo(zone))
+
+
+def _read_safe(data: bytes) -> str:
+    try:
+        from markupsafe import Markup  # noqa: PLC0415 -- whoever stored it had a template engine
+    except ModuleNotFoundError:
+        return data.decode()  # and is escaped
+    return Markup(data.decode())
 
 
 def _read_time(data: bytes) -> time:
@@ -307,6 +328,7 @@ _READERS: Final[dict[int, Callable[[bytes], Any]]] = {
     _TIMEDELTA: lambda data: timedelta(*_decoder.decode(data)),
     _DECIMAL: lambda data: Decimal(data.decode()),
     _UUID: lambda data: UUID(bytes=data),
+    _SAFE: _read_safe,
     _INT: lambda data: int.from_bytes(data, "big", signed=True),
 }
 

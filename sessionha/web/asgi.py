@@ -133,7 +133,7 @@ class SessionMiddleware:
             if _has_several_hosts(scope):
                 await _refuse_hosts(scope, receive, send)
                 return
-            terms, instead = self._choice.choose(_asked(scope), outer)
+            terms, instead = self._choice.choose(asked_of_scope(scope), outer)
             cookies = cookies if instead is None else instead
         visit = Visit(engine, terms, cookies, secure=secure, outer=outer)
         carried = carry(visit)
@@ -256,7 +256,8 @@ class SessionMiddleware:
         return engine
 
 
-def _asked(scope: Scope) -> Asked:
+def asked_of_scope(scope: Scope) -> Asked:
+    """What of a request decides about its terms."""
     found = {name: value for name, value in scope["headers"] if name in _ASKED}
     token = found.get(_TOKEN)
     return Asked(

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from sessionha.errors import SessionUnavailable, StoreFull
 from sessionha.session.carrier import Carried, carry, lay_down
@@ -57,7 +57,15 @@ _TOKEN: Final = "HTTP_" + TOKEN.upper().replace("-", "_")
 _ROUTE: Final = "HTTP_" + ROUTE.upper().replace("-", "_")
 _REASONS: Final = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
 
-doors: weakref.WeakSet[WSGISessionMiddleware] = weakref.WeakSet()
+
+class Startable(Protocol):
+    """A door that has an engine."""
+
+    def start(self) -> object:
+        """See `WSGISessionMiddleware.start`."""
+
+
+doors: weakref.WeakSet[Startable] = weakref.WeakSet()
 """Those of this process, so that a server's hook can start their engines before a request does."""
 
 
@@ -194,7 +202,7 @@ class WSGISessionMiddleware:
         terms, header = self.terms, environ.get("HTTP_COOKIE")
         cookies = [header] if header else []
         if self._choice is not None:
-            terms, instead = self._choice.choose(_asked(environ), outer)
+            terms, instead = self._choice.choose(asked_of_environ(environ), outer)
             cookies = cookies if instead is None else instead
         secure = environ.get("wsgi.url_scheme") == "https"
         visit = Visit(engine, terms, cookies, secure=secure, outer=outer)
@@ -205,7 +213,8 @@ class WSGISessionMiddleware:
             raise
 
 
-def _asked(environ: dict[str, Any]) -> Asked:
+def asked_of_environ(environ: Mapping[str, Any]) -> Asked:
+    """What of a request decides about its terms."""
     return Asked(
         environ.get("HTTP_HOST", ""),
         environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),

@@ -1,0 +1,418 @@
+"""What adapters of frameworks stand on: the sessions of a request, found and committed for it.
+
+A framework that has its own words for sessions and cookies (Flask, Quart) opens a session at one
+point of its request and saves it at another. An `Exchange` is what lies between:
+
+1. `door.enter(environ)`, or `await door.aenter(scope)`: the request's exchange, with its `session`;
+2. `exchange.commit()` before the response leaves: the cookies and headers to set. What it raises is
+   answered with 503, as `refusal` says it;
+3. `exchange.end()` when the body was sent, if the application ran until then; last, `leave()`.
+
+Methods whose names begin with `a` are for frameworks on the server's event loop, the others for
+request threads. An exchange that is dropped without `leave` commits nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+from sessionha.errors import SessionError, SessionUnavailable, StoreFull
+from sessionha.session.carrier import Carried, carry, lay_down
+from sessionha.session.cookies import remember
+from sessionha.session.session import Session
+from sessionha.session.visit import Cookie, Told, Visit
+from sessionha.web.asgi import Scope, asked_of_scope
+from sessionha.web.base import (
+    ALIVE,
+    HEALTHZ,
+    UNAVAILABLE,
+    Agreed,
+    Asked,
+    Engine,
+    Factory,
+    agree,
+    default_factory,
+    health_pages,
+    note_late_start,
+    readiness,
+    refusal_headers,
+    refusals,
+    warn_of_weak_keys,
+)
+from sessionha.web.signals import retire_first
+from sessionha.web.threads import EngineSilent, Host, drive, host_for
+from sessionha.web.wsgi import asked_of_environ, doors
+
+log = logging.getLogger("sessionha.web")
+
+T = TypeVar("T")
+
+PROMISES: Final = 64
+"""Combinations of keys, cookie name and lifetime that a door remembers: applications have one, and
+tests a few."""
+
+FAILURES: Final = (SessionUnavailable, StoreFull)
+"""What `commit` raises that is answered with 503; everything else is the application's mistake."""
+
+
+class Promise(NamedTuple):
+    """What a request's clients are promised, where a framework may change it at any time."""
+
+    secret_key: object
+    """One key or a tuple of them; the first signs."""
+    session_cookie: str = "session"
+    max_age: int | None = None
+    """Seconds that a session may be unused; None: `idle_timeout` of the settings."""
+
+
+class Refusal(NamedTuple):
+    """The answer in the place of a response whose session cannot be had or committed."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def refusal(error: SessionError) -> Refusal:
+    """503, when to come back, and a line in the log, once in a while for each kind of error."""
+    refusals.say(error)
+    why = error if isinstance(error, SessionUnavailable) else SessionUnavailable()
+    about = [("content-type", "text/plain; charset=utf-8")]
+    return Refusal(503, [*about, *refusal_headers(why)], UNAVAILABLE)
+
+
+class Door:
+    """The way of one application to its sessions. Nothing runs before the first request, or
+    `start`, which `sessionha.start` and the hooks of servers call.
+
+    `engine`: an engine to use instead of the one that the settings describe.
+
+    Raises:
+        InvalidSettings: what is wrong with the promise and the settings, every mistake.
+    """
+
+    def __init__(
+        self, promise: Promise, *, engine: Engine | None = None, **settings: object
+    ) -> None:
+        self._engine = engine
+        self._given = settings
+        self._factory: Factory = default_factory
+        self._making = threading.Lock()  # first requests come at once
+        self._host: Host | None = None
+        self._promised: dict[Promise, Agreed] = {}
+        self._dropped: deque[Visit] = deque()
+        first = self._agree(promise)
+        self.settings = first.settings
+        self._keys = first.keys
+        self._health = health_pages(self.settings)
+        doors.add(self)
+
+    def _agree(self, promise: Promise) -> Agreed:
+        cookie = {
+            "session_cookie": promise.session_cookie, "path": "/", "same_site": "lax",
+            "https_only": promise.session_cookie.lower().startswith(("__host-", "__secure-")),
+            "domain": None, "partitioned": False,
+        }  # fmt: skip
+        found = agree(
+            self._engine, self._given, promise.secret_key, cookie, promise.max_age, "commit"
+        )
+        remember(self._promised, promise, found, PROMISES)
+        return found
+
+    # --- the engine ---
+
+    def start(self, *, late: bool = False) -> Host:
+        """Start the engine for request threads, unless it runs. `late`: a request waits for it.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+        """
+        with self._making:
+            engine = self._made()
+        if not engine.running:
+            warn_of_weak_keys(self._keys)
+        host = host_for(engine)
+        if host.start() and late:
+            note_late_start(engine)
+        self._host = host
+        return host
+
+    async def astart(self, *, late: bool = False) -> Engine:
+        """The same on the event loop of an ASGI server."""
+        engine = self._made()
+        runs = engine.running
+        if not runs:
+            warn_of_weak_keys(self._keys)
+        await engine.start()
+        if not runs and engine.settings.has_peers:
+            retire_first(engine, asyncio.get_running_loop())
+        if late and not runs:
+            note_late_start(engine)
+        return engine
+
+    async def astop(self) -> None:
+        """Hand over, leave and close, when the server has stopped. Of request threads the
+        server's hook, or the exit of the process, does it."""
+        if self._engine is not None and self._engine.running:
+            await self._engine.stop()
+
+    def _made(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._factory(self.settings, self._keys)
+        return self._engine
+
+    def health(self, path: str) -> tuple[int, bytes] | None:
+        """Status and body of the health page at this path (`health_path`); None: it is none."""
+        page = self._health.get(path)
+        if page is None:
+            return None
+        engine = self._engine
+        return ALIVE if page == HEALTHZ or engine is None else readiness(engine)
+
+    @property
+    def health_paths(self) -> Sequence[str]:
+        """Where health is told; nowhere unless settings turn it on."""
+        return tuple(self._health)
+
+    # --- requests ---
+
+    def enter(self, environ: Mapping[str, Any], promise: Promise) -> Exchange:
+        """The exchange of the request with this environment of WSGI. A session that cannot be had
+        raises SessionUnavailable when it is used.
+
+        Raises:
+            InvalidSettings: the promise, or the first start.
+        """
+        header = environ.get("HTTP_COOKIE")
+        secure = environ.get("wsgi.url_scheme") == "https"
+        agreed = self._promised.get(promise) or self._agree(promise)
+        try:
+            host = self._host
+            if host is None or not host.running:
+                host = self.start(late=True)
+            arrive = partial(
+                self._arrived, host.engine, agreed, [header] if header else [], secure,
+                partial(asked_of_environ, environ),
+            )  # fmt: skip
+            visit, found = host.call(arrive)
+            if not found:
+                _acquire(host, visit)
+        except EngineSilent as error:
+            return Exchange(self, None, None, error)
+        return Exchange(self, host, visit)
+
+    async def aenter(self, scope: Scope, promise: Promise) -> Exchange:
+        """The same for a request or websocket with this scope of ASGI."""
+        agreed = self._promised.get(promise) or self._agree(promise)
+        engine = self._engine
+        if engine is None or not engine.running:
+            engine = await self.astart(late=True)
+        cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
+        secure = scope.get("scheme") in ("https", "wss")
+        visit, found = self._arrived(
+            engine, agreed, cookies, secure, partial(asked_of_scope, scope)
+        )
+        if not found:
+            try:
+                await visit.acquire()
+            except BaseException:
+                visit.leave()
+                raise
+        return Exchange(self, None, visit)
+
+    def _arrived(
+        self,
+        engine: Engine,
+        agreed: Agreed,
+        cookies: list[str],
+        secure: bool,
+        asked: partial[Asked],
+    ) -> tuple[Visit, bool]:
+        """The visit of a request, and whether its session was found at once."""
+        while self._dropped:
+            self._dropped.popleft().leave()
+        terms = agreed.terms
+        if agreed.choice is not None:
+            terms, instead = agreed.choice.choose(asked(), None)
+            cookies = cookies if instead is None else instead
+        visit = Visit(engine, terms, cookies, secure=secure)
+        try:
+            return visit, visit.arrive()
+        except BaseException:
+            visit.leave()
+            raise
+
+    def drop(self, visit: Visit) -> None:
+        """Let a visit go that nobody will end; from any thread, at any time."""
+        self._dropped.append(visit)
+
+
+class Exchange:
+    """One request of a framework's, from `enter` until `leave`."""
+
+    left = False
+    """Whether it is over."""
+    told: Told | None = None
+    """What `commit` told; for a framework that makes a second response after an error."""
+
+    def __init__(
+        self,
+        door: Door,
+        host: Host | None,
+        visit: Visit | None,
+        failure: SessionError | None = None,
+    ) -> None:
+        """`host`: None on an event loop. `visit`: None: there is only a `failure`."""
+        self._door = door
+        self._host = host
+        self._visit = visit
+        self._failed = Session(failure=failure) if visit is None else None
+        self._carried: Carried = carry(weakref.proxy(self))
+
+    def __del__(self) -> None:
+        if not self.left and self._visit is not None:
+            self._door.drop(self._visit)
+
+    @property
+    def session(self) -> Session:
+        """The session; that of an exchange that has left raises LookupError at every use."""
+        if self._visit is None:
+            assert self._failed is not None, "without a visit there is a failure"
+            return self._failed
+        return self._visit.session
+
+    @property
+    def secure(self) -> bool:
+        """Whether the request came by https, so that its cookies should be `Secure`."""
+        return self._visit is not None and self._visit.secure
+
+    @property
+    def vary(self) -> str:
+        """What of the request the response depends on, for `Vary`; empty: on nothing of ours."""
+        visit = self._visit
+        return visit.terms.vary if visit is not None and visit.vary else ""
+
+    @property
+    def cookie(self) -> Cookie | None:
+        """The session's cookie as it is, for frameworks that tell it without news; None: none."""
+        visit = self._visit
+        if visit is None or visit.left or visit.session.new or visit.terms.in_headers:
+            return None
+        value = visit.token()
+        return None if value is None else Cookie(visit.terms.cookies.name, value, "session")
+
+    # --- in request threads ---
+
+    def commit(self) -> Told:
+        """Commit what the request changed; what the response must tell.
+
+        Raises:
+            SessionUnavailable, StoreFull: answer with `refusal`; the changes are dropped, and
+                `told` is what was committed before.
+            SessionTooLarge, ElementNotEncodable: the application's mistake; so are they.
+        """
+        host, visit = self._host, self._visit
+        if visit is None or host is None:
+            return self._tell(Told([], []))
+        try:
+            if host.looped and (told := host.call(partial(_told_at_once, visit))) is not None:
+                return self._tell(told)
+            return self._tell(host.wait(_told(visit)))
+        except FAILURES:
+            self._tell(Told([], []))
+            self._tidy(partial(self._drop_changes, visit))
+            raise
+
+    def end(self) -> None:
+        """Commit what was changed after `commit`; a failure is logged and counted."""
+        host, visit = self._host, self._visit
+        if visit is None or host is None or self.left:
+            return
+        try:
+            if not host.looped or not host.call(visit.are_idle):
+                host.wait(visit.end())
+        except EngineSilent as error:
+            log.warning(
+                "a session's change after the start of its response was not stored: %s", error
+            )
+
+    def leave(self) -> None:
+        """The request is over."""
+        if not self.left:
+            self.left = True
+            lay_down(self._carried)
+            if self._visit is not None:
+                self._tidy(self._visit.leave)
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of a session, such as `session.siblings()`, to its end.
+
+        Raises:
+            SessionUnavailable: the engine does not answer; else what the coroutine raises.
+        """
+        if self._host is None:
+            work.close()
+            raise self._failed.refused() if self._failed else RuntimeError("use await")
+        return self._host.wait(work)
+
+    def _tidy(self, step: Callable[[], object]) -> None:
+        """Do what the response does not depend on; an engine that is silent is not waited for."""
+        if self._host is None:
+            step()
+            return
+        try:
+            self._host.call(step)
+        except EngineSilent:
+            self._host.post(step)
+
+    def _drop_changes(self, visit: Visit) -> None:
+        visit.discard()
+        if any(part.committed for part in visit.parts()):
+            self.told = visit.told_in_parts()
+
+    def _tell(self, told: Told) -> Told:
+        self.told = told
+        return told
+
+    # --- on the event loop ---
+
+    async def acommit(self) -> Told:
+        """As `commit`."""
+        if self._visit is None:
+            return self._tell(Told([], []))
+        try:
+            return self._tell(await _told(self._visit))
+        except FAILURES:
+            self._tell(Told([], []))
+            self._drop_changes(self._visit)
+            raise
+
+    async def aend(self) -> None:
+        """As `end`."""
+        if self._visit is not None:
+            await self._visit.end()
+
+
+def _acquire(host: Host, visit: Visit) -> None:
+    try:
+        host.wait(visit.acquire())
+    except EngineSilent:
+        host.post(visit.leave)  # should it have gone on all the same
+        raise
+
+
+async def _told(visit: Visit) -> Told:
+    await visit.respond()
+    return visit.told_in_parts()
+
+
+def _told_at_once(visit: Visit) -> Told | None:
+    """The same where nothing has to be waited for; else None."""
+    return drive(_told(visit)) if visit.are_idle() else None
