@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sessionha.web.asgi import SessionMiddleware, session_from
     from sessionha.web.door import Door, Exchange, Promise, refusal
     from sessionha.web.optout import bots, preflights
+    from sessionha.web.door import Door, Exchange, Promise, Refusal, refusal
     from sessionha.web.workers import start
     from sessionha.web.wsgi import WSGISessionMiddleware
 
@@ -41,6 +42,7 @@ __all__ = [
     "Exchange",
     "InvalidSettings",
     "Promise",
+    "Refusal",
     "Session",
     "SessionBusy",
     "SessionError",
@@ -67,6 +69,7 @@ _ELSEWHERE = {
     "Door": "sessionha.web.door",
     "Exchange": "sessionha.web.door",
     "Promise": "sessionha.web.door",
+    "Refusal": "sessionha.web.door",
     "Session": "sessionha.session",
     "SessionMiddleware": "sessionha.web.asgi",
     "WSGISessionMiddleware": "sessionha.web.wsgi",

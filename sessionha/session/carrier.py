@@ -6,7 +6,6 @@ over, and nobody can be given the session of a request that came later.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Carriable(Protocol):
-    """A visit, or a weak proxy of what has one: frameworks may drop a request without its end."""
+    """A visit, or what leads to one."""
 
     @property
     def session(self) -> Session:
@@ -60,10 +59,9 @@ def current_session() -> Session:
             "no session here: code that sessionha.SessionMiddleware is around has one, for the time"
             " of a request; a thread needs `asyncio.to_thread` or a copied context to know it"
         )
-    with suppress(ReferenceError):  # it was dropped
-        if not visit.left:
-            return visit.session
-    raise LookupError(
-        "the request that started this task is over: await the task in the request, or hand it"
-        " the values that it needs"
-    )
+    if visit.left:
+        raise LookupError(
+            "the request that started this task is over: await the task in the request, or hand it"
+            " the values that it needs"
+        )
+    return visit.session

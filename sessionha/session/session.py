@@ -763,16 +763,20 @@ class DictSession(dict[str, Any]):
         self.lent = lent
         """Names of the changeable values that the application got hold of."""
         self.accessed = False
+        self._overlooked = 0  # changes up to which `modified` was set to False
 
     @property
     def modified(self) -> bool:
-        """Whether an element was assigned or deleted. May be set, as frameworks ask for."""
-        return self._notes.changes > 0
+        """Whether an element was assigned or deleted. May be set, as frameworks ask for; changes
+        are committed all the same."""
+        return self._notes.changes > self._overlooked
 
     @modified.setter
     def modified(self, value: bool) -> None:
         if value:
             self.mark_modified()
+        else:
+            self._overlooked = self._notes.changes
 
     def mark_accessed(self) -> None:
         """The response depends on the session."""

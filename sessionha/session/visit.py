@@ -382,6 +382,14 @@ class Visit(Part):
         of a session that was renewed."""
         return self.headers() if any(part.committed for part in self.parts()) else []
 
+    def is_alive(self) -> bool:
+        """Whether the main session exists, by what this node knows now."""
+        known, group = self.session.known, self.company.group
+        if known is None or group is None:
+            return False
+        state = self._home.state
+        return state.held(group, None) is not None and state.buried(group, known.key) is None
+
     def are_idle(self) -> bool:
         """See `is_idle`; of all."""
         return all(part.is_idle() for part in self.parts())

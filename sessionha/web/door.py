@@ -274,7 +274,7 @@ class Exchange:
         self._host = host
         self._visit = visit
         self._failed = Session(failure=failure) if visit is None else None
-        self._carried: Carried = carry(weakref.proxy(self))
+        self._carried: Carried = carry(_Weakly(self))
 
     def __del__(self) -> None:
         if not self.left and self._visit is not None:
@@ -299,14 +299,18 @@ class Exchange:
         visit = self._visit
         return visit.terms.vary if visit is not None and visit.vary else ""
 
-    @property
+    def begun(self) -> None:
+        """The response has started, or cannot have cookies: no session begins any more."""
+        if self._visit is not None:
+            self._visit.started = True
+
     def cookie(self) -> Cookie | None:
-        """The session's cookie as it is, for frameworks that tell it without news; None: none."""
-        visit = self._visit
-        if visit is None or visit.left or visit.session.new or visit.terms.in_headers:
+        """The session's cookie as it was, for frameworks that tell it again without news; None:
+        there is none, or it may have become another one meanwhile."""
+        visit, host = self._visit, self._host
+        if visit is None:
             return None
-        value = visit.token()
-        return None if value is None else Cookie(visit.terms.cookies.name, value, "session")
+        return _cookie(visit) if host is None else host.call(partial(_cookie, visit))
 
     # --- in request threads ---
 
@@ -342,6 +346,11 @@ class Exchange:
             log.warning(
                 "a session's change after the start of its response was not stored: %s", error
             )
+
+    def close(self) -> None:
+        """`end` and `leave`."""
+        self.end()
+        self.leave()
 
     def leave(self) -> None:
         """The request is over."""
@@ -400,12 +409,43 @@ class Exchange:
             await self._visit.end()
 
 
+class _Weakly:
+    """What the code of a request carries of its exchange: a framework may drop a request without
+    an end, and a context variable must not keep it."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = weakref.ref(exchange)
+
+    @property
+    def left(self) -> bool:
+        """Whether the request is over, or was dropped."""
+        exchange = self._exchange()
+        return exchange is None or exchange.left
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        exchange = self._exchange()
+        if exchange is None:
+            raise LookupError("the request was dropped")
+        return exchange.session
+
+
 def _acquire(host: Host, visit: Visit) -> None:
     try:
         host.wait(visit.acquire())
     except EngineSilent:
         host.post(visit.leave)  # should it have gone on all the same
         raise
+
+
+def _cookie(visit: Visit) -> Cookie | None:
+    if visit.left or visit.terms.in_headers or not visit.is_alive():
+        return None
+    value = visit.token()
+    return None if value is None else Cookie(visit.terms.cookies.name, value, "session")
 
 
 async def _told(visit: Visit) -> Told:

@@ -1,0 +1,80 @@
+"""`Session(app)`: what Flask calls an extension, and Flask-Session has under the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, request
+
+from flask_sessionha.commands import commands
+from flask_sessionha.configuration import check_cookie, warn_of_ignored
+from flask_sessionha.former import Former
+from flask_sessionha.interface import SessionInterface
+from flask_sessionha.logins import follow_logins
+from sessionha import SessionUnavailable, refusal
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+class Session:
+    """Gives an application sessionha's sessions: `Session(app)`, or `Session().init_app(app)`.
+
+    `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`). Further keywords are
+    settings of sessionha, as in `app.config["SESSIONHA_…"]` and in the environment. Use
+    `flask.session`, as ever.
+
+    Raises:
+        InvalidSettings: every mistake; where the secret key is set later, with the first request.
+    """
+
+    def __init__(
+        self, app: Flask | None = None, *, former: Sequence[Former] = (), **settings: object
+    ) -> None:
+        self._former = former
+        self._settings = settings
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Give this application sessions; its configuration should be complete."""
+        interface = SessionInterface(former=self._former, **self._settings)
+        check_cookie(
+            interface.get_cookie_name(app),
+            secure=interface.get_cookie_secure(app),
+            path=interface.get_cookie_path(app),
+            domain=interface.get_cookie_domain(app),
+        )
+        warn_of_ignored(app.config)
+        interface.open(app)
+        app.session_interface = interface
+        app.extensions["sessionha"] = interface
+        app.register_error_handler(SessionUnavailable, _unavailable)
+        app.before_request(_Health(interface, app))
+        app.cli.add_command(commands(app.config, self._settings))
+        follow_logins(app)
+
+
+class _Health:
+    """Answers probes at `health_path`, before anything else of the application."""
+
+    def __init__(self, interface: SessionInterface, app: Flask) -> None:
+        self._interface = interface
+        self._app = app
+
+    def __call__(self) -> Response | None:
+        door = self._interface.doors.known(self._app)
+        if door is None or not door.health_paths:
+            return None
+        answer = door.health(f"{request.root_path}{request.path}")
+        if answer is None:
+            return None
+        return Response(
+            answer[1], answer[0], {"cache-control": "no-store"}, content_type="text/plain"
+        )
+
+
+def _unavailable(error: Any) -> Response:
+    answer = refusal(error)
+    return Response(answer.body, answer.status, answer.headers)
