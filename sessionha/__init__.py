@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from sessionha.session.carrier import current_session
     from sessionha.session.visit import Cookie
     from sessionha.web.asgi import SessionMiddleware, session_from
-    from sessionha.web.door import Door, Exchange, Promise, refusal
-    from sessionha.web.optout import bots, preflights
     from sessionha.web.door import Door, Exchange, Promise, Refusal, refusal
+    from sessionha.web.optout import bots, preflights
     from sessionha.web.workers import start
     from sessionha.web.wsgi import WSGISessionMiddleware
 

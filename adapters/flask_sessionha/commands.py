@@ -25,7 +25,7 @@ def commands(config: Mapping[str, Any], given: Mapping[str, object]) -> click.Co
     def run(words: tuple[str, ...]) -> None:
         """Run `sessionha WORDS…` with the settings of this application: `flask sessionha status`,
         `flask sessionha sessions user:42`, `flask sessionha --help`."""
-        told = environment(settings_of(config) | given)
+        told = environment({**settings_of(config), **given})
         done = subprocess.run(
             [sys.executable, "-m", "sessionha", *words], env=os.environ | told, check=False
         )

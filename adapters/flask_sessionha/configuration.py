@@ -84,7 +84,7 @@ class Doors:
         door = self._doors.get(app)
         if door is None:
             promise = Promise(keys, name)
-            door = self._doors[app] = Door(promise, **(settings_of(app.config) | self._given))
+            door = self._doors[app] = Door(promise, **{**settings_of(app.config), **self._given})
         if door.settings.origins.get("idle_timeout", "default") != "default":
             return door, Promise(keys, name)
         return door, Promise(keys, name, int(app.permanent_session_lifetime.total_seconds()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flask.sessions import SessionInterface as FlaskInterface
@@ -57,7 +58,7 @@ class SessionInterface(FlaskInterface):
         for former in self._former:
             found = former.read(app, cookie)
             if found is not None:
-                session.take_over(found, lambda: former.forget(app, cookie))
+                session.take_over(found, partial(former.forget, app, cookie))
                 return
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:

@@ -22,14 +22,14 @@ def follow_logins(app: Flask) -> None:
     user_logged_out.connect(_logged_out, app)
 
 
-def _logged_in(sender: Any, *, user: Any, **_: Any) -> None:
+def _logged_in(_sender: Any, *, user: Any, **_: Any) -> None:
     found = _session()
     if found is not None:
         found.regenerate()
         found.subject = str(user.get_id())
 
 
-def _logged_out(sender: Any, **_: Any) -> None:
+def _logged_out(_sender: Any, **_: Any) -> None:
     found = _session()
     if found is not None:
         found.subject = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from quart import Response, has_websocket_context, request
@@ -90,7 +91,7 @@ class SessionInterface(QuartInterface):
         for former in self._former:
             found = await asyncio.to_thread(former.read, app, cookie)
             if found is not None:
-                session.take_over(found, lambda: former.forget(app, cookie))
+                session.take_over(found, partial(former.forget, app, cookie))
                 return
 
     async def save_session(self, app: Quart, session: Any, response: Any) -> None:
@@ -144,7 +145,7 @@ class Session:
         )
         warn_of_ignored(app.config)
         interface.open(app)
-        app.session_interface = interface
+        app.session_interface = interface  # type: ignore[assignment]
         app.extensions["sessionha"] = interface
         app.register_error_handler(SessionUnavailable, _unavailable)
         life = _Life(interface, app)

@@ -35,7 +35,7 @@ class ServerSession(DictSession, SessionMixin):
         return size > 1 or (size == 1 and not dict.__contains__(self, PERMANENT))
 
     @property
-    def permanent(self) -> bool:  # type: ignore[override]
+    def permanent(self) -> bool:
         """Whether the cookie outlasts the browser, for `PERMANENT_SESSION_LIFETIME`."""
         if self._wanted is not None:
             return self._wanted
@@ -169,7 +169,7 @@ class UnavailableSession(SessionMixin):
         self._refuse()
 
     def __len__(self) -> int:
-        self._refuse()
+        raise self.failure
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
