@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
@@ -49,6 +49,10 @@ IGNORED: Final = frozenset(
 """Settings of Flask-Session that say where and how it stores."""
 
 
+Exclude = Iterable[str | Callable[[Any], object]]
+"""Paths and predicates of requests that have no session, as `exclude` of sessionha's middlewares."""
+
+
 class Application(Protocol):
     """What Flask and Quart have in common."""
 
@@ -63,7 +67,8 @@ class Doors:
     """The door of each application that an interface serves. Applications change their
     configuration as long as they like; each request is given what it says then."""
 
-    def __init__(self, given: Mapping[str, object]) -> None:
+    def __init__(self, exclude: Exclude, given: Mapping[str, object]) -> None:
+        self._exclude = exclude
         self._given = given
         self._doors: WeakKeyDictionary[Application, Door] = WeakKeyDictionary()
 
@@ -84,7 +89,9 @@ class Doors:
         door = self._doors.get(app)
         if door is None:
             promise = Promise(keys, name)
-            door = self._doors[app] = Door(promise, **{**settings_of(app.config), **self._given})
+            door = self._doors[app] = Door(
+                promise, exclude=self._exclude, **{**settings_of(app.config), **self._given}
+            )
         if door.settings.origins.get("idle_timeout", "default") != "default":
             return door, Promise(keys, name)
         return door, Promise(keys, name, int(app.permanent_session_lifetime.total_seconds()))

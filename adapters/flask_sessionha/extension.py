@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Response, request
 
 from flask_sessionha.commands import commands
-from flask_sessionha.configuration import check_cookie, warn_of_ignored
+from flask_sessionha.configuration import Exclude, check_cookie, warn_of_ignored
 from flask_sessionha.former import Former
 from flask_sessionha.interface import SessionInterface
 from flask_sessionha.logins import follow_logins
@@ -21,25 +21,32 @@ if TYPE_CHECKING:
 class Session:
     """Gives an application sessionha's sessions: `Session(app)`, or `Session().init_app(app)`.
 
-    `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`). Further keywords are
-    settings of sessionha, as in `app.config["SESSIONHA_…"]` and in the environment. Use
-    `flask.session`, as ever.
+    `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`). `exclude`: paths
+    ("/healthz"; "/static/" and all below) and predicates of the WSGI environment whose requests have
+    an empty session that is forgotten. Further keywords are settings of sessionha, as in
+    `app.config["SESSIONHA_…"]` and in the environment. Use `flask.session`, as ever.
 
     Raises:
         InvalidSettings: every mistake; where the secret key is set later, with the first request.
     """
 
     def __init__(
-        self, app: Flask | None = None, *, former: Sequence[Former] = (), **settings: object
+        self,
+        app: Flask | None = None,
+        *,
+        former: Sequence[Former] = (),
+        exclude: Exclude = (),
+        **settings: object,
     ) -> None:
         self._former = former
+        self._exclude = exclude
         self._settings = settings
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
         """Give this application sessions; its configuration should be complete."""
-        interface = SessionInterface(former=self._former, **self._settings)
+        interface = SessionInterface(former=self._former, exclude=self._exclude, **self._settings)
         check_cookie(
             interface.get_cookie_name(app),
             secure=interface.get_cookie_secure(app),

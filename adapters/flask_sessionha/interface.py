@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flask.sessions import SessionInterface as FlaskInterface
 from flask.sessions import SessionMixin
 
-from flask_sessionha.configuration import Doors, permanent_by_default
+from flask_sessionha.configuration import Doors, Exclude, permanent_by_default
 from flask_sessionha.cookies import refuse, tell
 from flask_sessionha.former import Former
 from flask_sessionha.session import FlaskSession, UnavailableSession, session_of
@@ -25,8 +25,10 @@ class SessionInterface(FlaskInterface):
 
     session_class = FlaskSession
 
-    def __init__(self, *, former: Sequence[Former] = (), **settings: object) -> None:
-        self.doors = Doors(settings)
+    def __init__(
+        self, *, former: Sequence[Former] = (), exclude: Exclude = (), **settings: object
+    ) -> None:
+        self.doors = Doors(exclude, settings)
         self._former = tuple(former)
 
     def regenerate(self, session: Any) -> None:

@@ -12,6 +12,7 @@ from quart.sessions import SessionInterface as QuartInterface
 
 from flask_sessionha.configuration import (
     Doors,
+    Exclude,
     check_cookie,
     permanent_by_default,
     warn_of_ignored,
@@ -56,8 +57,10 @@ class SessionInterface(QuartInterface):
 
     session_class = QuartSession
 
-    def __init__(self, *, former: Sequence[Former] = (), **settings: object) -> None:
-        self.doors = Doors(settings)
+    def __init__(
+        self, *, former: Sequence[Former] = (), exclude: Exclude = (), **settings: object
+    ) -> None:
+        self.doors = Doors(exclude, settings)
         self._former = tuple(former)
 
     def regenerate(self, session: Any) -> None:
@@ -127,16 +130,22 @@ class Session:
     `flask_sessionha.Session`."""
 
     def __init__(
-        self, app: Quart | None = None, *, former: Sequence[Former] = (), **settings: object
+        self,
+        app: Quart | None = None,
+        *,
+        former: Sequence[Former] = (),
+        exclude: Exclude = (),
+        **settings: object,
     ) -> None:
         self._former = former
+        self._exclude = exclude
         self._settings = settings
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Quart) -> None:
         """Give this application sessions; its configuration should be complete."""
-        interface = SessionInterface(former=self._former, **self._settings)
+        interface = SessionInterface(former=self._former, exclude=self._exclude, **self._settings)
         check_cookie(
             interface.get_cookie_name(app),
             secure=interface.get_cookie_secure(app),

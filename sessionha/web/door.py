@@ -27,7 +27,7 @@ from sessionha.errors import SessionError, SessionUnavailable, StoreFull
 from sessionha.session.carrier import Carried, carry, lay_down
 from sessionha.session.cookies import remember
 from sessionha.session.session import Session
-from sessionha.session.visit import Cookie, Told, Visit
+from sessionha.session.visit import Cookie, Told, Visit, opted_out
 from sessionha.web.asgi import Scope, asked_of_scope
 from sessionha.web.base import (
     ALIVE,
@@ -46,6 +46,7 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.optout import Exclude, OptsOut, opt_out
 from sessionha.web.signals import retire_first
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
 from sessionha.web.wsgi import asked_of_environ, doors
@@ -92,14 +93,20 @@ class Door:
     """The way of one application to its sessions. Nothing runs before the first request, or
     `start`, which `sessionha.start` and the hooks of servers call.
 
-    `engine`: an engine to use instead of the one that the settings describe.
+    `exclude`: as of the middlewares. `engine`: an engine to use instead of the one that the settings
+    describe.
 
     Raises:
         InvalidSettings: what is wrong with the promise and the settings, every mistake.
     """
 
     def __init__(
-        self, promise: Promise, *, engine: Engine | None = None, **settings: object
+        self,
+        promise: Promise,
+        *,
+        exclude: Exclude = (),
+        engine: Engine | None = None,
+        **settings: object,
     ) -> None:
         self._engine = engine
         self._given = settings
@@ -108,10 +115,13 @@ class Door:
         self._host: Host | None = None
         self._promised: dict[Promise, Agreed] = {}
         self._dropped: deque[Visit] = deque()
+        self._exclude = exclude
+        self._opts_out: OptsOut | None = None
         first = self._agree(promise)
         self.settings = first.settings
         self._keys = first.keys
         self._health = health_pages(self.settings)
+        self._opts_out = opt_out(exclude)
         doors.add(self)
 
     def _agree(self, promise: Promise) -> Agreed:
@@ -121,7 +131,13 @@ class Door:
             "domain": None, "partitioned": False,
         }  # fmt: skip
         found = agree(
-            self._engine, self._given, promise.secret_key, cookie, promise.max_age, "commit"
+            self._engine,
+            self._given,
+            promise.secret_key,
+            cookie,
+            promise.max_age,
+            "commit",
+            self._exclude,
         )
         remember(self._promised, promise, found, PROMISES)
         return found
@@ -190,9 +206,13 @@ class Door:
         Raises:
             InvalidSettings: the promise, or the first start.
         """
+        agreed = self._promised.get(promise) or self._agree(promise)
+        if self._opts_out is not None:
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+            if self._opts_out(path, environ):
+                return Exchange(self, None, opted_out(self._made(), agreed.terms))
         header = environ.get("HTTP_COOKIE")
         secure = environ.get("wsgi.url_scheme") == "https"
-        agreed = self._promised.get(promise) or self._agree(promise)
         try:
             host = self._host
             if host is None or not host.running:
@@ -211,6 +231,8 @@ class Door:
     async def aenter(self, scope: Scope, promise: Promise) -> Exchange:
         """The same for a request or websocket with this scope of ASGI."""
         agreed = self._promised.get(promise) or self._agree(promise)
+        if self._opts_out is not None and self._opts_out(scope["path"], scope):
+            return Exchange(self, None, opted_out(self._made(), agreed.terms))
         engine = self._engine
         if engine is None or not engine.running:
             engine = await self.astart(late=True)
@@ -366,10 +388,12 @@ class Exchange:
         Raises:
             SessionUnavailable: the engine does not answer; else what the coroutine raises.
         """
-        if self._host is None:
-            work.close()
-            raise self._failed.refused() if self._failed else RuntimeError("use await")
-        return self._host.wait(work)
+        if self._host is not None:
+            return self._host.wait(work)
+        if self._failed is None:
+            return drive(work)  # of a request that is opted out: it is refused at once
+        work.close()
+        raise self._failed.refused()
 
     def _tidy(self, step: Callable[[], object]) -> None:
         """Do what the response does not depend on; an engine that is silent is not waited for."""
