@@ -50,7 +50,7 @@ IGNORED: Final = frozenset(
 
 
 Exclude = Iterable[str | Callable[[Any], object]]
-"""Paths and predicates of requests that have no session, as `exclude` of sessionha's middlewares."""
+"""Paths and predicates of requests that have no session, as sessionha's middlewares take them."""
 
 
 class Application(Protocol):

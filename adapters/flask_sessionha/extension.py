@@ -22,8 +22,8 @@ class Session:
     """Gives an application sessionha's sessions: `Session(app)`, or `Session().init_app(app)`.
 
     `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`). `exclude`: paths
-    ("/healthz"; "/static/" and all below) and predicates of the WSGI environment whose requests have
-    an empty session that is forgotten. Further keywords are settings of sessionha, as in
+    ("/healthz"; "/static/" and all below) and predicates of the WSGI environment whose requests
+    have an empty session that is forgotten. Further keywords are settings of sessionha, as in
     `app.config["SESSIONHA_…"]` and in the environment. Use `flask.session`, as ever.
 
     Raises:

@@ -93,8 +93,8 @@ class Door:
     """The way of one application to its sessions. Nothing runs before the first request, or
     `start`, which `sessionha.start` and the hooks of servers call.
 
-    `exclude`: as of the middlewares. `engine`: an engine to use instead of the one that the settings
-    describe.
+    `exclude`: as of the middlewares. `engine`: an engine to use instead of the one that the
+    settings describe.
 
     Raises:
         InvalidSettings: what is wrong with the promise and the settings, every mistake.
