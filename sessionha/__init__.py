@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sessionha.session.visit import Cookie
     from sessionha.web.asgi import SessionMiddleware, session_from
     from sessionha.web.door import Door, Exchange, Promise, Refusal, refusal
+    from sessionha.web.lifespan import asgi
+    from sessionha.web.mixed import MixedDoor, MixedExchange
     from sessionha.web.optout import bots, preflights
     from sessionha.web.workers import start
     from sessionha.web.wsgi import WSGISessionMiddleware
@@ -40,6 +42,8 @@ __all__ = [
     "ElementNotReadable",
     "Exchange",
     "InvalidSettings",
+    "MixedDoor",
+    "MixedExchange",
     "Promise",
     "Refusal",
     "Session",
@@ -54,6 +58,7 @@ __all__ = [
     "StoreFull",
     "WSGISessionMiddleware",
     "__version__",
+    "asgi",
     "bots",
     "current_session",
     "preflights",
@@ -67,11 +72,14 @@ _ELSEWHERE = {
     "DictSession": "sessionha.session",
     "Door": "sessionha.web.door",
     "Exchange": "sessionha.web.door",
+    "MixedDoor": "sessionha.web.mixed",
+    "MixedExchange": "sessionha.web.mixed",
     "Promise": "sessionha.web.door",
     "Refusal": "sessionha.web.door",
     "Session": "sessionha.session",
     "SessionMiddleware": "sessionha.web.asgi",
     "WSGISessionMiddleware": "sessionha.web.wsgi",
+    "asgi": "sessionha.web.lifespan",
     "bots": "sessionha.web.optout",
     "current_session": "sessionha.session.carrier",
     "preflights": "sessionha.web.optout",

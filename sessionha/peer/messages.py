@@ -352,6 +352,8 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
     element; None: the operation alone counts, and what has no place for it is refused)."""
     owner: Owner | None = None
     """None: whose it was."""
+    idle_timeout: int = 0
+    """Milliseconds that it may be unused from now on; 0: as it was."""
 
     @property
     def written(self) -> list[str]:

@@ -124,6 +124,9 @@ class Part:
             return False
         others = terms.under_way.get(ticket.session_id, 0)
         if others >= terms.session_requests:
+            if not terms.session_requests:
+                self.key = _stored_under(ticket.session_id, terms.virtual_server)
+                return True
             self.fail(SessionBusy.crowded(others))
             return False
         self.counted = ticket.session_id
@@ -183,6 +186,8 @@ class Part:
 
     def _is_due(self, loaded: Loaded, ticket: Ticket) -> bool:
         """Whether a use should be recorded, or the cookie's deadline lags behind recorded ones."""
+        if not self.terms.touches:
+            return False
         if loaded.touch_due:
             return True
         interval = touch_interval(loaded.idle_timeout) / 1000
@@ -275,7 +280,7 @@ class Part:
         """What was prepared is committed."""
         session.settle(prepared, receipt)
         self.committed = True
-        if self.due or session.touched:
+        if self.due or session.touched or prepared.changes[-1].idle_timeout:
             self.extended = True  # a commit is a recorded use
 
     def end_turn(self) -> None:
@@ -360,6 +365,8 @@ class Part:
         if not self.committed and (session.failure is not None or self.closed is not None):
             return None
         terms = self.terms
+        if terms.bare:
+            return None
         if self.stillborn is not None:
             return News(terms.cookies.write(self.stillborn, 0), terms.max_age)
         known = session.known
@@ -518,7 +525,7 @@ class Company:
         turns = dict(outside)
         try:
             for part in sorted(parts, key=lambda part: part.key):  # in one order, so nobody waits
-                if part.key not in turns:  # for whom waits for him
+                if part.key not in turns and part.terms.session_requests:  # for whom waits for him
                     part.turn = await state.turn(group, part.key, [*turns.values()])
                     if part.turn is not None:
                         turns[part.key] = part.turn

@@ -70,6 +70,9 @@ _SESSION_NAME = re.compile(_NAME)
 COOKIE_NAME_CHARS: Final = 128
 _COOKIE_NAME = re.compile(rf"[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,{COOKIE_NAME_CHARS}}}")
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*")
+_NEVER: Final = 1 << 62
+"""A deadline in no cookie's time."""
+
 _BLOCK: Final = hashlib.sha256().block_size
 _EPOCH_DATE: Final = "Thu, 01 Jan 1970 00:00:00 GMT"
 _PLACEHOLDER = re.compile(
@@ -320,6 +323,22 @@ class SessionCookies:
             return None
         group = self.ids.group(match[1])
         return None if group is None else Ticket(match[1], group, int(match[2]))
+
+
+class BareCookies(SessionCookies):
+    """Session cookies that a framework writes: nothing but the session ID, which verifies itself.
+
+    They say no deadline: who brings an ID that has expired is looked for.
+    """
+
+    def write(self, session_id: str, deadline: int) -> str:
+        """The session ID."""
+        del deadline
+        return session_id
+
+    def _verify(self, text: str) -> Ticket | None:
+        group = self.ids.group(text)
+        return None if group is None else Ticket(text, group, _NEVER)
 
 
 def application_keys(secret_key: object) -> tuple[bytes, ...]:

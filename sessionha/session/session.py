@@ -24,6 +24,9 @@ from sessionha.values.managers import COUNTER, VALUE, manager_for, operation_bet
 NAME_BYTES: Final = 256
 """Longest name of an element: it is part of a key of the store, which has 511 bytes."""
 
+LONGEST: Final = 10 * 366 * 86_400
+"""Seconds: a longer time is a mistake of units."""
+
 _VALUE: Final = VALUE.name
 _NEW: Final = (_VALUE, None)
 _MISSING: Final = object()
@@ -76,7 +79,8 @@ class _Notes:
     that a request leaves nothing behind that only the garbage collector can free."""
 
     __slots__ = (
-        "changes", "cleared", "count", "deleted", "destroyed", "renew", "subject", "unreadable",
+        "begun", "changes", "cleared", "count", "deleted", "destroyed", "idle", "renew", "subject",
+        "unreadable",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -87,10 +91,14 @@ class _Notes:
         self.cleared = False
         self.destroyed = False
         self.renew = False
+        self.begun = False
+        """Whether it shall exist though nothing is in it."""
+        self.idle = 0
+        """Milliseconds that it may be unused from now on; 0: as it was."""
         self.subject: str | None = None
         """Whose it shall be; empty: nobody's; None: whose it is."""
         self.count = 0
-        """Counts what the three flags and the subject were set for, see `Session.settle`."""
+        """Counts what the flags, the time and the subject were set for, see `Session.settle`."""
 
     def note_cleared(self) -> None:
         """Every element was dropped, those that cannot be read included."""
@@ -101,8 +109,9 @@ class _Notes:
         self.subject = ""
 
     def reset(self) -> None:
-        """What the three flags and the subject asked for is done."""
-        self.destroyed = self.cleared = self.renew = False
+        """What the flags, the time and the subject asked for is done."""
+        self.destroyed = self.cleared = self.renew = self.begun = False
+        self.idle = 0
         self.subject = None
 
     def forget_unreadable(self, name: str) -> bool:
@@ -291,6 +300,29 @@ class Session(MutableMapping[str, Any]):
         return datetime.fromtimestamp(self._now - self.age, UTC) if self._known else None
 
     @property
+    def idle_timeout(self) -> float | None:
+        """Seconds that the session may be unused; None for a new one that has what is the rule.
+
+        Set it to give this session another: from the commit on it counts, on every node.
+
+        Raises:
+            ValueError: it is not from 0 to ten years.
+        """
+        self._use()
+        found = self._notes.idle or (self._known.idle_timeout if self._known is not None else 0)
+        return found / 1000 if found else None
+
+    @idle_timeout.setter
+    def idle_timeout(self, seconds: float) -> None:
+        if not 0 < seconds <= LONGEST:
+            raise ValueError(f"`idle_timeout` {seconds} is not from 0 to {LONGEST} seconds")
+        wanted = max(1, int(seconds * 1000))
+        if self._notes.idle or self._known is None or wanted != self._known.idle_timeout:
+            self._change()
+            self._notes.count += 1
+            self._notes.idle = wanted
+
+    @property
     def subject(self) -> str | None:
         """Whose session it is, in the application's words, such as "user:42"; None: nobody's.
 
@@ -337,6 +369,12 @@ class Session(MutableMapping[str, Any]):
         return self._failure
 
     # --- what can be done with it ---
+
+    def begin(self) -> None:
+        """Let the session exist, also without data: the commit stores it, and it has an ID."""
+        self._change()
+        self._notes.count += 1
+        self._notes.begun = True
 
     def renew_id(self, *, cascade: bool = False) -> None:
         """Give the session a new ID, as every log-in should: the old one is never valid again.
@@ -530,7 +568,7 @@ class Session(MutableMapping[str, Any]):
         """
         known, notes = self._known, self._notes
         marks, deleted, seen = notes.count, frozenset(notes.deleted), notes.changes
-        emptied = notes.cleared and not (self._held_names() or notes.subject)
+        emptied = notes.cleared and not (self._held_names() or notes.subject or notes.begun)
         ended = notes.destroyed or emptied
         changes: tuple[SessionChange, ...] = ()
         if known is not None and ended:
@@ -644,8 +682,10 @@ class Session(MutableMapping[str, Any]):
     ) -> tuple[SessionChange | None, Known | None]:
         elements = {name: self._element(name) for name in self._held_names()}
         owner = self._new_owner(None)
-        if not elements and owner is None:
+        if not elements and owner is None and not self._notes.begun:
             return None, None
+        if self._notes.idle:
+            create = Create(self._notes.idle, create.lifetime)
         session_id, key = mint()
         change = SessionChange(key, create=create, puts=_puts(elements), owner=owner)
         life_left = create.lifetime or None
@@ -672,7 +712,8 @@ class Session(MutableMapping[str, Any]):
             elements = puts
         else:
             deletes = self._dropped(stored)
-            if not (puts or deletes or self._notes.renew or asked is not None):
+            idle = self._notes.idle
+            if not (puts or deletes or self._notes.renew or idle or asked is not None):
                 return None, known
             elements = {**stored, **puts}
             for name in deletes:
@@ -684,12 +725,12 @@ class Session(MutableMapping[str, Any]):
             clear=cleared,
             deletes=deletes,
             owner=asked,
+            idle_timeout=self._notes.idle,
             **_changes(puts, {} if cleared else stored),
         )
         owner = known.owner if asked is None else (asked if asked.subject else None)
-        after = Known(
-            session_id, key, elements, known.age, known.idle_timeout, known.life_left, owner
-        )
+        idle_timeout = self._notes.idle or known.idle_timeout
+        after = Known(session_id, key, elements, known.age, idle_timeout, known.life_left, owner)
         return change, after
 
     def _written_beside(self, stored: Mapping[str, Stored]) -> dict[str, Stored]:

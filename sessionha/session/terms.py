@@ -104,7 +104,12 @@ class Terms:
     vary: str = "Cookie"
     """What responses that depend on the session depend on: the value of `Vary`."""
     session_requests: int = 128
-    """Requests and websockets of one session at the same time, in this process."""
+    """Requests and websockets of one session at the same time, in this process; 0: visits are not
+    counted, and take no turns, for they are no requests."""
+    touches: bool = True
+    """Whether a use extends a session; else only a change does."""
+    bare: bool = False
+    """Whether the framework writes the main session's cookie, with nothing but the ID in it."""
     under_way: dict[str, int] = field(default_factory=dict, repr=False)
     """How many of each session there are: by its ID."""
     reported: set[str] = field(default_factory=set)

@@ -36,7 +36,7 @@ from sessionha.session.cookies import (
     same_cluster,
 )
 from sessionha.session.headers import COPIES, ROUTE, TOKEN
-from sessionha.session.session import Session
+from sessionha.session.session import LONGEST, Session
 from sessionha.session.terms import NOTHING, Home, Terms, presented
 from sessionha.session.tokens import token_of
 
@@ -44,9 +44,6 @@ log = logging.getLogger("sessionha.session")
 
 CLUSTERS: Final = 1024
 """Lists of holders whose server names are remembered: a cluster has a few at a time."""
-
-LONGEST: Final = 10 * 366 * 86_400
-"""Seconds: a longer time is a mistake of units."""
 
 
 @lru_cache(CLUSTERS)

@@ -163,6 +163,8 @@ class _Merge:
         for name in change.deletes:
             self._delete(change.key, session, name)
         self._check(session, size, count)
+        if change.idle_timeout:
+            session.idle_timeout = change.idle_timeout
         session.version = self.version
         session.touched, session.deadline = self.now, self.now + session.idle_timeout
         self._save(change.key, session)

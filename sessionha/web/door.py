@@ -348,9 +348,9 @@ class Exchange:
         if visit is None or host is None:
             return self._tell(Told([], []))
         try:
-            if host.looped and (told := host.call(partial(_told_at_once, visit))) is not None:
+            if host.looped and (told := host.call(partial(told_at_once, visit))) is not None:
                 return self._tell(told)
-            return self._tell(host.wait(_told(visit)))
+            return self._tell(host.wait(told_of(visit)))
         except FAILURES:
             self._tell(Told([], []))
             self._tidy(partial(self._drop_changes, visit))
@@ -421,7 +421,7 @@ class Exchange:
         if self._visit is None:
             return self._tell(Told([], []))
         try:
-            return self._tell(await _told(self._visit))
+            return self._tell(await told_of(self._visit))
         except FAILURES:
             self._tell(Told([], []))
             self._drop_changes(self._visit)
@@ -472,11 +472,12 @@ def _cookie(visit: Visit) -> Cookie | None:
     return None if value is None else Cookie(visit.terms.cookies.name, value, "session")
 
 
-async def _told(visit: Visit) -> Told:
+async def told_of(visit: Visit) -> Told:
+    """Commit, and tell what the response must tell."""
     await visit.respond()
     return visit.told_in_parts()
 
 
-def _told_at_once(visit: Visit) -> Told | None:
+def told_at_once(visit: Visit) -> Told | None:
     """The same where nothing has to be waited for; else None."""
-    return drive(_told(visit)) if visit.are_idle() else None
+    return drive(told_of(visit)) if visit.are_idle() else None

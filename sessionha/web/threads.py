@@ -101,8 +101,7 @@ class Host:
                 raise EngineSilent("this server's engine has ended: restart the process")
             else:
                 self._start_thread(patience)
-                if self.engine.settings.has_peers and self._loop is not None:
-                    retire_first(self.engine, self._loop)
+                self.retire_first()
         finally:
             self._starting.release()
         return True
@@ -156,6 +155,32 @@ class Host:
             return self._on_loop(work, self.patience)
         return self.call(lambda: drive(work))
 
+    async def awaited(self, work: Coroutine[Any, Any, T]) -> T:
+        """The same for a coroutine of another event loop, which goes on meanwhile.
+
+        Raises:
+            EngineSilent: it did not end in time.
+        """
+        if not self.looped:
+            return self.call(lambda: drive(work))
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or not thread.is_alive():
+            work.close()
+            raise EngineSilent("this server's engine has ended: restart the process")
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError as closed:  # a moment ago
+            work.close()
+            raise EngineSilent("this server's engine has ended") from closed
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(waiting), self.patience)
+        except TimeoutError:
+            if waiting.done() and not waiting.cancelled():
+                raise
+            raise EngineSilent(
+                f"this server's engine did not answer within {self.patience:g} s"
+            ) from None
+
     def post(self, step: Callable[[], object]) -> None:
         """Let something be done when the engine answers again, if it ever does."""
         if self._loop is not None:
@@ -193,6 +218,12 @@ class Host:
                 f"this server's engine was busy for {self.patience:g} s: is another process of"
                 " this node stopped while it writes?"
             )
+
+    def retire_first(self) -> None:
+        """Let the engine hand over as soon as the server is told to end; only the main thread can
+        see to that, for an engine that another one has started."""
+        if self.running and self.engine.settings.has_peers and self._loop is not None:
+            retire_first(self.engine, self._loop)
 
     def stop(self) -> None:
         """Say goodbye, close, and join the thread; bounded. Does nothing when it does not run."""
@@ -296,6 +327,14 @@ def host_for(engine: Engine) -> Host:
     key = os.getpid(), engine
     host = _hosts.get(key)
     return _hosts.setdefault(key, Host(engine)) if host is None else host
+
+
+def retire_all() -> None:
+    """Let every engine that threads of this process use retire before its server ends."""
+    pid = os.getpid()
+    for (owner, _), host in list(_hosts.items()):
+        if owner == pid:
+            host.retire_first()
 
 
 def stop_all() -> None:

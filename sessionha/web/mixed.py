@@ -1,0 +1,265 @@
+"""A door for frameworks that mix threads and event loops in one process, as Django does.
+
+The engine is where it is for request threads: on a loop of its own if it needs one. So a session
+can be used from any thread and from any loop, and also outside of requests, by its ID: a view may
+run in a thread of a server's loop, or on a loop of a server's thread, and tests make loops at will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from sessionha.errors import InvalidSettings, SessionError
+from sessionha.identity import new_group
+from sessionha.session.carrier import lay_down
+from sessionha.session.cookies import BareCookies
+from sessionha.session.session import Session
+from sessionha.session.subject import checked_subject, log_out, log_out_one
+from sessionha.session.visit import Told, Visit
+from sessionha.state.base import LoggedOut, Siblings
+from sessionha.web.base import Agreed, Choice
+from sessionha.web.door import FAILURES, Door, Exchange, Promise, told_at_once, told_of
+from sessionha.web.threads import EngineSilent, Host
+from sessionha.web.wsgi import asked_of_environ
+
+T = TypeVar("T")
+
+NOTHING_TOLD: Final = Told([], [])
+
+
+class MixedDoor(Door):
+    """The way of such an application to its sessions.
+
+    Its framework writes the main session's cookie, with the session's ID and nothing else in it,
+    and extends sessions when it says so: a use alone does not.
+
+    Raises:
+        InvalidSettings: what is wrong with the promise and the settings, every mistake.
+    """
+
+    def _agree(self, promise: Promise) -> Agreed:
+        agreed = super()._agree(promise)
+        settings = agreed.settings
+        if settings.session_in != "cookies":
+            raise InvalidSettings(
+                [
+                    f"`session_in` = {settings.session_in!r} is not for this framework, which"
+                    " writes the session's cookie itself: leave it at cookies"
+                ]
+            )
+        terms = replace(
+            agreed.terms,
+            cookies=BareCookies(agreed.keys, promise.session_cookie),
+            bare=True,
+            touches=False,
+            seen={},
+            named={},
+            under_way={},
+        )
+        choice = None if agreed.choice is None else Choice(settings, terms)
+        agreed = self._promised[promise] = agreed._replace(terms=terms, choice=choice)
+        return agreed
+
+    # --- requests ---
+
+    def enter(self, environ: Mapping[str, Any], promise: Promise) -> MixedExchange:
+        """The exchange of a request; of its environment count `HTTP_COOKIE`, `HTTP_HOST`,
+        `SCRIPT_NAME`, `PATH_INFO` and `wsgi.url_scheme`. A session that cannot be had raises
+        SessionUnavailable when it is used.
+
+        Raises:
+            InvalidSettings: the promise, or the first start.
+        """
+        try:
+            host, visit, found = self._visited(environ, promise)
+            if not found:
+                _wait(host, visit)
+        except EngineSilent as error:
+            return MixedExchange(self, None, None, error)
+        return MixedExchange(self, host, visit)
+
+    async def enter_async(self, environ: Mapping[str, Any], promise: Promise) -> MixedExchange:
+        """The same for a coroutine, on whatever event loop."""
+        try:
+            host, visit, found = self._visited(environ, promise)
+            if not found:
+                await _awaited(host, visit)
+        except EngineSilent as error:
+            return MixedExchange(self, None, None, error)
+        return MixedExchange(self, host, visit)
+
+    def _visited(self, environ: Mapping[str, Any], promise: Promise) -> tuple[Host, Visit, bool]:
+        host, agreed = self._running_host(), self._agreed(promise)
+        header = environ.get("HTTP_COOKIE")
+        secure = environ.get("wsgi.url_scheme") == "https"
+        asked = partial(asked_of_environ, environ)
+        cookies = [header] if header else []
+        arrive = partial(self._arrived, host.engine, agreed, cookies, secure, asked)
+        return host, *host.call(arrive)
+
+    def _agreed(self, promise: Promise) -> Agreed:
+        return self._promised.get(promise) or self._agree(promise)
+
+    def _running_host(self) -> Host:
+        host = self._host
+        return host if host is not None and host.running else self.start(late=True)
+
+    # --- outside of requests ---
+
+    def is_ours(self, session_id: str, promise: Promise) -> bool:
+        """Whether this is the ID of a session that is, or was, here: nobody else makes such."""
+        return self._agreed(promise).terms.cookies.ids.group(session_id) is not None
+
+    def new_id(self, promise: Promise) -> str:
+        """The ID of no session."""
+        return self._agreed(promise).terms.cookies.ids.new(new_group())
+
+    def find(self, session_id: str | None, promise: Promise) -> MixedExchange:
+        """The session with this ID, for code that is not in its request; a new one, if there is
+        none. It counts as no request, takes no turn, and need not be left.
+
+        Raises:
+            InvalidSettings: the promise, or the first start.
+        """
+        try:
+            host, visit, found = self._sought(session_id, promise)
+            if not found:
+                _wait(host, visit)
+        except EngineSilent as error:
+            return MixedExchange(self, None, None, error, carried=False)
+        return MixedExchange(self, host, visit, carried=False)
+
+    async def find_async(self, session_id: str | None, promise: Promise) -> MixedExchange:
+        """The same for a coroutine, on whatever event loop."""
+        try:
+            host, visit, found = self._sought(session_id, promise)
+            if not found:
+                await _awaited(host, visit)
+        except EngineSilent as error:
+            return MixedExchange(self, None, None, error, carried=False)
+        return MixedExchange(self, host, visit, carried=False)
+
+    def _sought(self, session_id: str | None, promise: Promise) -> tuple[Host, Visit, bool]:
+        host, terms = self._running_host(), self._agreed(promise).terms
+        cookies = []
+        if session_id is not None and self.is_ours(session_id, promise):
+            cookies.append(f"{terms.cookies.name}={session_id}")
+        terms = replace(terms, session_requests=0, seen={}, named={})
+        visit = Visit(host.engine, terms, cookies)
+        return host, visit, host.call(visit.arrive)
+
+    # --- the sessions of a user ---
+
+    def sessions_of(self, subject: str) -> Siblings:
+        """The living sessions of a subject on every node, and the nodes that could not be asked.
+
+        Raises:
+            TypeError, ValueError: it cannot be a subject.
+        """
+        host = self._running_host()
+        return host.wait(host.engine.state.sessions_of(checked_subject(subject)))
+
+    def revoke(self, subject: str, session: str | None = None) -> LoggedOut:
+        """End every session of a subject; with `session`, the one that `sessions_of` shows with
+        this ID.
+
+        Raises:
+            TypeError, ValueError: it cannot be a subject.
+            SessionUnavailable, StoreFull: nothing was changed.
+        """
+        host = self._running_host()
+        state, subject = host.engine.state, checked_subject(subject)
+        work = log_out(state, subject) if session is None else log_out_one(state, subject, session)
+        return host.wait(work)
+
+
+class MixedExchange(Exchange):
+    """A session in the hands of such a framework; `carried`: it is that of a request.
+
+    Unlike those of other exchanges the session may be used and committed on after `leave`.
+    """
+
+    def __init__(
+        self,
+        door: MixedDoor,
+        host: Host | None,
+        visit: Visit | None,
+        failure: SessionError | None = None,
+        *,
+        carried: bool = True,
+    ) -> None:
+        super().__init__(door, host, visit, failure)
+        if not carried:
+            lay_down(self._carried)
+        self._kept = super().session
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        return self._kept
+
+    @property
+    def changed(self) -> bool:
+        """Whether something of the session is not committed, what was changed in place included."""
+        session = self._kept
+        if session.failure is not None or not session.accessed or session.is_untouched():
+            return False
+        return self._host is None or self._visit is None or self._host.call(self._visit.is_changed)
+
+    def save(self) -> bool:
+        """Commit the session now; False: there was nothing to do. Raises as `Session.commit`."""
+        return self.wait(self._kept.commit()) is not None
+
+    async def asave(self) -> bool:
+        """The same for a coroutine."""
+        return await self._awaited(self._kept.commit()) is not None
+
+    def discard(self) -> None:
+        """Drop what is not committed: the response is an error."""
+        if self._visit is not None:
+            self._tidy(self._visit.discard)
+
+    async def acommit(self) -> Told:
+        """As `commit`, for a coroutine."""
+        host, visit = self._host, self._visit
+        if visit is None or host is None:
+            return self._tell(NOTHING_TOLD)
+        try:
+            if (told := host.call(partial(told_at_once, visit))) is not None:
+                return self._tell(told)
+            return self._tell(await host.awaited(told_of(visit)))
+        except FAILURES:
+            self._tell(NOTHING_TOLD)
+            self._tidy(partial(self._drop_changes, visit))
+            raise
+
+    async def aend(self) -> None:
+        """As `end`, for a coroutine."""
+        host, visit = self._host, self._visit
+        if host is not None and visit is not None and not (self.left or host.call(visit.are_idle)):
+            await host.awaited(visit.end())
+
+    async def _awaited(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._host is None:
+            work.close()
+            raise self._kept.refused()
+        return await self._host.awaited(work)
+
+
+def _wait(host: Host, visit: Visit) -> None:
+    try:
+        host.wait(visit.acquire())
+    except EngineSilent:
+        host.post(visit.leave)  # should it have gone on all the same
+        raise
+
+
+async def _awaited(host: Host, visit: Visit) -> None:
+    try:
+        await host.awaited(visit.acquire())
+    except BaseException:
+        host.post(visit.leave)
+        raise
