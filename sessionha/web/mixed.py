@@ -209,6 +209,21 @@ class MixedExchange(Exchange):
             return False
         return self._host is None or self._visit is None or self._host.call(self._visit.is_changed)
 
+    @property
+    def may_begin(self) -> bool:
+        """Whether there is no session so far, and one may begin: its cookie can still be sent."""
+        visit = self._visit
+        return visit is not None and self._kept.new and not (visit.started or visit.left)
+
+    @property
+    def was_overtaken(self) -> bool:
+        """Whether the session that the request brought was ended or renewed a moment ago by
+        another request: the client may have a newer cookie by now, which must not be cleared."""
+        visit = self._visit
+        if visit is None or visit.ticket is None or self._kept.failure is not None:
+            return False
+        return not (visit.loaded or visit.gone)
+
     def save(self) -> bool:
         """Commit the session now; False: there was nothing to do. Raises as `Session.commit`."""
         return self.wait(self._kept.commit()) is not None

@@ -1,0 +1,60 @@
+"""Takes the sessions of another engine over, each once: nobody is logged out by the change.
+
+`SESSIONHA = {"migrate_from": "django.contrib.sessions.backends.cache"}` for as long as sessions of
+the old engine may live; then the setting and the old store can go.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+from django.contrib.auth import SESSION_KEY
+
+from django_sessionha.configuration import door, old_engine, promise
+from django_sessionha.sessions import EXPIRY, SessionStore
+
+MOVED: Final = "_sessionha_moved"
+"""Says in an old session that it was taken over, and what expiry it had."""
+
+GRACE: Final = 60
+"""Seconds that an old session lives on: parallel requests of its browser bring its cookie too."""
+
+
+def take_over(store: SessionStore, key: str | None) -> None:
+    """Begin with the data of an old session, if this is its key."""
+    if (old := _old(key)) is None or not (data := dict(old.load())):
+        return
+    if _begin(store, old, data):
+        old.save()
+
+
+async def atake_over(store: SessionStore, key: str | None) -> None:
+    """See `take_over`."""
+    if (old := _old(key)) is None or not (data := dict(await old.aload())):
+        return
+    if _begin(store, old, data):
+        await old.asave()
+
+
+def _old(key: str | None) -> Any:
+    engine = old_engine()
+    if not engine or not key or door().is_ours(key, promise()):
+        return None
+    return import_module(engine).SessionStore(key)
+
+
+def _begin(store: SessionStore, old: Any, data: dict[str, Any]) -> bool:
+    """Whether the old session is to be saved: it ends soon, and parallel requests still find it."""
+    first = MOVED not in data
+    if first:
+        old[MOVED] = data.get(EXPIRY)
+        old.set_expiry(GRACE)
+    else:
+        data.pop(EXPIRY, None)
+        if (expiry := data.pop(MOVED)) is not None:
+            data[EXPIRY] = expiry
+    store.begin_with(data)
+    if SESSION_KEY in data:
+        store.subject = f"user:{data[SESSION_KEY]}"
+    return first

@@ -1,0 +1,72 @@
+"""What Django's settings say: the door to this project's sessions, and what it promises now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from sessionha import MixedDoor, Promise
+
+SETTING: Final = "SESSIONHA"
+"""The dict of Django's settings with sessionha's: `SESSIONHA = {"nodes": …, "secret": …}`."""
+
+OWN: Final = ("migrate_from", "partitioned")
+"""What may stand there and is this adapter's own."""
+
+_making = threading.Lock()
+_door: MixedDoor | None = None
+
+
+def promise() -> Promise:
+    """What the project promises its clients, by its settings of this moment."""
+    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    # With an age of 0 every session that is not given another ends at once, see `SessionStore`.
+    return Promise(keys, settings.SESSION_COOKIE_NAME, max(1, int(settings.SESSION_COOKIE_AGE)))
+
+
+def door() -> MixedDoor:
+    """The door of this process; it is made at the first call, and starts with the first session.
+
+    Raises:
+        InvalidSettings: what is wrong with the settings, every mistake.
+    """
+    global _door  # noqa: PLW0603 -- settings are global too
+    if _door is None:
+        with _making:
+            if _door is None:
+                _door = MixedDoor(promise(), **keywords())
+    return _door
+
+
+def keywords() -> dict[str, Any]:
+    """The settings of sessionha that stand in Django's, in upper case or in lower case."""
+    return {name: value for name, value in _given().items() if name not in OWN}
+
+
+def old_engine() -> str:
+    """The engine whose sessions are taken over, a module; empty: none."""
+    return str(_given().get("migrate_from") or "")
+
+
+def is_partitioned() -> bool:
+    """Whether cookies are `Partitioned`: apart for each site that embeds this one."""
+    return bool(_given().get("partitioned", False))
+
+
+def _given() -> Mapping[str, Any]:
+    found = getattr(settings, SETTING, {})
+    return {str(name).lower(): value for name, value in found.items()}
+
+
+def _forget(*, setting: str, **_: object) -> None:
+    """Tests override settings: with others of ours the process has another node."""
+    global _door  # noqa: PLW0603
+    if setting == SETTING:
+        _door = None
+
+
+setting_changed.connect(_forget, dispatch_uid="django_sessionha")

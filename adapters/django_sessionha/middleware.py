@@ -1,0 +1,310 @@
+"""The middleware: it finds the session before the view, and tells the client where it is.
+
+A subclass of Django's, with its rules of when a session is saved and what its cookie says, and a
+native asynchronous path.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any, Final
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.cache import patch_vary_headers
+from django.utils.http import http_date
+
+from django_sessionha.changeover import atake_over, take_over
+from django_sessionha.configuration import door, is_partitioned, promise
+from django_sessionha.sessions import SessionStore
+from sessionha import (
+    Cookie,
+    MixedExchange,
+    SessionError,
+    SessionUnavailable,
+    StoreFull,
+    refusal,
+)
+
+INTERRUPTED: Final = (
+    "The request's session was deleted before the request completed. The user may have logged out"
+    " in a concurrent request, for example."
+)
+
+_REFUSED: Final = (SessionUnavailable, StoreFull)
+_EXCHANGE: Final = "_sessionha"
+"""The request's attribute with its exchange."""
+
+
+class SessionMiddleware(DjangoSessionMiddleware):
+    """Gives every request its session, in the place of the middleware of this name of Django's.
+
+    A session that cannot be had, or not be stored, is answered with 503 and Retry-After.
+
+    Raises:
+        InvalidSettings: what is wrong with the settings, every mistake.
+    """
+
+    def __init__(self, get_response: Any) -> None:
+        super().__init__(get_response)
+        door()  # so that a server's hook can start it, and mistakes are told now
+
+    # --- the way of a request ---
+
+    def __call__(self, request: HttpRequest) -> Any:
+        """The response, or a coroutine that makes it."""
+        if self.async_mode:
+            return self.__acall__(request)
+        if (page := _health_page(request)) is not None:
+            return page
+        self.process_request(request)
+        try:
+            response = self.get_response(request)
+            return self.process_response(request, response)
+        except BaseException:
+            _give_up(request)
+            raise
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+        """The same on an event loop; no thread is needed for it."""
+        if (page := _health_page(request)) is not None:
+            return page
+        environ = _environ(request)
+        if self._is_ours:
+            store = self._enter(request, await door().enter_async(environ, promise()))
+            await atake_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        else:
+            super().process_request(request)
+        try:
+            response = await self.get_response(request)
+            return await self.aprocess_response(request, response)
+        except BaseException:
+            _give_up(request)
+            raise
+
+    def process_request(self, request: HttpRequest) -> None:
+        """Find the session that the request's cookies name."""
+        if not self._is_ours:
+            super().process_request(request)
+            return
+        store = self._enter(request, door().enter(_environ(request), promise()))
+        take_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+
+    @property
+    def _is_ours(self) -> bool:
+        return issubclass(self.SessionStore, SessionStore)
+
+    def _enter(self, request: HttpRequest, exchange: MixedExchange) -> SessionStore:
+        setattr(request, _EXCHANGE, exchange)
+        store: SessionStore = self.SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        store.enter(exchange)
+        request.session = store
+        return store
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        """503 for a view whose session is not available."""
+        exchange = getattr(request, _EXCHANGE, None)
+        if exchange is None or not isinstance(exception, _REFUSED):
+            return None
+        return _refused(exchange, exception)
+
+    # --- the way of its response ---
+
+    def process_response(self, request: HttpRequest, response: Any) -> Any:
+        """Save the session by Django's rules, and tell the client what it needs to know."""
+        visit = _Response.of(request, response)
+        if visit is None:
+            return super().process_response(request, response)
+        try:
+            if visit.saves:
+                visit.store.save()
+            visit.exchange.commit()
+        except UpdateError:
+            raise SessionInterrupted(INTERRUPTED) from None
+        except _REFUSED as error:
+            return visit.refused(error)
+        return visit.told()
+
+    async def aprocess_response(self, request: HttpRequest, response: Any) -> Any:
+        """The same on an event loop."""
+        visit = _Response.of(request, response)
+        if visit is None:
+            return super().process_response(request, response)
+        try:
+            if visit.saves:
+                await visit.store.asave()
+            await visit.exchange.acommit()
+        except UpdateError:
+            raise SessionInterrupted(INTERRUPTED) from None
+        except _REFUSED as error:
+            return visit.refused(error)
+        return visit.told()
+
+
+class _Response:
+    """A response and the session of its request: what is to be saved and told."""
+
+    def __init__(self, request: HttpRequest, response: Any, store: SessionStore) -> None:
+        self.request = request
+        self.response = response
+        self.store = store
+        self.entered: MixedExchange = getattr(request, _EXCHANGE)
+        """The request's; the view may have put another session in the place of its own."""
+        self.brought = settings.SESSION_COOKIE_NAME in request.COOKIES
+        self.empty = store.is_empty()
+        self.accessed = store.accessed
+        failed = response.status_code >= 500
+        asked = store.modified or settings.SESSION_SAVE_EVERY_REQUEST or store.changed
+        self.saves = asked and not self.empty and not failed
+        self.max_age = self._max_age() if self.saves else None
+        if failed:
+            self.exchange.discard()
+
+    @classmethod
+    def of(cls, request: HttpRequest, response: Any) -> _Response | None:
+        """None: the session is not ours."""
+        store = getattr(request, "session", None)
+        if not isinstance(store, SessionStore) or getattr(request, _EXCHANGE, None) is None:
+            return None
+        return cls(request, response, store)
+
+    @property
+    def exchange(self) -> MixedExchange:
+        """Where the session is committed."""
+        return self.store.exchange or self.entered
+
+    def _max_age(self) -> int | None:
+        if self.store.get_expire_at_browser_close():
+            return None
+        return int(self.store.get_expiry_age())
+
+    def told(self) -> Any:
+        """The response with its cookies. What its body changes is stored when it is closed."""
+        response, exchange = self.response, self.exchange
+        failure = exchange.session.failure
+        if failure is not None and self.accessed and response.status_code >= 500:
+            return self.refused(failure)  # the view has become 500 for that
+        self._tell_session()
+        told = exchange.told
+        assert told is not None, "it has committed"
+        for cookie in told.cookies:
+            self._set(cookie)
+        for name, value in told.headers:
+            response.headers[name] = value
+        if self.accessed or self.saves or exchange.vary or told.cookies:
+            patch_vary_headers(response, ("Cookie",))
+        response._resource_closers.append(partial(_close, exchange, self.entered))
+        return response
+
+    def _tell_session(self) -> None:
+        if self.saves:
+            self._set(Cookie(settings.SESSION_COOKIE_NAME, self.store.session_key, "session"))
+        elif self.brought and self.empty and (self.store.flushed or not self._was_overtaken):
+            self.response.delete_cookie(
+                settings.SESSION_COOKIE_NAME,
+                path=settings.SESSION_COOKIE_PATH,
+                domain=settings.SESSION_COOKIE_DOMAIN,
+                samesite=settings.SESSION_COOKIE_SAMESITE,
+            )
+            patch_vary_headers(self.response, ("Cookie",))
+
+    @property
+    def _was_overtaken(self) -> bool:
+        return self.entered.was_overtaken
+
+    def _set(self, cookie: Cookie) -> None:
+        """Set a cookie, of a client's session or of its route, as Django sets its own."""
+        if cookie.value is None:
+            self.response.delete_cookie(
+                cookie.name, settings.SESSION_COOKIE_PATH, settings.SESSION_COOKIE_DOMAIN
+            )
+            return
+        route = cookie.kind == "route"
+        max_age = self.max_age if self.saves else _route_age()
+        secure = settings.SESSION_COOKIE_SECURE or self.entered.secure
+        self.response.set_cookie(
+            cookie.name,
+            cookie.value,
+            max_age=max_age,
+            expires=None if max_age is None else http_date(time.time() + max_age),
+            domain=settings.SESSION_COOKIE_DOMAIN,
+            path="/" if route else settings.SESSION_COOKIE_PATH,
+            secure=secure,
+            httponly=route or settings.SESSION_COOKIE_HTTPONLY,
+            samesite=settings.SESSION_COOKIE_SAMESITE,
+        )
+        if is_partitioned():
+            _partition(self.response.cookies[cookie.name])
+
+    def refused(self, error: SessionError) -> HttpResponse:
+        """503 in the place of the response."""
+        self.response.close()
+        response = _refused(self.exchange, error)
+        _close(self.exchange, self.entered)
+        return response
+
+
+def _route_age() -> int | None:
+    if settings.SESSION_EXPIRE_AT_BROWSER_CLOSE:
+        return None
+    return int(settings.SESSION_COOKIE_AGE)
+
+
+def _partition(morsel: Any) -> None:
+    """Add the attribute, which the standard library knows from Python 3.14 on."""
+    if morsel.isReservedKey("partitioned"):
+        morsel["partitioned"] = True
+    else:
+        morsel["samesite"] = f"{morsel['samesite'] or 'None'}; Partitioned"
+
+
+def _refused(exchange: MixedExchange, error: SessionError) -> HttpResponse:
+    answer = refusal(error)
+    exchange.discard()
+    return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
+
+
+def _environ(request: HttpRequest) -> dict[str, Any]:
+    """What decides about the request's session."""
+    found = {name: request.META.get(name, "") for name in _ASKED}
+    found["wsgi.url_scheme"] = request.scheme
+    name = settings.SESSION_COOKIE_NAME
+    key = request.COOKIES.get(name)
+    if key and key not in found["HTTP_COOKIE"]:  # tests and middleware put it into COOKIES alone
+        found["HTTP_COOKIE"] = f"{name}={key}"
+    return found
+
+
+_ASKED: Final = ("HTTP_COOKIE", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")
+
+
+def _health_page(request: HttpRequest) -> HttpResponse | None:
+    """The answer to probes, where `health_path` is set."""
+    if not door().health_paths:
+        return None
+    answer = door().health(request.path)
+    if answer is None:
+        return None
+    status, body = answer
+    headers = {"cache-control": "no-store"}
+    return HttpResponse(body, status=status, content_type="text/plain", headers=headers)
+
+
+def _close(*exchanges: MixedExchange) -> None:
+    """The response is out."""
+    for exchange in dict.fromkeys(exchanges):
+        exchange.end()
+        exchange.leave()
+
+
+def _give_up(request: HttpRequest) -> None:
+    """The request has no response."""
+    exchange = getattr(request, _EXCHANGE, None)
+    if exchange is not None:
+        exchange.discard()
+        exchange.leave()
