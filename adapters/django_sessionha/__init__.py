@@ -1,4 +1,4 @@
-"""Django's sessions in the memory of its servers: an engine, a middleware, checks and an admin page.
+"""Django's sessions in the memory of its servers: engine, middleware, checks and an admin page.
 
     SESSION_ENGINE = "django_sessionha.sessions"
     MIDDLEWARE = ["django_sessionha.middleware.SessionMiddleware", …]  # in the place of Django's

@@ -74,12 +74,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
         """The same on an event loop; no thread is needed for it."""
         if (page := _health_page(request)) is not None:
             return page
-        environ = _environ(request)
-        if self._is_ours:
-            store = self._enter(request, await door().enter_async(environ, promise()))
+        if self._has_session(request):
+            store = self._enter(request, await door().enter_async(_environ(request), promise()))
             await atake_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
-        else:
-            super().process_request(request)
         try:
             response = await self.get_response(request)
             return await self.aprocess_response(request, response)
@@ -89,15 +86,20 @@ class SessionMiddleware(DjangoSessionMiddleware):
 
     def process_request(self, request: HttpRequest) -> None:
         """Find the session that the request's cookies name."""
-        if not self._is_ours:
-            super().process_request(request)
-            return
-        store = self._enter(request, door().enter(_environ(request), promise()))
-        take_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        if self._has_session(request):
+            store = self._enter(request, door().enter(_environ(request), promise()))
+            take_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
 
-    @property
-    def _is_ours(self) -> bool:
-        return issubclass(self.SessionStore, SessionStore)
+    def _has_session(self, request: HttpRequest) -> bool:
+        """Whether it is to be found; else the request has another engine's, or an empty one."""
+        if not issubclass(self.SessionStore, SessionStore):
+            super().process_request(request)
+            return False
+        if door().opts_out(request.path, request.META):
+            request.session = self.SessionStore()
+            request.session.opted_out = True
+            return False
+        return True
 
     def _enter(self, request: HttpRequest, exchange: MixedExchange) -> SessionStore:
         setattr(request, _EXCHANGE, exchange)
@@ -119,7 +121,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         """Save the session by Django's rules, and tell the client what it needs to know."""
         visit = _Response.of(request, response)
         if visit is None:
-            return super().process_response(request, response)
+            return self._elsewhere(request, response)
         try:
             if visit.saves:
                 visit.store.save()
@@ -130,11 +132,17 @@ class SessionMiddleware(DjangoSessionMiddleware):
             return visit.refused(error)
         return visit.told()
 
+    def _elsewhere(self, request: HttpRequest, response: Any) -> Any:
+        """The response of a request whose session is another engine's, or none."""
+        if getattr(getattr(request, "session", None), "opted_out", False):
+            return response
+        return super().process_response(request, response)
+
     async def aprocess_response(self, request: HttpRequest, response: Any) -> Any:
         """The same on an event loop."""
         visit = _Response.of(request, response)
         if visit is None:
-            return super().process_response(request, response)
+            return self._elsewhere(request, response)
         try:
             if visit.saves:
                 await visit.store.asave()

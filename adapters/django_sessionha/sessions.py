@@ -1,7 +1,7 @@
 """The session engine: `SESSION_ENGINE = "django_sessionha.sessions"`.
 
-A session's data is a dict that sessionha compares with what is stored: so a change inside a value is
-noticed, and what parallel requests change is brought together. The session key is an ID that
+A session's data is a dict that sessionha compares with what is stored: so a change inside a value
+is noticed, and what parallel requests change is brought together. The session key is an ID that
 verifies itself; nobody can choose one.
 """
 
@@ -35,6 +35,8 @@ class SessionStore(SessionBase):
         self._names_subject = False
         self.flushed = False
         """Whether this request has ended the session on purpose."""
+        self.opted_out = False
+        """Whether the request shall have no session (`exclude`): nothing of it is kept."""
 
     # --- where it is ---
 
@@ -246,7 +248,9 @@ class SessionStore(SessionBase):
         if self.serializer is JSONSerializer:
             data = self._session_cache
             return exchange.session.is_face(data) and exchange.changed
-        return self.session_key is not None and self._decoded(exchange.session) != self._session_cache
+        return (
+            self.session_key is not None and self._decoded(exchange.session) != self._session_cache
+        )
 
     # --- ending ---
 

@@ -65,6 +65,10 @@ class MixedDoor(Door):
 
     # --- requests ---
 
+    def opts_out(self, path: str, environ: Mapping[str, Any]) -> bool:
+        """Whether a request shall have no session of its client (`exclude`)."""
+        return self._opts_out is not None and self._opts_out(path, environ)
+
     def enter(self, environ: Mapping[str, Any], promise: Promise) -> MixedExchange:
         """The exchange of a request; of its environment count `HTTP_COOKIE`, `HTTP_HOST`,
         `SCRIPT_NAME`, `PATH_INFO` and `wsgi.url_scheme`. A session that cannot be had raises

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from django.test import SimpleTestCase
-from sessions_tests.tests import SessionTestsMixin
-
 from django_sessionha.sessions import SessionStore
+from sessions_tests.tests import SessionTestsMixin
 
 
 class SessionhaTests(SessionTestsMixin, SimpleTestCase):
