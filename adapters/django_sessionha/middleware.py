@@ -7,15 +7,16 @@ native asynchronous path.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
@@ -52,13 +53,14 @@ class SessionMiddleware(DjangoSessionMiddleware):
 
     def __init__(self, get_response: Any) -> None:
         super().__init__(get_response)
+        self._asynchronous = iscoroutinefunction(get_response)
         door()  # so that a server's hook can start it, and mistakes are told now
 
     # --- the way of a request ---
 
     def __call__(self, request: HttpRequest) -> Any:
         """The response, or a coroutine that makes it."""
-        if self.async_mode:
+        if self._asynchronous:
             return self.__acall__(request)
         if (page := _health_page(request)) is not None:
             return page
@@ -70,7 +72,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
             _give_up(request)
             raise
 
-    async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
+    async def __acall__(self, request: HttpRequest) -> Any:
         """The same on an event loop; no thread is needed for it."""
         if (page := _health_page(request)) is not None:
             return page
@@ -78,7 +80,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
             store = self._enter(request, await door().enter_async(_environ(request), promise()))
             await atake_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
         try:
-            response = await self.get_response(request)
+            response = await cast("Awaitable[Any]", self.get_response(request))
             return await self.aprocess_response(request, response)
         except BaseException:
             _give_up(request)
@@ -96,14 +98,19 @@ class SessionMiddleware(DjangoSessionMiddleware):
             super().process_request(request)
             return False
         if door().opts_out(request.path, request.META):
-            request.session = self.SessionStore()
-            request.session.opted_out = True
+            request.session = store = self._store()
+            store.opted_out = True
             return False
         return True
 
+    def _store(self, key: str | None = None) -> SessionStore:
+        store = self.SessionStore(key)
+        assert isinstance(store, SessionStore), "it is our engine"
+        return store
+
     def _enter(self, request: HttpRequest, exchange: MixedExchange) -> SessionStore:
         setattr(request, _EXCHANGE, exchange)
-        store: SessionStore = self.SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        store = self._store(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
         store.enter(exchange)
         request.session = store
         return store

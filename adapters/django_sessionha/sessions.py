@@ -70,7 +70,7 @@ class SessionStore(SessionBase):
         """Whose session it is."""
         if self._names_subject:
             return self._subject
-        self._get_session()
+        self._data()
         return None if self._exchange is None else self._exchange.session.subject
 
     @subject.setter
@@ -79,6 +79,14 @@ class SessionStore(SessionBase):
         self.modified = True
 
     # --- loading ---
+
+    def _data(self) -> dict[str, Any]:
+        data: dict[str, Any] = self._get_session()  # type: ignore[attr-defined]
+        return data
+
+    async def _adata(self) -> dict[str, Any]:
+        data: dict[str, Any] = await self._aget_session()  # type: ignore[attr-defined]
+        return data
 
     def load(self) -> dict[str, Any]:
         """The session's data. Raises SessionUnavailable: no server that has it answers."""
@@ -113,7 +121,7 @@ class SessionStore(SessionBase):
         if must_create or self.session_key is None:
             self.create()
             return
-        data = self._get_session()
+        data = self._data()
         exchange = self._to_update(data)
         try:
             if not exchange.save():
@@ -129,7 +137,7 @@ class SessionStore(SessionBase):
         if must_create or self.session_key is None:
             await self.acreate()
             return
-        data = await self._aget_session()
+        data = await self._adata()
         exchange = self._to_update(data)
         try:
             if not await exchange.asave():
@@ -245,12 +253,10 @@ class SessionStore(SessionBase):
         exchange = self._exchange
         if exchange is None or not hasattr(self, "_session_cache"):
             return False
+        data, session = self._session_cache, exchange.session
         if self.serializer is JSONSerializer:
-            data = self._session_cache
-            return exchange.session.is_face(data) and exchange.changed
-        return (
-            self.session_key is not None and self._decoded(exchange.session) != self._session_cache
-        )
+            return session.is_face(data) and exchange.changed
+        return self.session_key is not None and self._decoded(session) != data
 
     # --- ending ---
 
@@ -285,34 +291,38 @@ class SessionStore(SessionBase):
 
     def flush(self) -> None:
         """End the session. What is put in later begins another one."""
-        exchange = self._exchange
-        if self.session_key is not None and exchange is None:
-            exchange = door().find(self.session_key, promise())
-        if self._is_flushed(exchange):
+        exchange, key = self._exchange, self.session_key
+        self._forget()
+        if key is not None and exchange is None:
+            exchange = door().find(key, promise())
+        if exchange is not None and self._is_flushed(exchange):
             with suppress(SessionRevoked):
                 exchange.save()
 
     async def aflush(self) -> None:
         """See `flush`."""
-        exchange = self._exchange
-        if self.session_key is not None and exchange is None:
-            exchange = await door().find_async(self.session_key, promise())
-        if self._is_flushed(exchange):
+        exchange, key = self._exchange, self.session_key
+        self._forget()
+        if key is not None and exchange is None:
+            exchange = await door().find_async(key, promise())
+        if exchange is not None and self._is_flushed(exchange):
             with suppress(SessionRevoked):
                 await exchange.asave()
 
-    def _is_flushed(self, exchange: MixedExchange | None) -> bool:
-        """Empty this, and say whether its session is to be ended."""
+    def _is_flushed(self, exchange: MixedExchange) -> bool:
+        """Whether there is a session to be ended."""
+        self._exchange = exchange
+        return self._is_to_end(exchange)
+
+    def _forget(self) -> None:
         self.clear()
         self._session_key = None
         self._names_subject = self._awaits_load = False
         self.flushed = True
-        self._exchange = exchange
-        return exchange is not None and self._is_to_end(exchange)
 
     def cycle_key(self) -> None:
         """Give the session a new key; the old one is never valid again."""
-        data = self._get_session()
+        data = self._data()
         if self.session_key is None or self._exchange is None:
             self.create()
             return
@@ -325,7 +335,7 @@ class SessionStore(SessionBase):
 
     async def acycle_key(self) -> None:
         """See `cycle_key`."""
-        data = await self._aget_session()
+        data = await self._adata()
         if self.session_key is None or self._exchange is None:
             await self.acreate()
             return

@@ -1,4 +1,4 @@
-"""Whose a session is: set when somebody logs in, so that a user's sessions can be found and ended."""
+"""Whose a session is: noted at log-in, so that a user's sessions can be found and ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def subject_of(user: Any) -> str:
 
 def note_subject(sender: object, request: HttpRequest | None, user: Any, **_: object) -> None:  # noqa: ARG001
     """Somebody has logged in: the session is theirs from its next save on."""
-    session = getattr(request, "session", None)
+    session: Any = getattr(request, "session", None)
     if hasattr(session, "subject"):
         session.subject = subject_of(user)
 

@@ -276,29 +276,6 @@ class Door:
         self._dropped.append(visit)
 
 
-class _Weakly:
-    """What code finds its exchange by, which keeps none alive. (A proxy, once it is dead, raises in
-    the hands of whoever looks at it, as asgiref looks at all that a context carries.)"""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = weakref.ref(exchange)
-
-    @property
-    def session(self) -> Session:
-        """The session."""
-        if (exchange := self._exchange()) is None:
-            raise ReferenceError
-        return exchange.session
-
-    @property
-    def left(self) -> bool:
-        """Whether the request is over."""
-        exchange = self._exchange()
-        return exchange is None or exchange.left
-
-
 class Exchange:
     """One request of a framework's, from `enter` until `leave`."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 if os.environ.get("UPSTREAM_WHOSE") == "ours":
     import django.contrib.sessions.middleware as upstream
+
     from django_sessionha.middleware import SessionMiddleware
 
     upstream.SessionMiddleware = SessionMiddleware  # type: ignore[misc]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from django.test import SimpleTestCase
-from django_sessionha.sessions import SessionStore
 from sessions_tests.tests import SessionTestsMixin
+
+from django_sessionha.sessions import SessionStore
 
 
 class SessionhaTests(SessionTestsMixin, SimpleTestCase):
