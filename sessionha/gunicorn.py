@@ -16,7 +16,11 @@ from sessionha.web.workers import start, stop
 
 __all__ = ["post_worker_init", "worker_exit"]
 
-_OF_REQUEST_THREADS = ("gunicorn.workers.sync", "gunicorn.workers.gthread")
+_OF_REQUEST_THREADS = (
+    "gunicorn.workers.sync",
+    "gunicorn.workers.gthread",
+    "gunicorn.workers.ggevent",  # its requests have greenlets
+)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -11,9 +11,15 @@ import sessionha
 
 PUBLIC = [
     "CommitUnconfirmed",
+    "Cookie",
+    "DictSession",
+    "Door",
     "ElementNotEncodable",
     "ElementNotReadable",
+    "Exchange",
     "InvalidSettings",
+    "Promise",
+    "Refusal",
     "Session",
     "SessionBusy",
     "SessionError",
@@ -29,6 +35,7 @@ PUBLIC = [
     "bots",
     "current_session",
     "preflights",
+    "refusal",
     "session_from",
     "start",
 ]

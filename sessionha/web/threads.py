@@ -4,6 +4,9 @@ An engine is made for one event loop, where nothing happens between two awaits. 
 from one lock, which the loop has whenever it runs something, and gives away while it waits. So what
 needs no peer is done in the request's own thread, as a callback of the loop would do it, and only
 what waits for a peer goes to the loop's thread.
+
+Under gevent, which replaces threads, locks and selectors of the process with its own, the loop is a
+greenlet beside those of the requests, and everything that waits lets others go on.
 """
 
 from __future__ import annotations
@@ -11,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib
 import logging
 import os
 import selectors
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
@@ -109,7 +112,7 @@ class Host:
     def _start_thread(self, patience: float) -> None:
         _check_threads()
         self._ending = False
-        self._loop = loop = asyncio.SelectorEventLoop(_Yielding(self._lock))
+        self._loop = loop = asyncio.SelectorEventLoop(_yielding(self._lock))
         self._thread = threading.Thread(
             target=self._run, args=(loop,), name="sessionha engine", daemon=True
         )
@@ -274,19 +277,23 @@ class _FairLock:
         self._held.release()
 
 
-class _Yielding(selectors.DefaultSelector):
-    """Gives the lock away while the loop waits for something to happen."""
+def _yielding(lock: _FairLock) -> selectors.BaseSelector:
+    """A selector that gives the lock away while the loop waits for something to happen."""
 
-    def __init__(self, lock: _FairLock) -> None:
-        super().__init__()
-        self._lock = lock
+    class Yielding(selectors.DefaultSelector):  # as it is now: gevent exchanges it
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            """Wait. Meanwhile no loop runs in this thread: under gevent it is that of requests,
+            which may have loops of their own."""
+            running = asyncio._get_running_loop()
+            asyncio._set_running_loop(None)
+            lock.release()
+            try:
+                return super().select(timeout)
+            finally:
+                lock.acquire()
+                asyncio._set_running_loop(running)
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._lock.release()
-        try:
-            return super().select(timeout)
-        finally:
-            self._lock.acquire()
+    return Yielding()
 
 
 async def _called(step: Callable[[], T]) -> T:
@@ -304,13 +311,16 @@ async def _ended(engine: Engine) -> None:
 
 
 def _check_threads() -> None:
-    """Raises InvalidSettings where threads are no threads."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
+    """Raises InvalidSettings where the server does not let threads run."""
+    try:
+        options = importlib.import_module("uwsgi").opt  # only its own processes have it
+    except ModuleNotFoundError:
+        return
+    if not {b"enable-threads", b"threads"}.intersection(options):
         raise InvalidSettings(
             [
-                "gevent has replaced the threads of this process, and a node with peers needs a"
-                " real one: use gunicorn's workers `gthread` or `sync` (or, without peers, any)"
+                "uWSGI does not let threads run, and a node with peers, or with `admin`, needs one:"
+                " start it with the option `enable-threads` (or `threads`)"
             ]
         )
 

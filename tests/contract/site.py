@@ -19,6 +19,7 @@ from tests.live.test_servers import GUNICORN, UVICORN, ServedCluster
 
 ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "n1", "n2"
+_KEPT = [word for word in GUNICORN if word not in ("--max-requests", "50")]
 
 
 def uvicorn(application: str) -> list[str]:
@@ -29,8 +30,12 @@ def uvicorn(application: str) -> list[str]:
 def gthread(application: str) -> list[str]:
     """The same for a WSGI application: a process of four threads."""
     threads = ["--worker-class", "gthread", "--threads", "4"]
-    kept = [word for word in GUNICORN if word not in ("--max-requests", "50")]
-    return [*kept, *threads, f"tests.contract.applications.{application}"]
+    return [*_KEPT, *threads, f"tests.contract.applications.{application}"]
+
+
+def gevent(application: str) -> list[str]:
+    """The same: a process of greenlets."""
+    return [*_KEPT, "--worker-class", "gevent", f"tests.contract.applications.{application}"]
 
 
 class ContractCluster(ServedCluster):
