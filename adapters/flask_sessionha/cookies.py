@@ -8,12 +8,16 @@ from flask_sessionha.session import ServerSession
 from sessionha import Cookie, Refusal
 
 
-def tell(interface: Any, app: Any, session: ServerSession, response: Any) -> None:
-    """Set the cookies and headers of an exchange whose changes are committed."""
+def tell(
+    interface: Any, app: Any, session: ServerSession, response: Any, *, refused: bool = False
+) -> None:
+    """Set the cookies and headers of an exchange whose changes are committed; `refused`: only of
+    what was committed before the rest was not."""
     exchange = session.exchange
     assert exchange.told is not None, "committed"
     cookies, headers = exchange.told
-    if interface.should_set_cookie(app, session) and all(c.kind == "route" for c in cookies):
+    known = refused or any(cookie.kind == "session" for cookie in cookies)
+    if not known and interface.should_set_cookie(app, session):
         again = exchange.cookie()  # without news, as Flask does
         cookies = [*cookies, again] if again is not None else cookies
     if cookies or session.accessed or exchange.vary:

@@ -77,6 +77,9 @@ class SessionInterface(FlaskInterface):
                 session.taken_over()
         except (SessionUnavailable, StoreFull) as error:
             refuse(response, refusal(error))
+            tell(self, app, session, response, refused=True)
+            exchange.leave()
+            return
         tell(self, app, session, response)
         if goes_on(response):
             response.call_on_close(exchange.close)

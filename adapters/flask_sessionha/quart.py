@@ -117,6 +117,9 @@ class SessionInterface(QuartInterface):
                     await asyncio.to_thread(session.taken_over)
         except (SessionUnavailable, StoreFull) as error:
             refuse(response, refusal(error))
+            tell(self, app, session, response, refused=True)
+            exchange.leave()
+            return
         tell(self, app, session, response)
         body = getattr(response, "response", None)
         if _goes_on(body):

@@ -50,13 +50,15 @@ class ServerSession(DictSession, SessionMixin):
     def settle(self) -> None:
         """Make ready for the commit. The flag of permanence is stored with data, and by itself it
         is none: applications set it for every visitor, and most of them never get a session. A
-        session from which the last of the data was taken ends, as Flask's own does."""
+        session from which the last of the data was taken ends, as Flask's own does, unless another
+        request has put something in meanwhile."""
         if self.has_data:
             if self._wanted is not None:
                 self[PERMANENT] = self._wanted
                 self._wanted = None
         elif self.modified and not self.new and self.subject is None:
-            self.destroy()
+            self.pop(PERMANENT, None)
+            self.sessionha.end_if_empty()
 
     def take_over(self, former: Mapping[str, Any], forget: Callable[[], None]) -> None:
         """Begin with what a former session held; it is forgotten when this one is stored."""

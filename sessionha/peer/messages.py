@@ -354,6 +354,8 @@ class SessionChange(msgspec.Struct, frozen=True, array_like=True):
     """None: whose it was."""
     idle_timeout: int = 0
     """Milliseconds that it may be unused from now on; 0: as it was."""
+    ends_empty: bool = False
+    """Whether the session ends if nothing is left in it but what `deletes` takes."""
 
     @property
     def written(self) -> list[str]:

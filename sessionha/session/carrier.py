@@ -7,7 +7,7 @@ over, and nobody can be given the session of a request that came later.
 from __future__ import annotations
 
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from sessionha.session.session import Session
@@ -22,12 +22,17 @@ class Carriable(Protocol):
 
     @property
     def left(self) -> bool:
-        """Whether the request is over."""
+        """Whether the request is over; LookupError: it is not even known any more."""
 
 
 Carried = Token[Carriable | None]
 
 _carried: ContextVar[Carriable | None] = ContextVar("sessionha", default=None)
+
+NO_REQUEST: Final = (
+    "no session here: code that sessionha.SessionMiddleware is around has one, for the time of a"
+    " request; a thread needs `asyncio.to_thread` or a copied context to know it"
+)
 
 
 def carry(visit: Carriable) -> Carried:
@@ -55,10 +60,7 @@ def current_session() -> Session:
     """
     visit = _carried.get()
     if visit is None:
-        raise LookupError(
-            "no session here: code that sessionha.SessionMiddleware is around has one, for the time"
-            " of a request; a thread needs `asyncio.to_thread` or a copied context to know it"
-        )
+        raise LookupError(NO_REQUEST)
     if visit.left:
         raise LookupError(
             "the request that started this task is over: await the task in the request, or hand it"

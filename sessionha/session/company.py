@@ -278,10 +278,20 @@ class Part:
 
     def settle(self, session: Session, prepared: Prepared, receipt: Receipt) -> None:
         """What was prepared is committed."""
+        if prepared.changes[-1].ends_empty and self._has_ended(prepared):
+            prepared = prepared._replace(after=None)
         session.settle(prepared, receipt)
         self.committed = True
         if self.due or session.touched or prepared.changes[-1].idle_timeout:
             self.extended = True  # a commit is a recorded use
+
+    def _has_ended(self, prepared: Prepared) -> bool:
+        group, change = self.company.group, prepared.changes[-1]
+        assert group is not None, "what is committed has a group"
+        try:
+            return self.company.home.state.load(group, change.key, None) is None
+        except Unsettled:
+            return False  # it has moved on since; whoever comes with the cookie will be told
 
     def end_turn(self) -> None:
         """Let the next request have the session, where requests take turns."""

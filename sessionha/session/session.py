@@ -79,8 +79,8 @@ class _Notes:
     that a request leaves nothing behind that only the garbage collector can free."""
 
     __slots__ = (
-        "begun", "changes", "cleared", "count", "deleted", "destroyed", "idle", "renew", "subject",
-        "unreadable",
+        "begun", "changes", "cleared", "count", "deleted", "destroyed", "emptied", "idle", "renew",
+        "subject", "unreadable",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -95,6 +95,8 @@ class _Notes:
         """Whether it shall exist though nothing is in it."""
         self.idle = 0
         """Milliseconds that it may be unused from now on; 0: as it was."""
+        self.emptied = False
+        """Whether it shall end if nobody else has put something in."""
         self.subject: str | None = None
         """Whose it shall be; empty: nobody's; None: whose it is."""
         self.count = 0
@@ -110,7 +112,7 @@ class _Notes:
 
     def reset(self) -> None:
         """What the flags, the time and the subject asked for is done."""
-        self.destroyed = self.cleared = self.renew = self.begun = False
+        self.destroyed = self.cleared = self.renew = self.begun = self.emptied = False
         self.idle = 0
         self.subject = None
 
@@ -397,6 +399,13 @@ class Session(MutableMapping[str, Any]):
             session._notes.destroyed = True
 
     invalidate = destroy
+
+    def end_if_empty(self) -> None:
+        """End the session with the next commit if nothing is in it then: what other requests have
+        put in meanwhile keeps it alive. For frameworks whose empty sessions end."""
+        self._change()
+        self._notes.count += 1
+        self._notes.emptied = True
 
     def touch(self) -> None:
         """Count this request as a use even if the last one was recorded a moment ago."""
@@ -726,6 +735,7 @@ class Session(MutableMapping[str, Any]):
             deletes=deletes,
             owner=asked,
             idle_timeout=self._notes.idle,
+            ends_empty=self._notes.emptied and not elements,
             **_changes(puts, {} if cleared else stored),
         )
         owner = known.owner if asked is None else (asked if asked.subject else None)

@@ -145,6 +145,9 @@ class _Merge:
         if change.destroy:
             self._destroy(change.key)
             return
+        if change.ends_empty and self._is_emptied(change):
+            self._destroy(change.replaces or change.key)
+            return
         if change.create is not None:
             session = self._create(change.create)
         elif change.replaces is not None:
@@ -168,6 +171,13 @@ class _Merge:
         session.version = self.version
         session.touched, session.deadline = self.now, self.now + session.idle_timeout
         self._save(change.key, session)
+
+    def _is_emptied(self, change: SessionChange) -> bool:
+        """Whether the change takes all that is in the session by now."""
+        key = change.replaces or change.key
+        self._alive(key)
+        held = elements(self.writer, self.group, key)
+        return all(element.value is None or name in change.deletes for name, element in held)
 
     def _alive(self, key: SessionKey) -> SessionRecord:
         session = get_session(self.writer, self.group, key)

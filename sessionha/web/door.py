@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sessionha.errors import SessionError, SessionUnavailable, StoreFull
-from sessionha.session.carrier import Carried, carry, lay_down
+from sessionha.session.carrier import NO_REQUEST, Carried, carry, lay_down
 from sessionha.session.cookies import remember
 from sessionha.session.session import Session
 from sessionha.session.visit import Cookie, Told, Visit, opted_out
@@ -444,17 +444,20 @@ class _Weakly:
 
     @property
     def left(self) -> bool:
-        """Whether the request is over, or was dropped."""
-        exchange = self._exchange()
-        return exchange is None or exchange.left
+        """Whether the request is over; where it was dropped, there is none."""
+        return self._known.left
 
     @property
     def session(self) -> Session:
         """The session."""
+        return self._known.session
+
+    @property
+    def _known(self) -> Exchange:
         exchange = self._exchange()
         if exchange is None:
-            raise LookupError("the request was dropped")
-        return exchange.session
+            raise LookupError(NO_REQUEST)
+        return exchange
 
 
 def _acquire(host: Host, visit: Visit) -> None:

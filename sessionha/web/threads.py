@@ -316,7 +316,7 @@ def _check_threads() -> None:
         options = importlib.import_module("uwsgi").opt  # only its own processes have it
     except ModuleNotFoundError:
         return
-    if not {b"enable-threads", b"threads"}.intersection(options):
+    if not {"enable-threads", "threads"}.intersection(options):
         raise InvalidSettings(
             [
                 "uWSGI does not let threads run, and a node with peers, or with `admin`, needs one:"

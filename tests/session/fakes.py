@@ -206,9 +206,11 @@ class FakeState:
 
     def _apply(self, group: Group, change: SessionChange) -> None:
         now = self.clock.ms
-        if change.destroy:
-            del group.sessions[change.key]
-            group.buried[change.key] = now
+        asked = change.replaces or change.key
+        emptied = change.ends_empty and group.sessions[asked].elements.keys() <= {*change.deletes}
+        if change.destroy or emptied:
+            del group.sessions[asked]
+            group.buried[asked] = now
             return
         if change.replaces is not None:
             group.sessions[change.key] = group.sessions.pop(change.replaces)

@@ -420,3 +420,16 @@ def test_a_copy_that_is_given_up_leaves_its_promise(primary: Copy) -> None:
     assert not left.held
     assert (left.promise, left.keep_until) == (E3, 77)
     assert primary.raw() == []
+
+
+def test_a_session_that_shall_end_when_it_is_empty_ends(primary: Copy) -> None:
+    primary.merge(SessionChange(KEY, deletes=tuple(primary.values()), ends_empty=True))
+    with pytest.raises(SessionRevoked):
+        primary.put(a="2")
+
+
+def test_what_another_request_put_in_keeps_it_alive(primary: Copy) -> None:
+    known = tuple(primary.values())
+    primary.put(other="1")
+    primary.merge(SessionChange(KEY, deletes=known, ends_empty=True))
+    assert primary.values() == {"other": "1"}

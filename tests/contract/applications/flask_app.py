@@ -29,13 +29,12 @@ def slow() -> Any:
 
 @app.get("/stream")
 def stream() -> Response:
-    @stream_with_context
     def body() -> Iterator[str]:
         yield "one "
         session[request.args["token"]] = True
         yield "two"
 
-    return Response(body(), mimetype="text/plain")
+    return Response(stream_with_context(body()), mimetype="text/plain")
 
 
 @app.get("/background")
