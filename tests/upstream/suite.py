@@ -1,0 +1,150 @@
+"""Runs frameworks' own test suites with their session back end and with ours, and compares.
+
+    python -m tests.upstream.suite NAME…    names are those of versions.toml
+
+Each suite comes from its sdist and runs in a fresh environment with what versions.toml pins; the
+first run, with the framework's own back end, is what ours is compared with, test by test. No test
+is edited: a plugin exchanges the back end before any is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+HERE: Final = Path(__file__).resolve().parent
+PATIENCE: Final = 600.0
+"""Seconds that one run may take."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One row of versions.toml."""
+
+    name: str
+    sdist: str
+    environment: str
+    needs: Sequence[str]
+    plugin: str
+    differ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What two runs of a suite have shown."""
+
+    theirs: Mapping[str, str]
+    ours: Mapping[str, str]
+    differ: Mapping[str, str]
+
+    @property
+    def wrong(self) -> list[str]:
+        """Tests with another outcome that nobody explains, and explanations that explain none."""
+        names = self.theirs.keys() | self.ours.keys()
+        other = {name for name in names if self.theirs.get(name) != self.ours.get(name)}
+        return sorted(other ^ self.differ.keys())
+
+    def __str__(self) -> str:
+        passed = [
+            sum(each == "passed" for each in run.values()) for run in (self.theirs, self.ours)
+        ]
+        return f"{len(self.theirs)} tests: {passed[0]} pass with theirs, {passed[1]} with ours"
+
+
+def suites(names: Iterable[str] = ()) -> list[Suite]:
+    """The rows with these names, in their order; all without names."""
+    rows: dict[str, dict[str, Any]] = tomllib.loads((HERE / "versions.toml").read_text("utf-8"))
+    return [Suite(name, **rows[name]) for name in names or rows]
+
+
+def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
+    """Run each suite twice."""
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="sessionha-upstream-") as folder:
+        place = Path(folder)
+        pythons: dict[str, Path] = {}
+        for suite in asked:
+            python = pythons.get(suite.environment)
+            if python is None:
+                python = pythons[suite.environment] = _environment(place, suite.environment, asked)
+            sdist = _fetched(place, suite)
+            theirs, ours = (
+                _run(python, suite, sdist, place, whose) for whose in ("theirs", "ours")
+            )
+            found[suite.name] = Compared(theirs, ours, suite.differ)
+    return found
+
+
+def _environment(place: Path, name: str, asked: Sequence[Suite]) -> Path:
+    sharing = [suite for suite in asked if suite.environment == name]
+    needs = [need for suite in sharing for need in (suite.sdist, *suite.needs)]
+    subprocess.run([sys.executable, "-m", "venv", str(place / name)], check=True)
+    python = place / name / "bin" / "python"
+    _pip(python, "install", "--quiet", *needs, str(ROOT))
+    return python
+
+
+def _fetched(place: Path, suite: Suite) -> Path:
+    """The unpacked sdist."""
+    target = place / f"{suite.name}-sdist"
+    name = suite.sdist.partition("==")[0]
+    _pip(Path(sys.executable), "download", "--quiet", "--no-deps", "--no-binary", name, suite.sdist,
+         "--dest", str(target))  # fmt: skip
+    with tarfile.open(next(target.glob("*.tar.gz"))) as archive:
+        archive.extractall(target, filter="data")
+    return next(path for path in target.iterdir() if path.is_dir())
+
+
+def _run(python: Path, suite: Suite, sdist: Path, place: Path, whose: str) -> dict[str, str]:
+    outcomes = place / f"{suite.name}-{whose}.json"
+    told = os.environ | {
+        "PYTHONPATH": str(HERE),
+        "UPSTREAM_OUTCOMES": str(outcomes),
+        "SESSIONHA_STORE": "memory",
+        "SESSIONHA_STATE_DIR": str(place),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    plugins = ["-p", "outcomes", *(["-p", suite.plugin] if whose == "ours" else [])]
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins, "tests"]
+    done = subprocess.run(
+        command, cwd=sdist, env=told, capture_output=True, check=False, timeout=PATIENCE
+    )
+    if not outcomes.exists():
+        raise AssertionError(f"{suite.name} did not run: {done.stdout.decode()[-4000:]}")
+    found: dict[str, str] = json.loads(outcomes.read_text())
+    return found
+
+
+def _pip(python: Path, *words: str) -> None:
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> int:
+    """Run and report; 0 when every test has the outcome that it has with the framework's own."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.upstream.suite", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all without")
+    found = compare(suites(parser.parse_args().names))
+    for name, compared in found.items():
+        print(f"{name}: {compared}")
+        for test in compared.wrong:
+            theirs, ours = compared.theirs.get(test), compared.ours.get(test)
+            print(f"  {test}: {theirs} with theirs, {ours} with ours")
+    return 1 if any(compared.wrong for compared in found.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""Frameworks' own suites have the same outcomes with our sessions as with theirs, test by test."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.upstream.suite import compare, suites
+
+FLASK = {"flask": 480, "flask-login": 110, "flask-wtf": 80}
+"""How many tests there are at least: fewer would mean that some did not run."""
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_flasks_own_suites_know_no_difference() -> None:
+    for name, compared in compare(suites(FLASK)).items():
+        assert compared.wrong == [], name
+        assert sum(outcome == "passed" for outcome in compared.ours.values()) >= FLASK[name]
