@@ -6,4 +6,4 @@ from flask import Flask
 
 from flask_sessionha import SessionInterface
 
-Flask.session_interface = SessionInterface()  # type: ignore[assignment]
+Flask.session_interface = SessionInterface()

@@ -56,10 +56,13 @@ class Compared:
         return sorted(other ^ self.differ.keys())
 
     def __str__(self) -> str:
-        passed = [
-            sum(each == "passed" for each in run.values()) for run in (self.theirs, self.ours)
-        ]
-        return f"{len(self.theirs)} tests: {passed[0]} pass with theirs, {passed[1]} with ours"
+        theirs, ours = passed(self.theirs), passed(self.ours)
+        return f"{len(self.theirs)} tests: {theirs} pass with theirs, {ours} with ours"
+
+
+def passed(outcomes: Mapping[str, str]) -> int:
+    """How many tests of a run passed."""
+    return sum(outcome == "passed" for outcome in outcomes.values())
 
 
 def suites(names: Iterable[str] = ()) -> list[Suite]:
@@ -79,10 +82,8 @@ def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
             if python is None:
                 python = pythons[suite.environment] = _environment(place, suite.environment, asked)
             sdist = _fetched(place, suite)
-            theirs, ours = (
-                _run(python, suite, sdist, place, whose) for whose in ("theirs", "ours")
-            )
-            found[suite.name] = Compared(theirs, ours, suite.differ)
+            runs = [_run(python, suite, sdist, place, whose) for whose in ("theirs", "ours")]
+            found[suite.name] = Compared(*runs, suite.differ)
     return found
 
 
