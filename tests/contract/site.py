@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import secrets
@@ -14,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.live.cluster import READY, until
+from tests.live.cluster import READY, Server, until
 from tests.live.test_servers import GUNICORN, UVICORN, ServedCluster
 
 ROOT = Path(__file__).parents[2]
@@ -33,19 +34,30 @@ def gthread(application: str) -> list[str]:
     return [*_KEPT, *threads, f"tests.contract.applications.{application}"]
 
 
+def gunicorn_sync(application: str) -> list[str]:
+    """The same: a process that serves one request at a time."""
+    return [*_KEPT, "--worker-class", "sync", f"tests.contract.applications.{application}"]
+
+
 def gevent(application: str) -> list[str]:
     """The same: a process of greenlets."""
     return [*_KEPT, "--worker-class", "gevent", f"tests.contract.applications.{application}"]
 
 
 class ContractCluster(ServedCluster):
-    """Two nodes. They complain when the application makes the mistakes that it is asked for."""
+    """Some nodes. They complain when the application makes the mistakes that it is asked for."""
 
-    def __init__(self, command: Sequence[str], **environment: str) -> None:
-        super().__init__(2, command)
+    def __init__(self, *commands: Sequence[str], nodes: int = 2, **environment: str) -> None:
+        """`commands`: those of the nodes, in turn."""
+        super().__init__(nodes, commands[0])
+        self._commands = dict(zip(self.names, itertools.cycle(commands), strict=False))
         path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
         for server in self.servers.values():
             server.environment.update({"PYTHONPATH": path, **environment})
+
+    def _launch(self, server: Server) -> None:
+        self._command = list(self._commands[server.name])
+        super()._launch(server)
 
     def faults(self) -> list[str]:
         return []

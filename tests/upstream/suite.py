@@ -83,7 +83,7 @@ def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
                 python = pythons[suite.environment] = _environment(place, suite.environment, asked)
             sdist = _fetched(place, suite)
             runs = [_run(python, suite, sdist, place, whose) for whose in ("theirs", "ours")]
-            found[suite.name] = Compared(*runs, suite.differ)
+            found[suite.name] = Compared(runs[0], runs[1], suite.differ)
     return found
 
 

@@ -1,0 +1,22 @@
+"""kill -9 in mid-session, under the servers of one framework; more of it: `tests.contract.kills`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from tests.contract.kills import run
+
+KILLS = int(os.environ.get("CONTRACT_KILLS", "5"))
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="the shared store needs Linux")
+@pytest.mark.parametrize("kind", ["flask-mixed"])
+async def test_nothing_that_was_acknowledged_dies_with_a_server(kind: str) -> None:
+    outcome = await run(kind, KILLS)
+    assert (outcome.lost, outcome.phantom, outcome.kills) == (set(), set(), KILLS)
+    assert outcome.writes + outcome.refused == 8 * KILLS
+    assert outcome.writes >= 7 * KILLS
