@@ -133,7 +133,10 @@ class Terms:
         if terms is None:
             cookies = self.cookies.secondary(name)
             attributes = replace(self.attributes, name=cookies.name)
-            terms = replace(self, cookies=cookies, attributes=attributes, seen={}, named={})
+            terms = replace(
+                self, cookies=cookies, attributes=attributes, seen={}, named={}, bare=False,
+                touches=True,
+            )  # fmt: skip
             remember(self.named, name, terms, NAMES)
         return terms
 

@@ -63,6 +63,11 @@ class MixedDoor(Door):
         agreed = self._promised[promise] = agreed._replace(terms=terms, choice=choice)
         return agreed
 
+    @property
+    def running(self) -> bool:
+        """Whether its engine runs in this very process."""
+        return self._host is not None and self._host.running
+
     # --- requests ---
 
     def opts_out(self, path: str, environ: Mapping[str, Any]) -> bool:
