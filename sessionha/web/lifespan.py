@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from sessionha.errors import SessionHAError
 from sessionha.web.asgi import App, Receive, Scope, Send
 from sessionha.web.threads import retire_all
 from sessionha.web.workers import start, stop
 
-log = logging.getLogger("sessionha.web")
 
-
-def asgi(app: App) -> App:
+def asgi(app: Callable[[Any, Any, Any], Awaitable[Any]]) -> App:
     """The application, with a lifespan that starts this process's node and says its goodbye.
 
     For applications whose framework knows no lifespan and whose sessions an adapter opens:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from asgiref.testing import ApplicationCommunicator
+from asgiref import testing
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.sessions import SessionMiddlewareStack
 
 from django_sessionha.sessions import SessionStore
 
 
-class Counter(AsyncJsonWebsocketConsumer):
+class Counter(AsyncJsonWebsocketConsumer):  # type: ignore[misc]
     """Counts its messages in the session."""
 
     async def receive_json(self, content: Any, **_: Any) -> None:
@@ -22,13 +22,16 @@ class Counter(AsyncJsonWebsocketConsumer):
         await self.send_json(n)
 
 
+_communicator: Any = testing.ApplicationCommunicator
+
+
 async def test_a_consumer_has_the_session_of_its_cookie() -> None:
     store = SessionStore()
     await store.aset("n", 5)
     await store.asave()
     headers = [(b"cookie", f"sessionid={store.session_key}".encode())]
     scope = {"type": "websocket", "path": "/", "headers": headers}
-    socket = ApplicationCommunicator(SessionMiddlewareStack(Counter.as_asgi()), scope)
+    socket: Any = _communicator(SessionMiddlewareStack(Counter.as_asgi()), scope)
     await socket.send_input({"type": "websocket.connect"})
     assert (await socket.receive_output())["type"] == "websocket.accept"
     await socket.send_input({"type": "websocket.receive", "text": "{}"})

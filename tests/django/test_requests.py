@@ -12,7 +12,7 @@ from django.test import AsyncClient, Client, override_settings
 
 from django_sessionha import configuration
 from django_sessionha.sessions import SessionStore
-from sessionha import SessionUnavailable
+from sessionha import MixedDoor, SessionUnavailable
 from tests.django.settings import SETTINGS
 from tests.session.fakes import FakeEngine
 
@@ -227,7 +227,7 @@ def test_the_other_sessions_of_a_client_have_cookies_of_their_own(visitor: Visit
 
 
 def _with(engine: FakeEngine) -> FakeEngine:
-    configuration._door = configuration.MixedDoor(configuration.promise(), engine=engine)
+    configuration._door = MixedDoor(configuration.promise(), engine=engine)
     return engine
 
 

@@ -61,7 +61,7 @@ def test_a_log_out_ends_the_session_and_clears_the_cookie(ada: User) -> None:
 def test_the_test_client_logs_in(ada: User) -> None:
     client = Client()
     client.force_login(ada)
-    assert client.session.subject == f"user:{ada.pk}"
+    assert SessionStore(client.session.session_key).subject == f"user:{ada.pk}"
     client.logout()
     assert "sessions" not in client.cookies
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import django
@@ -28,13 +29,17 @@ settings.configure(
 django.setup()
 
 
-def _answer(said: Any) -> JsonResponse:
-    return JsonResponse(said, safe=False)
+def _answer(said: Any, later: Callable[[], None] | None = None, name: str = "") -> Any:
+    answer: Any = JsonResponse(said, safe=False)
+    if name == "background":
+        answer._resource_closers.append(later)
+    return answer
 
 
 def view(request: HttpRequest, name: str) -> Any:
     """A view that needs a thread."""
-    parameters, session = request.GET.dict(), request.session
+    parameters: Any = request.GET.dict()
+    session = request.session
     done = act(name, parameters, session)
     if name == "slow":
         gate(parameters).wait()
@@ -45,10 +50,7 @@ def view(request: HttpRequest, name: str) -> Any:
         session.cycle_key()
     elif done.then == "destroy":
         session.flush()
-    answer = _answer(done.said)
-    if name == "background":
-        answer._resource_closers.append(lambda: session.__setitem__(parameters["token"], True))
-    return answer
+    return _answer(done.said, partial(session.__setitem__, parameters.get("token"), True), name)
 
 
 def _stream(session: Any, token: str) -> Iterator[bytes]:
@@ -59,7 +61,8 @@ def _stream(session: Any, token: str) -> Iterator[bytes]:
 
 async def aview(request: HttpRequest, name: str) -> Any:
     """A view that is a coroutine."""
-    parameters, session = request.GET.dict(), request.session
+    parameters: Any = request.GET.dict()
+    session = request.session
     await session.aget("")  # what is loaded may be used like any dict
     done = act(name, parameters, session)
     if name == "slow":
@@ -71,10 +74,7 @@ async def aview(request: HttpRequest, name: str) -> Any:
         await session.acycle_key()
     elif done.then == "destroy":
         await session.aflush()
-    answer = _answer(done.said)
-    if name == "background":
-        answer._resource_closers.append(lambda: session.__setitem__(parameters["token"], True))
-    return answer
+    return _answer(done.said, partial(session.__setitem__, parameters.get("token"), True), name)
 
 
 async def _astream(session: Any, token: str) -> AsyncIterator[bytes]:
@@ -83,7 +83,7 @@ async def _astream(session: Any, token: str) -> AsyncIterator[bytes]:
     yield b"two"
 
 
-def static(request: HttpRequest) -> JsonResponse:
+def static(request: HttpRequest) -> Any:
     """Nothing of a session."""
     return _answer("static")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from django.test import SimpleTestCase
-from sessions_tests.tests import SessionTestsMixin
+from sessions_tests.tests import SessionTestsMixin  # type: ignore[import-not-found]
 
 from django_sessionha.sessions import SessionStore
 
 
-class SessionhaTests(SessionTestsMixin, SimpleTestCase):
+class SessionhaTests(SessionTestsMixin, SimpleTestCase):  # type: ignore[misc]
     """Every claim of theirs."""
 
     backend = SessionStore
