@@ -37,7 +37,18 @@ class Suite:
     environment: str
     needs: Sequence[str]
     plugin: str
+    tests: Sequence[str] = ("tests",)
+    """What of the sdist is run."""
     differ: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, python: Path, whose: str) -> list[str]:
+        """What runs the tests; Django has a runner of its own."""
+        if self.plugin == "django":
+            start = str(HERE / "django" / "start.py")
+            options = ["--settings=django_settings", "--parallel=1", "--noinput"]
+            return [str(python), start, *options, *self.tests]
+        plugins = ["-p", "outcomes", *(["-p", self.plugin] if whose == "ours" else [])]
+        return [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins, *self.tests]
 
 
 @dataclass(frozen=True)
@@ -110,19 +121,20 @@ def _fetched(place: Path, suite: Suite) -> Path:
 def _run(python: Path, suite: Suite, sdist: Path, place: Path, whose: str) -> dict[str, str]:
     outcomes = place / f"{suite.name}-{whose}.json"
     told = os.environ | {
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE / "django")]),
         "UPSTREAM_OUTCOMES": str(outcomes),
+        "UPSTREAM_WHOSE": whose,
         "SESSIONHA_STORE": "memory",
         "SESSIONHA_STATE_DIR": str(place),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    plugins = ["-p", "outcomes", *(["-p", suite.plugin] if whose == "ours" else [])]
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugins, "tests"]
+    command = suite.command(python, whose)
     done = subprocess.run(
         command, cwd=sdist, env=told, capture_output=True, check=False, timeout=PATIENCE
     )
     if not outcomes.exists():
-        raise AssertionError(f"{suite.name} did not run: {done.stdout.decode()[-4000:]}")
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        raise AssertionError(f"{suite.name} did not run: {said[-4000:]}")
     found: dict[str, str] = json.loads(outcomes.read_text())
     return found
 
