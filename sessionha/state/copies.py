@@ -553,6 +553,8 @@ def accept_session(writer: Writer, group: GroupID, row: SessionRow, now: int) ->
     if before is not None and not row.destroyed:
         record.deadline = max(record.deadline, before.deadline)  # a touch is a maximum
         record.touched = max(record.touched, before.touched)
+        if record.idle_timeout < before.idle_timeout:  # since the last change
+            record.deadline = min(record.deadline, record.touched + record.idle_timeout)
         record.owner = _earlier(before.owner, record.owner)
     owners.index(writer, group, row.key, None if before is None else before.owner, record.owner)
     writer.put(session_row_key(group, row.key), write_record(record))

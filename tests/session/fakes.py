@@ -221,6 +221,8 @@ class FakeState:
             group.sessions[change.key] = Record(now, create.idle_timeout, create.lifetime, now)
         record = group.sessions[change.key]
         record.used = now
+        if change.idle_timeout:
+            record.idle_timeout = change.idle_timeout
         if change.owner is not None:
             record.owner = change.owner if change.owner.subject else None
         if change.clear:

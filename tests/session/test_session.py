@@ -164,6 +164,55 @@ def test_data_after_clearing_replaces_everything(face: Callable[[Session], Face]
 
 
 @faces
+def test_a_session_may_exist_without_data(face: Callable[[Session], Face]) -> None:
+    """As frameworks promise that have a `create()`."""
+    session = Session()
+    face(session)
+    session.begin()
+    ready = prepared(session)
+    assert ready.changes == (SessionChange(b"new-key", create=CREATE),)
+    session.settle(ready, None)
+    assert (session.id, change(session)) == ("new-id", None)
+
+
+@faces
+def test_a_session_that_was_cleared_may_stay(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    face(session).clear()
+    session.begin()
+    assert change(session) == SessionChange(b"old-key", clear=True)
+
+
+@faces
+def test_another_idle_timeout_is_a_change(face: Callable[[Session], Face]) -> None:
+    session = stored()
+    face(session)
+    session.idle_timeout = 90.5
+    ready = prepared(session)
+    assert ready.changes == (SessionChange(b"old-key", idle_timeout=90_500),)
+    session.settle(ready, None)
+    assert session.idle_timeout == 90.5
+    session.idle_timeout = 90.5
+    assert change(session) is None
+
+
+def test_a_new_session_may_begin_with_an_idle_timeout_of_its_own() -> None:
+    session = Session()
+    assert session.idle_timeout is None
+    session["a"] = 1
+    session.idle_timeout = 1
+    found = change(session)
+    assert found is not None
+    assert found.create == Create(1000, 0)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 1e9])
+def test_an_idle_timeout_is_a_sensible_time(seconds: float) -> None:
+    with pytest.raises(ValueError, match="is not from 0 to"):
+        stored().idle_timeout = seconds
+
+
+@faces
 def test_renewal_moves_the_session_to_a_new_id(face: Callable[[Session], Face]) -> None:
     """System 5, 10."""
     session = stored()

@@ -409,6 +409,19 @@ def test_deadlines_travel_as_what_is_left_and_a_touch_is_a_maximum(primary: Copy
     assert not backup.fits(old) or old.full
 
 
+def test_another_idle_timeout_counts_from_the_commit_on_in_every_copy(primary: Copy) -> None:
+    backup = twin(primary)
+    primary.now += 1000
+    primary.merge(SessionChange(KEY, idle_timeout=5_000))
+    backup.now += 1000
+    backup.take(primary)
+    for copy in (primary, backup):
+        with copy.store.read() as reader:
+            session = get_session(reader, GROUP, KEY)
+        assert session is not None
+        assert (session.idle_timeout, session.deadline - copy.now) == (5_000, 5_000)
+
+
 def test_a_copy_that_is_given_up_leaves_its_promise(primary: Copy) -> None:
     """R1, R3: no late push brings it back, no older epoch is accepted."""
     with primary.store.write() as writer:
