@@ -1,4 +1,4 @@
-"""kill -9 in mid-session, under the servers of one framework; more of it: `tests.contract.kills`."""
+"""kill -9 in mid-session under servers of one framework; more of it: `tests.contract.kills`."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
@@ -867,3 +868,21 @@ def test_a_hook_without_doors_starts_the_node_of_the_environment(
         monkeypatch.setenv(name, value)
     workers.start()
     assert mine.running
+
+
+@pytest.mark.parametrize(
+    ("options", "starts"),
+    [({"master": True}, False), ({"enable-threads": True}, True), ({"threads": b"2"}, True)],
+)
+def test_uwsgi_without_threads_is_refused_where_one_is_needed(
+    member: Engine, monkeypatch: pytest.MonkeyPatch, options: dict[str, object], starts: bool
+) -> None:
+    """uWSGI's processes alone have the module; its options are as it tells them there."""
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(opt=options))
+    host = Host(member)
+    if starts:
+        host.start()
+        host.stop()
+    else:
+        with pytest.raises(InvalidSettings, match="enable-threads"):
+            host.start()

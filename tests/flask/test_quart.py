@@ -1,0 +1,109 @@
+"""Quart applications with sessionha's sessions, through Quart's own test client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
+from quart import Quart, session, websocket
+
+from flask_sessionha import FormerCookies
+from flask_sessionha.quart import QuartSession, Session
+from sessionha import SessionUnavailable
+from tests.session.fakes import FakeEngine
+
+KEY = "c0de-8f31-4b7a-99e2-5d06-ab54-7713-e8f9"  # of the tests' applications only
+
+
+def mine() -> QuartSession:
+    """The session itself."""
+    found: Any = session
+    current = found._get_current_object()
+    assert isinstance(current, QuartSession)
+    return current
+
+
+def application(**given: Any) -> Quart:
+    app = Quart("shop", static_folder=None)
+    app.config.update(SECRET_KEY=KEY, SESSIONHA_STORE="memory")
+    Session(app, **given)
+
+    @app.get("/count")
+    async def count() -> str:
+        session["n"] = session.get("n", 0) + 1
+        return str(session["n"])
+
+    @app.get("/read")
+    async def read() -> dict[str, Any]:
+        return dict(session)
+
+    @app.get("/permanent")
+    async def permanent() -> str:
+        session.permanent = True
+        return ""
+
+    @app.get("/regenerate")
+    async def regenerate() -> str:
+        mine().regenerate()
+        return ""
+
+    @app.websocket("/talk")
+    async def talk() -> None:
+        while True:
+            session[str(await websocket.receive())] = True
+            await mine().commit()
+            await websocket.send("stored")
+
+    return app
+
+
+async def test_requests_and_websockets_share_a_session() -> None:
+    async with application().test_app() as app:
+        client = app.test_client()
+        await client.get("/count")
+        async with client.websocket("/talk") as socket:
+            await socket.send("hello")
+            assert await socket.receive() == "stored"
+        assert await (await client.get("/read")).get_json() == {"n": 1, "hello": True}
+
+
+async def test_regenerating_keeps_the_data_and_permanence_the_cookie() -> None:
+    async with application().test_app() as app:
+        client = app.test_client()
+        first = (await client.get("/count")).headers["set-cookie"]
+        assert "Expires=" not in first
+        assert "Expires=" in (await client.get("/permanent")).headers["set-cookie"]
+        again = (await client.get("/regenerate")).headers["set-cookie"]
+        assert first.partition(".")[0] != again.partition(".")[0]
+        assert await (await client.get("/count")).get_data() == b"2"
+
+
+async def test_a_session_can_be_prepared_for_a_test() -> None:
+    client = application().test_client()
+    async with client.session_transaction() as prepared:
+        prepared["n"] = 6
+    assert await (await client.get("/count")).get_data() == b"7"
+
+
+async def test_what_cannot_be_had_or_committed_is_answered_with_503() -> None:
+    engine = FakeEngine()
+    client = application(engine=engine).test_client()
+    await client.get("/count")
+    engine.state.failure = SessionUnavailable("no copies")
+    refused = await client.get("/count")
+    assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+    engine.state.away |= engine.state.groups.keys()
+    assert (await client.get("/count")).status_code == 503
+    engine.state.failure = None
+    assert await (await client.get("/count")).get_data() == b"2"
+
+
+async def test_sessions_of_before_are_taken_over() -> None:
+    old = Flask("shop")
+    old.secret_key = KEY
+    serializer = SecureCookieSessionInterface().get_signing_serializer(old)
+    assert serializer is not None
+    client = application(former=[FormerCookies()]).test_client()
+    client.set_cookie("localhost", "session", str(serializer.dumps({"n": 6})))
+    assert await (await client.get("/count")).get_data() == b"7"
