@@ -140,6 +140,22 @@ def test_a_cookie_that_another_request_replaced_is_not_refreshed() -> None:
         assert cookie(response) == ""
 
 
+def test_a_thread_may_store_something_when_the_response_has_left(client: FlaskClient) -> None:
+    kept: list[Any] = []
+
+    @client.application.get("/keep")
+    def keep() -> str:
+        kept.extend([mine().sessionha, mine().exchange.wait])
+        return ""
+
+    client.get("/count")
+    client.get("/keep")
+    later, wait = kept
+    later["late"] = True
+    wait(later.commit())
+    assert client.get("/").json == {"n": 1, "late": True}
+
+
 def test_regenerating_kills_the_old_id(client: FlaskClient) -> None:
     client.get("/count")
     old = client.get_cookie("session")
