@@ -41,6 +41,11 @@ KINDS: Final[Mapping[str, Sequence[Sequence[str]]]] = {
     "fastapi-uvicorn": [uvicorn("fastapi_app:app")],
     "django-gthread": [gthread("django_app:wsgi")],
     "django-uvicorn": [uvicorn("django_app:asgi")],
+    "django-mixed": [
+        gthread("django_app:wsgi"),
+        uvicorn("django_app:asgi"),
+        uvicorn("django_app:threads"),
+    ],
 }
 """The commands of the nodes, in turn."""
 

@@ -20,13 +20,6 @@ class TestDjango(OfDjango):
     command = gthread("django_app:wsgi")
 
 
-class TestDjangoOnAnEventLoop(OfDjango):
-    """Its views run in threads of the server's loop."""
-
-    __test__ = True
-    command = uvicorn("django_app:mixed")
-
-
 class TestAsyncDjango(OfDjango):
     __test__ = True
     command = uvicorn("django_app:asgi")

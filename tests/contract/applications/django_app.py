@@ -1,4 +1,5 @@
-"""The contract's application in Django: `wsgi` with views, `asgi` with coroutines for views."""
+"""The contract's application in Django: `wsgi` with views, `asgi` with coroutines for views,
+`threads` with views that run in threads of an event loop."""
 
 from __future__ import annotations
 
@@ -106,4 +107,4 @@ async def _coroutines(scope: Any, receive: Any, send: Any) -> None:
 
 
 asgi = sessionha.asgi(_coroutines)
-mixed = sessionha.asgi(_handler)
+threads = sessionha.asgi(_handler)
