@@ -7,8 +7,9 @@ verifies itself; nobody can choose one.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.serializers import JSONSerializer
@@ -16,6 +17,8 @@ from django.contrib.sessions.serializers import JSONSerializer
 from django_sessionha import signals  # noqa: F401 -- who logs in is noted wherever the engine is used
 from django_sessionha.configuration import door, promise
 from sessionha import MixedExchange, Session, SessionRevoked
+
+T = TypeVar("T")
 
 EXPIRY: Final = "_session_expiry"
 """Where `set_expiry` keeps its value, among the session's data."""
@@ -77,6 +80,25 @@ class SessionStore(SessionBase):
     def subject(self, subject: str | None) -> None:
         self._subject, self._names_subject = subject, True
         self.modified = True
+
+    def complete(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine of sessionha's session:
+        `request.session.complete(current_session().siblings())`.
+
+        Raises:
+            SessionError: what the coroutine raises, or the engine does not answer.
+        """
+        return self._engaged(work).wait(work)
+
+    async def acomplete(self, work: Coroutine[Any, Any, T]) -> T:
+        """The same on an event loop, which is not the one that such coroutines run on."""
+        return await self._engaged(work).awaited(work)
+
+    def _engaged(self, work: Coroutine[Any, Any, T]) -> MixedExchange:
+        if self._exchange is None:
+            work.close()
+            raise LookupError("the session was not looked for so far: read or store something")
+        return self._exchange
 
     # --- loading ---
 

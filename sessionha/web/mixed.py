@@ -239,7 +239,7 @@ class MixedExchange(Exchange):
 
     async def asave(self) -> bool:
         """The same for a coroutine."""
-        return await self._awaited(self._kept.commit()) is not None
+        return await self.awaited(self._kept.commit()) is not None
 
     def discard(self) -> None:
         """Drop what is not committed: the response is an error."""
@@ -266,7 +266,8 @@ class MixedExchange(Exchange):
         if host is not None and visit is not None and not (self.left or host.call(visit.are_idle)):
             await host.awaited(visit.end())
 
-    async def _awaited(self, work: Coroutine[Any, Any, T]) -> T:
+    async def awaited(self, work: Coroutine[Any, Any, T]) -> T:
+        """As `wait`, for a coroutine on whatever event loop."""
         if self._host is None:
             work.close()
             raise self._kept.refused()

@@ -269,6 +269,26 @@ def test_requests_may_be_opted_out(visitor: Visitor) -> None:
     assert (answer.json(), dict(answer.cookies)) == ({"a": "'1'"}, {})
 
 
+@pytest.mark.parametrize("concurrency", ["merge", "serialize"])
+def test_views_ask_for_the_other_sessions_of_their_user(visitor: Visitor, concurrency: str) -> None:
+    """Also where the engine has an event loop of its own."""
+    with override_settings(SESSIONHA={"store": "memory", "concurrency": concurrency}):
+        here, elsewhere = SessionStore(), SessionStore()
+        for store in (here, elsewhere):
+            store.subject = "user:1"
+            store.save()
+        visitor.client.cookies["sessionid"] = here.session_key
+        assert visitor.get("devices") == {"sessions": 2}
+        configuration.door().start().stop()
+
+
+def test_what_is_not_looked_for_completes_nothing() -> None:
+    async def work() -> None: ...
+
+    with pytest.raises(LookupError, match="was not looked for so far"):
+        SessionStore().complete(work())
+
+
 @override_settings(SESSIONHA={"store": "memory", "health_path": "/"})
 def test_health_is_told(visitor: Visitor) -> None:
     assert visitor.client.cookies is not None

@@ -102,7 +102,23 @@ async def aview(request: HttpRequest, what: str) -> Any:
     return ACTS[what](request) or _shown(request)
 
 
+def devices(request: HttpRequest) -> HttpResponse:
+    """How often the user of this session is logged in."""
+    session: Any = request.session
+    found = session.complete(current_session().siblings())
+    return JsonResponse({"sessions": len(found.sessions)})
+
+
+async def adevices(request: HttpRequest) -> HttpResponse:
+    """By a coroutine."""
+    session: Any = request.session
+    found = await session.acomplete(current_session().siblings())
+    return JsonResponse({"sessions": len(found.sessions)})
+
+
 urlpatterns = [
+    path("devices", devices),
+    path("a/devices", adevices),
     path("admin/", admin.site.urls),
     path("a/<what>", aview),
     path("<what>", view),
