@@ -24,7 +24,7 @@ urlpatterns: list[Any] = []
 @pytest.fixture(scope="module")
 def names() -> dict[str, Any]:
     """What the page's programs define."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"__name__": __name__}
     exec(compile("\n".join(blocks(PAGE, "python")), str(PAGE), "exec"), found)
     return found
 
