@@ -5,6 +5,7 @@ which each request changes one small element; `inprocess` gives microseconds per
 request without sockets; `profile read|write` shows where they go; `store` and `stream` measure the
 store and the stream between two nodes alone; `detection` how soon five nodes know that one died;
 `healing` how long three nodes take to have all copies again after one died, and what that costs.
+`django flask` (or one of them) compare the kinds of sessions of those frameworks under wrk.
 """
 
 from __future__ import annotations
@@ -15,11 +16,31 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from benchmarks import application, detection, elements, healing, inprocess, load, store, stream
+from benchmarks import (
+    application,
+    detection,
+    elements,
+    frameworks,
+    healing,
+    inprocess,
+    load,
+    store,
+    stream,
+)
 from benchmarks.processes import NotStarted
 from benchmarks.served import WrongAnswer
 
-BENCHMARKS = ("load", "elements", "inprocess", "profile", "store", "stream", "detection", "healing")
+BENCHMARKS = (
+    *frameworks.FRAMEWORKS,
+    "load",
+    "elements",
+    "inprocess",
+    "profile",
+    "store",
+    "stream",
+    "detection",
+    "healing",
+)
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -30,7 +51,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("benchmark", nargs="?", choices=BENCHMARKS, default="load")
-    parser.add_argument("route", nargs="?", choices=("read", "write"), default="write")
+    routes = ("read", "write", *frameworks.FRAMEWORKS)
+    parser.add_argument("route", nargs="?", choices=routes, default="write")
     parser.add_argument("--json", action="store_true", help="print the JSON alone")
     parser.add_argument("--save", action="store_true", help="keep the JSON in benchmarks/results")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, all variants in each")
@@ -59,7 +81,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _variants(parser: argparse.ArgumentParser, found: argparse.Namespace) -> tuple[str, ...]:
-    known = application.VARIANTS if found.benchmark == "load" else inprocess.VARIANTS
+    wrk = found.benchmark == "load" or found.benchmark in frameworks.FRAMEWORKS
+    known = application.VARIANTS if wrk else inprocess.VARIANTS
     default = (application.SESSIONHA,) if found.benchmark == "profile" else known
     chosen = tuple(found.variants.split(",")) if found.variants else default
     unknown = sorted(set(chosen) - set(known))
@@ -101,6 +124,10 @@ def _run(found: argparse.Namespace) -> int:
     if found.benchmark == "healing":
         return healing.main(found.groups, quiet=found.json, save=found.save)
     plan = load.Plan(found.variants, found.rounds, found.seconds, found.connections)
+    if found.benchmark in frameworks.FRAMEWORKS:
+        asked = {found.benchmark, found.route}
+        chosen = tuple(name for name in frameworks.FRAMEWORKS if name in asked)
+        return frameworks.main(chosen, plan, quiet=found.json, save=found.save)
     if found.benchmark == "elements":
         return elements.main(plan, quiet=found.json, save=found.save)
     return load.main(plan, quiet=found.json, save=found.save)

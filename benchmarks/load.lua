@@ -50,7 +50,7 @@ function response(status, headers, body)
   if status ~= 200 then
     wrong = wrong + 1
   end
-  local given = headers["set-cookie"]
+  local given = headers["set-cookie"] or headers["Set-Cookie"]
   if given then
     local name, value = given:match("^([^=]+)=([^;]*)")
     if jar[name] ~= value then

@@ -80,11 +80,11 @@ def measure(plan: Plan) -> Run:
         served = {variant: serve(variant, processes, plan.state) for variant in plan.variants}
         for variant, server in served.items():
             for route in ROUTES:
-                _one(variant, server, route, run, processes, warm_up=True)
+                run_one(variant, server, route, run, processes, warm_up=True)
         for number in range(plan.rounds):
-            for variant in _rotated(plan.variants, number):
+            for variant in rotated(plan.variants, number):
                 for route in ROUTES:
-                    _one(variant, served[variant], route, run, processes)
+                    run_one(variant, served[variant], route, run, processes)
     run.others = processes.others
     return run
 
@@ -161,7 +161,7 @@ def _cells(run: Run, variant: str, route: str) -> list[str]:
     latency = _latency(samples)
     return [
         str(figures.spread(sample.rate for sample in samples)),
-        str(_ratio(run, variant, application.BARE, route) or "–"),
+        str(ratio(run, variant, application.BARE, route) or "–"),
         figures.short(_cpu(run, variant, route).median),
         figures.short(latency["p50"]),
         figures.short(latency["p99"]),
@@ -179,7 +179,7 @@ def _latency(samples: Sequence[Sample]) -> dict[str, float]:
     }
 
 
-def _ratio(run: Run, variant: str, base: str, route: str) -> figures.Spread | None:
+def ratio(run: Run, variant: str, base: str, route: str) -> figures.Spread | None:
     """Of the rates, round by round: what slows a whole round does not change its ratio."""
     if (variant, route) not in run.samples or (base, route) not in run.samples:
         return None
@@ -191,36 +191,36 @@ def _medians(run: Run, base: str) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for variant in run.plan.variants:
         for route in ROUTES:
-            ratio = _ratio(run, variant, base, route)
-            if ratio is not None:
-                found.setdefault(variant, {})[route] = figures.significant(ratio.median)
+            times = ratio(run, variant, base, route)
+            if times is not None:
+                found.setdefault(variant, {})[route] = figures.significant(times.median)
     return found
 
 
 def _goals(run: Run) -> list[dict[str, Any]]:
     found = []
     for route, over, least in GOALS:
-        ratio = _ratio(run, application.SESSIONHA, over, route)
-        if ratio is not None:
+        times = ratio(run, application.SESSIONHA, over, route)
+        if times is not None:
             found.append(
                 {
                     "route": route,
                     "over": over,
                     "least": least,
-                    "found": figures.significant(ratio.median),
-                    "met": ratio.median >= least,
+                    "found": figures.significant(times.median),
+                    "met": times.median >= least,
                 }
             )
     return found
 
 
-def _rotated(variants: tuple[str, ...], number: int) -> tuple[str, ...]:
+def rotated(variants: tuple[str, ...], number: int) -> tuple[str, ...]:
     """Another variant begins each round, so that none profits from its place."""
     start = number % len(variants)
     return variants[start:] + variants[:start]
 
 
-def _one(
+def run_one(
     variant: str,
     server: Server,
     route: str,

@@ -179,7 +179,8 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("SESSIONHA_")
     }
-    path = os.pathsep.join(filter(None, (_ROOT, inherited.get("PYTHONPATH"))))
+    adapters = os.path.join(_ROOT, "adapters")
+    path = os.pathsep.join(filter(None, (_ROOT, adapters, inherited.get("PYTHONPATH"))))
     return {**inherited, "PYTHONPATH": path, "PYTHONHASHSEED": "0", **extra}
 
 
