@@ -21,7 +21,11 @@ def tell(
         again = exchange.cookie()  # without news, as Flask does
         cookies = [*cookies, again] if again is not None else cookies
     if cookies or session.accessed or exchange.vary:
-        response.vary.update((exchange.vary or "Cookie").split(", "))
+        fields = exchange.vary or "Cookie"
+        if "Vary" in response.headers:
+            response.vary.update(fields.split(", "))
+        else:
+            response.headers["Vary"] = fields
     if cookies:
         secure = interface.get_cookie_secure(app) or exchange.secure
         _set(interface, app, session, response, cookies, secure=secure)

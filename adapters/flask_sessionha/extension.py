@@ -54,11 +54,12 @@ class Session:
             domain=interface.get_cookie_domain(app),
         )
         warn_of_ignored(app.config)
-        interface.open(app)
+        opened = interface.open(app)
         app.session_interface = interface
         app.extensions["sessionha"] = interface
         app.register_error_handler(SessionUnavailable, _unavailable)
-        app.before_request(_Health(interface, app))
+        if opened is None or opened[0].health_paths:
+            app.before_request(_Health(interface, app))
         app.cli.add_command(commands(app.config, self._settings))
         follow_logins(app)
 

@@ -427,6 +427,17 @@ class Visit(Part):
                 copies = min(copies, company.receipt.copies)
         return [(COPIES, str(copies))] if copies < most else []
 
+    def told_if_idle(self) -> Told | None:
+        """`respond` and `told_in_parts` at once, where nothing is to be committed; else None."""
+        if self.started or self.left or self.refusal is not None:
+            return None
+        if not (self.is_idle() if not self._secondary else self.are_idle()):
+            return None
+        self.started = True
+        if self.turn is not None or self._secondary:
+            self._end_turns()
+        return self.told_in_parts()
+
     def told_in_parts(self) -> Told:
         """The same as `headers`, for frameworks that write cookies themselves."""
         if self.left or self.terms.in_headers:

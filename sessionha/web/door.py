@@ -348,7 +348,7 @@ class Exchange:
         if visit is None or host is None:
             return self._tell(Told([], []))
         try:
-            if host.looped and (told := host.call(partial(told_at_once, visit))) is not None:
+            if (told := host.call(visit.told_if_idle)) is not None:
                 return self._tell(told)
             return self._tell(host.wait(told_of(visit)))
         except FAILURES:
@@ -479,8 +479,3 @@ async def told_of(visit: Visit) -> Told:
     """Commit, and tell what the response must tell."""
     await visit.respond()
     return visit.told_in_parts()
-
-
-def told_at_once(visit: Visit) -> Told | None:
-    """The same where nothing has to be waited for; else None."""
-    return drive(told_of(visit)) if visit.are_idle() else None

@@ -21,7 +21,7 @@ from sessionha.session.subject import checked_subject, log_out, log_out_one
 from sessionha.session.visit import Told, Visit
 from sessionha.state.base import LoggedOut, Siblings
 from sessionha.web.base import Agreed, Choice
-from sessionha.web.door import FAILURES, Door, Exchange, Promise, told_at_once, told_of
+from sessionha.web.door import FAILURES, Door, Exchange, Promise, told_of
 from sessionha.web.threads import EngineSilent, Host
 from sessionha.web.wsgi import asked_of_environ
 
@@ -252,7 +252,7 @@ class MixedExchange(Exchange):
         if visit is None or host is None:
             return self._tell(NOTHING_TOLD)
         try:
-            if (told := host.call(partial(told_at_once, visit))) is not None:
+            if (told := host.call(visit.told_if_idle)) is not None:
                 return self._tell(told)
             return self._tell(await host.awaited(told_of(visit)))
         except FAILURES:
