@@ -6,10 +6,12 @@ the old engine may live; then the setting and the old store can go.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final
 
 from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import UpdateError
 
 from django_sessionha.configuration import door, old_engine, promise
 from django_sessionha.sessions import EXPIRY, SessionStore
@@ -23,18 +25,24 @@ GRACE: Final = 60
 
 def take_over(store: SessionStore, key: str | None) -> None:
     """Begin with the data of an old session, if this is its key."""
-    if (old := _old(key)) is None or not (data := dict(old.load())):
+    if (old := _old(key)) is None or not (data := dict(old.items())):
         return
-    if _begin(store, old, data):
-        old.save()
+    if _begin(store, data):
+        old[MOVED] = data.get(EXPIRY)
+        old.set_expiry(GRACE)
+        with suppress(UpdateError):  # it ended just now
+            old.save()
 
 
 async def atake_over(store: SessionStore, key: str | None) -> None:
     """See `take_over`."""
-    if (old := _old(key)) is None or not (data := dict(await old.aload())):
+    if (old := _old(key)) is None or not (data := dict(await old.aitems())):
         return
-    if _begin(store, old, data):
-        await old.asave()
+    if _begin(store, data):
+        await old.aset(MOVED, data.get(EXPIRY))
+        await old.aset_expiry(GRACE)
+        with suppress(UpdateError):
+            await old.asave()
 
 
 def _old(key: str | None) -> Any:
@@ -44,13 +52,11 @@ def _old(key: str | None) -> Any:
     return import_module(engine).SessionStore(key)
 
 
-def _begin(store: SessionStore, old: Any, data: dict[str, Any]) -> bool:
-    """Whether the old session is to be saved: it ends soon, and parallel requests still find it."""
+def _begin(store: SessionStore, data: dict[str, Any]) -> bool:
+    """Whether nobody has taken the session over before; it ends soon then, and parallel requests
+    still find it."""
     first = MOVED not in data
-    if first:
-        old[MOVED] = data.get(EXPIRY)
-        old.set_expiry(GRACE)
-    else:
+    if not first:
         data.pop(EXPIRY, None)
         if (expiry := data.pop(MOVED)) is not None:
             data[EXPIRY] = expiry

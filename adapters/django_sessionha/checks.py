@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 
 from django_sessionha.configuration import door
 from django_sessionha.middleware import SessionMiddleware
+from django_sessionha.sessions import SessionStore
 from sessionha import InvalidSettings
 
 ENGINE: Final = "django_sessionha.sessions"
@@ -37,8 +38,8 @@ def check_settings(app_configs: Any, **_: object) -> list[CheckMessage]:  # noqa
 
 def _pairing() -> Iterable[CheckMessage]:
     """Engine and middleware belong together."""
-    engine = settings.SESSION_ENGINE == ENGINE
-    middleware = any(map(_is_ours, settings.MIDDLEWARE))
+    engine = _is_kind(f"{settings.SESSION_ENGINE}.SessionStore", SessionStore)
+    middleware = any(_is_kind(path, SessionMiddleware) for path in settings.MIDDLEWARE)
     if engine and not middleware:
         yield Warning(
             "The session engine is sessionha's and the middleware is not: clients are not told"
@@ -55,12 +56,13 @@ def _pairing() -> Iterable[CheckMessage]:
         )
 
 
-def _is_ours(path: str) -> bool:
+def _is_kind(path: str, kind: type) -> bool:
+    """Whether this is the path of our class, or of a project's own that inherits from it."""
     try:
         found = import_string(path)
     except (ImportError, ImproperlyConfigured):
         return False  # Django itself says so
-    return isinstance(found, type) and issubclass(found, SessionMiddleware)
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def _cookie() -> Iterable[CheckMessage]:

@@ -130,7 +130,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if visit is None:
             return self._elsewhere(request, response)
         try:
-            if visit.saves:
+            if visit.saves():
                 visit.store.save()
             visit.exchange.commit()
         except UpdateError:
@@ -151,7 +151,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if visit is None:
             return self._elsewhere(request, response)
         try:
-            if visit.saves:
+            if visit.saves():
                 await visit.store.asave()
             await visit.exchange.acommit()
         except UpdateError:
@@ -171,14 +171,22 @@ class _Response:
         self.entered: MixedExchange = getattr(request, _EXCHANGE)
         """The request's; the view may have put another session in the place of its own."""
         self.brought = settings.SESSION_COOKIE_NAME in request.COOKIES
-        self.empty = store.is_empty()
         self.accessed = store.accessed
-        failed = response.status_code >= 500
-        asked = store.modified or settings.SESSION_SAVE_EVERY_REQUEST or store.changed
-        self.saves = asked and not self.empty and not failed
-        self.max_age = self._max_age() if self.saves else None
+        self.empty = False
+        self.saved = False
+        self.max_age = _route_age()
+
+    def saves(self) -> bool:
+        """Whether the session is to be saved. Raises SessionUnavailable: it cannot be had."""
+        store, failed = self.store, self.response.status_code >= 500
         if failed:
             self.exchange.discard()
+        elif store.modified or settings.SESSION_SAVE_EVERY_REQUEST or store.changed:
+            max_age = self._max_age()  # this loads it, and may find that it is over
+            if not store.is_empty():
+                self.max_age, self.saved = max_age, True
+        self.empty = store.is_empty()
+        return self.saved
 
     @classmethod
     def of(cls, request: HttpRequest, response: Any) -> _Response | None:
@@ -211,13 +219,13 @@ class _Response:
             self._set(cookie)
         for name, value in told.headers:
             response.headers[name] = value
-        if self.accessed or self.saves or exchange.vary or told.cookies:
+        if self.accessed or self.saved or exchange.vary or told.cookies:
             patch_vary_headers(response, ("Cookie",))
         response._resource_closers.append(partial(_close, exchange, self.entered))
         return response
 
     def _tell_session(self) -> None:
-        if self.saves:
+        if self.saved:
             self._set(Cookie(settings.SESSION_COOKIE_NAME, self.store.session_key, "session"))
         elif self.brought and self.empty and (self.store.flushed or not self._was_overtaken):
             self.response.delete_cookie(
@@ -240,7 +248,7 @@ class _Response:
             )
             return
         route = cookie.kind == "route"
-        max_age = self.max_age if self.saves else _route_age()
+        max_age = self.max_age
         secure = settings.SESSION_COOKIE_SECURE or self.entered.secure
         self.response.set_cookie(
             cookie.name,

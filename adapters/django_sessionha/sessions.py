@@ -124,8 +124,7 @@ class SessionStore(SessionBase):
         session = exchange.session
         if session.failure is not None:
             raise session.refused()
-        if session.new:
-            self._session_key = None
+        self._session_key = session.id  # of several cookies of the name one may be good
         if hasattr(self, "_session_cache"):  # somebody else looks what is stored
             return self._decoded(session)
         self._exchange = exchange

@@ -173,6 +173,14 @@ def test_every_request_may_renew_the_cookie(visitor: Visitor) -> None:
     assert cookie(visitor.ask("static"))["max-age"] == 14 * 24 * 3600
 
 
+@override_settings(SESSION_SAVE_EVERY_REQUEST=True)
+def test_a_session_that_is_over_is_not_begun_anew(visitor: Visitor) -> None:
+    """A crawler with an old cookie leaves nothing behind."""
+    visitor.client.cookies["sessionid"] = "a-key-of-somebody-elses-making"
+    answer = visitor.ask("static")
+    assert cookie(answer)["max-age"] == 0
+
+
 @override_settings(
     SESSION_COOKIE_NAME="__Secure-id",
     SESSION_COOKIE_SECURE=True,

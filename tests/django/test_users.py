@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import CommandError, call_command
-from django.test import Client, override_settings
+from django.test import AsyncClient, Client, override_settings
 
 from django_sessionha import configuration
 from django_sessionha.sessions import SessionStore
@@ -167,6 +167,17 @@ def test_sessions_of_the_old_engine_are_taken_over_once(ada: User, engine: str) 
     from importlib import import_module
 
     assert import_module(engine).SessionStore(key).get_expiry_age() == 60
+
+
+async def test_a_coroutine_takes_them_over_as_well() -> None:
+    engine = "django.contrib.sessions.backends.cache"
+    key = old_session(engine, a=1)
+    with override_settings(SESSIONHA={"store": "memory", "migrate_from": engine}):
+        client = AsyncClient()
+        client.cookies["sessionid"] = key
+        assert (await client.get("/a/show")).json() == {"a": "1"}
+        assert (await client.get("/a/show")).json() == {"a": "1"}
+        assert client.cookies["sessionid"].value != key
 
 
 def test_without_the_setting_a_foreign_key_is_nothing(ada: User) -> None:
