@@ -17,15 +17,30 @@ SETTING: Final = "SESSIONHA"
 OWN: Final = ("migrate_from", "partitioned")
 """What may stand there and is this adapter's own."""
 
+_NAMES: Final = (
+    SETTING,
+    "SECRET_KEY",
+    "SECRET_KEY_FALLBACKS",
+    "SESSION_COOKIE_AGE",
+    "SESSION_COOKIE_NAME",
+)
+"""Settings that are remembered, because every request asks for them."""
+
 _making = threading.Lock()
 _door: MixedDoor | None = None
+_promise: Promise | None = None
+_own: tuple[str, bool] | None = None
 
 
 def promise() -> Promise:
-    """What the project promises its clients, by its settings of this moment."""
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    # With an age of 0 every session that is not given another ends at once, see `SessionStore`.
-    return Promise(keys, settings.SESSION_COOKIE_NAME, max(1, int(settings.SESSION_COOKIE_AGE)))
+    """What the project promises its clients."""
+    global _promise  # noqa: PLW0603 -- settings are global too
+    if _promise is None:
+        keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+        # With an age of 0 a session that is not given another ends at once, see `SessionStore`.
+        age = max(1, int(settings.SESSION_COOKIE_AGE))
+        _promise = Promise(keys, settings.SESSION_COOKIE_NAME, age)
+    return _promise
 
 
 def door() -> MixedDoor:
@@ -34,7 +49,7 @@ def door() -> MixedDoor:
     Raises:
         InvalidSettings: what is wrong with the settings, every mistake.
     """
-    global _door  # noqa: PLW0603 -- settings are global too
+    global _door  # noqa: PLW0603
     if _door is None:
         with _making:
             if _door is None:
@@ -49,12 +64,20 @@ def keywords() -> dict[str, Any]:
 
 def old_engine() -> str:
     """The engine whose sessions are taken over, a module; empty: none."""
-    return str(_given().get("migrate_from") or "")
+    return _owned()[0]
 
 
 def is_partitioned() -> bool:
     """Whether cookies are `Partitioned`: apart for each site that embeds this one."""
-    return bool(_given().get("partitioned", False))
+    return _owned()[1]
+
+
+def _owned() -> tuple[str, bool]:
+    global _own  # noqa: PLW0603
+    if _own is None:
+        given = _given()
+        _own = str(given.get("migrate_from") or ""), bool(given.get("partitioned", False))
+    return _own
 
 
 def _given() -> Mapping[str, Any]:
@@ -63,8 +86,10 @@ def _given() -> Mapping[str, Any]:
 
 
 def _forget(*, setting: str, **_: object) -> None:
-    """Tests override settings: with others of ours the process has another node."""
-    global _door  # noqa: PLW0603
+    """Tests override settings; with others of ours the process has another node."""
+    global _door, _promise, _own  # noqa: PLW0603
+    if setting in _NAMES:
+        _promise = _own = None
     if setting == SETTING:
         _door = None
 

@@ -77,8 +77,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if (page := _health_page(request)) is not None:
             return page
         if self._has_session(request):
-            store = self._enter(request, await door().enter_async(_environ(request), promise()))
-            await atake_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+            cookies, meta, secure = _cookies(request), request.META, request.is_secure()
+            entering = door().admit_async(cookies, promise(), secure=secure, environ=meta)
+            store = self._enter(request, await entering)
+            await atake_over(store, request.COOKIES.get(promise().session_cookie))
         try:
             response = await cast("Awaitable[Any]", self.get_response(request))
             return await self.aprocess_response(request, response)
@@ -89,8 +91,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def process_request(self, request: HttpRequest) -> None:
         """Find the session that the request's cookies name."""
         if self._has_session(request):
-            store = self._enter(request, door().enter(_environ(request), promise()))
-            take_over(store, request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+            cookies, meta, secure = _cookies(request), request.META, request.is_secure()
+            exchange = door().admit(cookies, promise(), secure=secure, environ=meta)
+            store = self._enter(request, exchange)
+            take_over(store, request.COOKIES.get(promise().session_cookie))
 
     def _has_session(self, request: HttpRequest) -> bool:
         """Whether it is to be found; else the request has another engine's, or an empty one."""
@@ -110,7 +114,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
 
     def _enter(self, request: HttpRequest, exchange: MixedExchange) -> SessionStore:
         setattr(request, _EXCHANGE, exchange)
-        store = self._store(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        store = self._store(request.COOKIES.get(promise().session_cookie))
         store.enter(exchange)
         request.session = store
         return store
@@ -292,18 +296,14 @@ def _refused(exchange: MixedExchange, error: SessionError) -> HttpResponse:
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
-def _environ(request: HttpRequest) -> dict[str, Any]:
-    """What decides about the request's session."""
-    found = {name: request.META.get(name, "") for name in _ASKED}
-    found["wsgi.url_scheme"] = request.scheme
-    name = settings.SESSION_COOKIE_NAME
+def _cookies(request: HttpRequest) -> str:
+    """The request's `Cookie` header."""
+    header: str = request.META.get("HTTP_COOKIE", "")
+    name = promise().session_cookie
     key = request.COOKIES.get(name)
-    if key and key not in found["HTTP_COOKIE"]:  # tests and middleware put it into COOKIES alone
-        found["HTTP_COOKIE"] = f"{name}={key}"
-    return found
-
-
-_ASKED: Final = ("HTTP_COOKIE", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO")
+    if key and key not in header:  # tests and middleware put it into COOKIES alone
+        return f"{name}={key}"
+    return header
 
 
 def _health_page(request: HttpRequest) -> HttpResponse | None:
@@ -320,9 +320,8 @@ def _health_page(request: HttpRequest) -> HttpResponse | None:
 
 def _close(*exchanges: MixedExchange) -> None:
     """The response is out."""
-    for exchange in dict.fromkeys(exchanges):
-        exchange.end()
-        exchange.leave()
+    for exchange in exchanges:
+        exchange.finish()
 
 
 def _give_up(request: HttpRequest) -> None:

@@ -124,7 +124,8 @@ class SessionStore(SessionBase):
         session = exchange.session
         if session.failure is not None:
             raise session.refused()
-        self._session_key = session.id  # of several cookies of the name one may be good
+        known = session.known  # of several cookies of the name one may be good
+        self._session_key = known.session_id if known is not None else None
         if hasattr(self, "_session_cache"):  # somebody else looks what is stored
             return self._decoded(session)
         self._exchange = exchange

@@ -74,39 +74,43 @@ class MixedDoor(Door):
         """Whether a request shall have no session of its client (`exclude`)."""
         return self._opts_out is not None and self._opts_out(path, environ)
 
-    def enter(self, environ: Mapping[str, Any], promise: Promise) -> MixedExchange:
-        """The exchange of a request; of its environment count `HTTP_COOKIE`, `HTTP_HOST`,
-        `SCRIPT_NAME`, `PATH_INFO` and `wsgi.url_scheme`. A session that cannot be had raises
+    def admit(
+        self, cookies: str, promise: Promise, *, secure: bool, environ: Mapping[str, Any]
+    ) -> MixedExchange:
+        """The exchange of a request with this `Cookie` header, which may be empty. Of `environ`
+        count `HTTP_HOST`, `SCRIPT_NAME` and `PATH_INFO`. A session that cannot be had raises
         SessionUnavailable when it is used.
 
         Raises:
             InvalidSettings: the promise, or the first start.
         """
         try:
-            host, visit, found = self._visited(environ, promise)
+            host, visit, found = self._visited(cookies, promise, secure, environ)
             if not found:
                 _wait(host, visit)
         except EngineSilent as error:
             return MixedExchange(self, None, None, error)
         return MixedExchange(self, host, visit)
 
-    async def enter_async(self, environ: Mapping[str, Any], promise: Promise) -> MixedExchange:
+    async def admit_async(
+        self, cookies: str, promise: Promise, *, secure: bool, environ: Mapping[str, Any]
+    ) -> MixedExchange:
         """The same for a coroutine, on whatever event loop."""
         try:
-            host, visit, found = self._visited(environ, promise)
+            host, visit, found = self._visited(cookies, promise, secure, environ)
             if not found:
                 await _awaited(host, visit)
         except EngineSilent as error:
             return MixedExchange(self, None, None, error)
         return MixedExchange(self, host, visit)
 
-    def _visited(self, environ: Mapping[str, Any], promise: Promise) -> tuple[Host, Visit, bool]:
+    def _visited(
+        self, cookies: str, promise: Promise, secure: bool, environ: Mapping[str, Any]
+    ) -> tuple[Host, Visit, bool]:
         host, agreed = self._running_host(), self._agreed(promise)
-        header = environ.get("HTTP_COOKIE")
-        secure = environ.get("wsgi.url_scheme") == "https"
+        headers = [cookies] if cookies else []
         asked = partial(asked_of_environ, environ)
-        cookies = [header] if header else []
-        arrive = partial(self._arrived, host.engine, agreed, cookies, secure, asked)
+        arrive = partial(self._arrived, host.engine, agreed, headers, secure, asked)
         return host, *host.call(arrive)
 
     def _agreed(self, promise: Promise) -> Agreed:
@@ -266,6 +270,25 @@ class MixedExchange(Exchange):
         if host is not None and visit is not None and not (self.left or host.call(visit.are_idle)):
             await host.awaited(visit.end())
 
+    def finish(self) -> None:
+        """`end` and `leave`: the response is out. It may be called again."""
+        if self.left:
+            return
+        host, visit = self._host, self._visit
+        if host is None or visit is None or not self._is_left_idle(host, visit):
+            self.end()
+            self.leave()
+        else:
+            self.left = True
+            lay_down(self._carried)
+
+    def _is_left_idle(self, host: Host, visit: Visit) -> bool:
+        """Whether nothing was to be committed any more, and the visit is over."""
+        try:
+            return host.call(partial(_leave_idle, visit))
+        except EngineSilent:
+            return False  # `end` and `leave` say so, and do it later
+
     async def awaited(self, work: Coroutine[Any, Any, T]) -> T:
         """As `wait`, for a coroutine on whatever event loop."""
         if self._host is None:
@@ -288,3 +311,9 @@ async def _awaited(host: Host, visit: Visit) -> None:
     except BaseException:
         host.post(visit.leave)
         raise
+
+
+def _leave_idle(visit: Visit) -> bool:
+    if idle := visit.are_idle():
+        visit.leave()
+    return idle

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sessionha import InvalidSettings, MixedDoor, Promise, current_session
+from sessionha import InvalidSettings, MixedDoor, MixedExchange, Promise, current_session
 from sessionha.web.threads import host_for
 from tests.web.browser import KEY
 
@@ -31,6 +31,11 @@ def in_a_thread(step: Callable[[], Any]) -> Any:
     thread.start()
     thread.join()
     return found[0]
+
+
+def entered(door: MixedDoor, cookies: str = "") -> MixedExchange:
+    """A request."""
+    return door.admit(cookies, PROMISE, secure=False, environ={})
 
 
 def begun(door: MixedDoor, **values: Any) -> str:
@@ -58,8 +63,8 @@ async def test_a_session_is_used_from_threads_and_from_several_loops(door: Mixed
 
 async def test_the_cookie_of_a_request_is_the_bare_id(door: MixedDoor) -> None:
     session_id = await asyncio.to_thread(begun, door, n=1)
-    environ = {"HTTP_COOKIE": f"sessionid={session_id}"}
-    exchange = await door.enter_async(environ, PROMISE)
+    cookies = f"sessionid={session_id}"
+    exchange = await door.admit_async(cookies, PROMISE, secure=False, environ={})
     assert current_session() is exchange.session
     exchange.session["n"] = 2
     assert exchange.changed
@@ -73,7 +78,7 @@ async def test_the_cookie_of_a_request_is_the_bare_id(door: MixedDoor) -> None:
 
 def test_code_that_is_not_in_the_request_needs_no_turn(door: MixedDoor) -> None:
     session_id = begun(door, n=1)
-    exchange = door.enter({"HTTP_COOKIE": f"sessionid={session_id}"}, PROMISE)
+    exchange = entered(door, f"sessionid={session_id}")
     assert door.find(session_id, PROMISE).session["n"] == 1
     exchange.commit()
     exchange.leave()
@@ -96,10 +101,10 @@ def test_a_session_that_was_renewed_by_another_request_was_overtaken(door: Mixed
     other = door.find(session_id, PROMISE)
     other.session.renew_id()
     other.save()
-    exchange = door.enter({"HTTP_COOKIE": f"sessionid={session_id}"}, PROMISE)
+    exchange = entered(door, f"sessionid={session_id}")
     assert (exchange.session.new, exchange.was_overtaken, exchange.may_begin) == (True, True, True)
     exchange.leave()
-    exchange = door.enter({"HTTP_COOKIE": "sessionid=forged"}, PROMISE)
+    exchange = entered(door, "sessionid=forged")
     assert (exchange.session.new, exchange.was_overtaken) == (True, False)
     exchange.leave()
 
@@ -111,7 +116,7 @@ def test_an_engine_that_is_silent_is_a_failure_of_the_session(
     monkeypatch.setattr(host, "patience", 0.02)
     assert host._lock.acquire()
     try:
-        exchange = door.enter({}, PROMISE)
+        exchange = entered(door)
     finally:
         host._lock.release()
     assert type(exchange.session.failure).__name__ == "EngineSilent"
