@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from flask.sessions import SessionInterface as FlaskInterface
 from flask.sessions import SessionMixin
 
 from flask_sessionha.configuration import Doors, Exclude, permanent_by_default
-from flask_sessionha.cookies import refuse, tell
+from flask_sessionha.cookies import Attributes, refuse, tell
 from flask_sessionha.former import Former
 from flask_sessionha.session import FlaskSession, UnavailableSession, session_of
 from sessionha import Door, Promise, SessionUnavailable, StoreFull, refusal
@@ -30,6 +31,8 @@ class SessionInterface(FlaskInterface):
     ) -> None:
         self.doors = Doors(exclude, settings)
         self._former = tuple(former)
+        self.attributes: WeakKeyDictionary[Any, Attributes] = WeakKeyDictionary()
+        """Those that each application's cookies were told with last."""
 
     def regenerate(self, session: Any) -> None:
         """Give the session a new ID, as every log-in should; as Flask-Session calls it."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from quart import Response, has_websocket_context, request
 from quart.sessions import SessionInterface as QuartInterface
@@ -17,7 +18,7 @@ from flask_sessionha.configuration import (
     permanent_by_default,
     warn_of_ignored,
 )
-from flask_sessionha.cookies import refuse, tell
+from flask_sessionha.cookies import Attributes, refuse, tell
 from flask_sessionha.former import Former
 from flask_sessionha.session import ServerSession, UnavailableSession, session_of
 from sessionha import Door, Exchange, Promise, SessionUnavailable, StoreFull, refusal
@@ -62,6 +63,8 @@ class SessionInterface(QuartInterface):
     ) -> None:
         self.doors = Doors(exclude, settings)
         self._former = tuple(former)
+        self.attributes: WeakKeyDictionary[Any, Attributes] = WeakKeyDictionary()
+        """Those that each application's cookies were told with last."""
 
     def regenerate(self, session: Any) -> None:
         """Give the session a new ID, as every log-in should."""

@@ -21,6 +21,8 @@ class ServerSession(DictSession, SessionMixin):
     exchange: Exchange
     outlasts = False
     """Whether it is permanent if nobody says anything."""
+    was_permanent = False
+    """Whether it was, before the request said that it is not."""
     _wanted: bool | None = None
     _forget: Callable[[], None] | None = None
 
@@ -44,6 +46,7 @@ class ServerSession(DictSession, SessionMixin):
     @permanent.setter
     def permanent(self, value: bool) -> None:
         if bool(value) != self.permanent:
+            self.was_permanent = self.permanent
             self._wanted = bool(value)
             self.mark_modified()
 
