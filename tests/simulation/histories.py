@@ -504,6 +504,7 @@ async def quiet(world: World, jars: list[Jar], plan: Plan) -> None:
             await _served(world, jar, host)
     if plan.upkeep:
         await _rot(world, jars)
+    await _at_rest(world, jars)
     for jar in jars:
         _note_copies(world, jar)
     _note_levels(world)
@@ -522,6 +523,19 @@ async def _rot(world: World, jars: list[Jar]) -> None:
         if copies:
             world.rot(world.random.choice(copies), group)
     await asyncio.sleep(2.0)
+
+
+async def _at_rest(world: World, jars: list[Jar]) -> None:
+    """Let steps come to their end that have just begun, such as a move for balance."""
+    groups = [jar.book.group for jar in jars if jar.book is not None]
+    for _ in range(100):
+        found = [(host.name, host.record(group)) for host in world.living for group in groups]
+        led = [
+            r for name, r in found if r and r.held and r.promise == r.epoch and r.epoch.node == name
+        ]
+        if all(record.acked == record.version and not record.leaving for record in led):
+            return
+        await asyncio.sleep(0.01)
 
 
 async def _served(world: World, jar: Jar, host: Host) -> None:
