@@ -348,7 +348,9 @@ class Exchange:
         if visit is None or host is None:
             return self._tell(Told([], []))
         try:
-            if (told := host.call(visit.told_if_idle)) is not None:
+            # What an idle visit does concerns no other request, but for the end of its turn.
+            told = host.call(visit.told_if_idle) if host.serial else visit.told_if_idle()
+            if told is not None:
                 return self._tell(told)
             return self._tell(host.wait(told_of(visit)))
         except FAILURES:

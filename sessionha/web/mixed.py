@@ -256,7 +256,8 @@ class MixedExchange(Exchange):
         if visit is None or host is None:
             return self._tell(NOTHING_TOLD)
         try:
-            if (told := host.call(visit.told_if_idle)) is not None:
+            told = host.call(visit.told_if_idle) if host.serial else visit.told_if_idle()
+            if told is not None:
                 return self._tell(told)
             return self._tell(await host.awaited(told_of(visit)))
         except FAILURES:
@@ -272,22 +273,14 @@ class MixedExchange(Exchange):
 
     def finish(self) -> None:
         """`end` and `leave`: the response is out. It may be called again."""
-        if self.left:
-            return
-        host, visit = self._host, self._visit
-        if host is None or visit is None or not self._is_left_idle(host, visit):
+        visit = self._visit
+        if self.left or visit is None or not visit.are_idle():
             self.end()
             self.leave()
-        else:
-            self.left = True
-            lay_down(self._carried)
-
-    def _is_left_idle(self, host: Host, visit: Visit) -> bool:
-        """Whether nothing was to be committed any more, and the visit is over."""
-        try:
-            return host.call(partial(_leave_idle, visit))
-        except EngineSilent:
-            return False  # `end` and `leave` say so, and do it later
+            return
+        self.left = True
+        lay_down(self._carried)
+        self._door.drop(visit)  # let go under the lock that the next request takes anyway
 
     async def awaited(self, work: Coroutine[Any, Any, T]) -> T:
         """As `wait`, for a coroutine on whatever event loop."""
@@ -311,9 +304,3 @@ async def _awaited(host: Host, visit: Visit) -> None:
     except BaseException:
         host.post(visit.leave)
         raise
-
-
-def _leave_idle(visit: Visit) -> bool:
-    if idle := visit.are_idle():
-        visit.leave()
-    return idle
