@@ -14,7 +14,7 @@ KILLS = int(os.environ.get("CONTRACT_KILLS", "5"))
 
 @pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="the shared store needs Linux")
-@pytest.mark.parametrize("kind", ["flask-mixed", "django-mixed"])
+@pytest.mark.parametrize("kind", ["fastapi-uvicorn", "flask-mixed", "django-mixed"])
 async def test_nothing_that_was_acknowledged_dies_with_a_server(kind: str) -> None:
     outcome = await run(kind, KILLS)
     assert (outcome.lost, outcome.phantom, outcome.kills) == (set(), set(), KILLS)
