@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sessionha.session.visit import Cookie
     from sessionha.web.asgi import SessionMiddleware, session_from
     from sessionha.web.door import Door, Exchange, Promise, Refusal, refusal
+    from sessionha.web.keyvalues import KeyValueStore
     from sessionha.web.lifespan import asgi
     from sessionha.web.mixed import MixedDoor, MixedExchange
     from sessionha.web.optout import bots, preflights
@@ -42,6 +43,7 @@ __all__ = [
     "ElementNotReadable",
     "Exchange",
     "InvalidSettings",
+    "KeyValueStore",
     "MixedDoor",
     "MixedExchange",
     "Promise",
@@ -72,6 +74,7 @@ _ELSEWHERE = {
     "DictSession": "sessionha.session",
     "Door": "sessionha.web.door",
     "Exchange": "sessionha.web.door",
+    "KeyValueStore": "sessionha.web.keyvalues",
     "MixedDoor": "sessionha.web.mixed",
     "MixedExchange": "sessionha.web.mixed",
     "Promise": "sessionha.web.door",

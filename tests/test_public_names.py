@@ -18,6 +18,7 @@ PUBLIC = [
     "ElementNotReadable",
     "Exchange",
     "InvalidSettings",
+    "KeyValueStore",
     "MixedDoor",
     "MixedExchange",
     "Promise",

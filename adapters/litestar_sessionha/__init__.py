@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final, NoReturn
 
 from litestar import Request
@@ -13,12 +14,13 @@ from litestar.middleware import DefineMiddleware
 from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
 from litestar.plugins import InitPlugin
 from litestar.serialization import decode_json, encode_json
+from litestar.stores.base import Store
 from litestar.types import ASGIApp, Empty, Message, Receive, Scope, Send
 from litestar.utils import get_serializer_from_scope
 
-from sessionha import Session, SessionMiddleware, SessionUnavailable, session_from
+from sessionha import KeyValueStore, Session, SessionMiddleware, SessionUnavailable, session_from
 
-__all__ = ["CurrentSession", "SessionPlugin"]
+__all__ = ["ClusterStore", "CurrentSession", "SessionPlugin"]
 
 CurrentSession = NamedDependency[Session]
 """The session, in handlers and dependencies that have a parameter `session: CurrentSession`."""
@@ -48,6 +50,14 @@ class SessionPlugin(InitPlugin):
         if self.door.invalid is not None:
             raise self.door.invalid
 
+    def store(self, name: str) -> ClusterStore:
+        """A store of Litestar's, for `stores={"cache": plugin.store("cache")}`.
+
+        Raises:
+            ValueError: the name is empty or too long.
+        """
+        return ClusterStore(KeyValueStore(self.door, name))
+
     @property
     def backend_config(self) -> BackendConfig:
         """What Litestar's `SessionAuth` wants to know: `session_backend_config`."""
@@ -74,6 +84,50 @@ class SessionPlugin(InitPlugin):
             await self.door(scope, receive, send)  # type: ignore[arg-type]
 
         return around
+
+
+class ClusterStore(Store):
+    """What `KeyValueStore` has, as Litestar asks for it. `SessionPlugin.store` makes it."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: KeyValueStore) -> None:
+        self._values = values
+
+    async def set(
+        self, key: str, value: str | bytes, expires_in: int | timedelta | None = None
+    ) -> None:
+        """Store a value for so many seconds; None: until it is deleted."""
+        data = value.encode() if isinstance(value, str) else value
+        await self._values.set(key, data, expires_in)
+
+    async def get(self, key: str, renew_for: int | timedelta | None = None) -> bytes | None:
+        """The value, None without one; with `renew_for`, and if it expires at all, it lasts so many
+        seconds from now on."""
+        return await self._values.get(key, renew_for)
+
+    async def delete(self, key: str) -> None:
+        """Forget the value, if there is one."""
+        await self._values.delete(key)
+
+    async def delete_all(self) -> None:
+        """Refuse: nobody knows the keys.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "values are known by the hashes of their keys: give the store another name, and what is"
+            " in it expires"
+        )
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is a value."""
+        return await self._values.exists(key)
+
+    async def expires_in(self, key: str) -> int | None:
+        """Seconds until the value expires; None: never, or there is none."""
+        return await self._values.expires_in(key)
 
 
 class _Backend(BaseSessionBackend["BackendConfig"]):

@@ -127,6 +127,14 @@ class LoggedOut(NamedTuple):
     of any subject; until then, if they serve at all, they are cut off from the others."""
 
 
+class Places(NamedTuple):
+    """Where the living sessions of a subject are, in one order on every node."""
+
+    sessions: tuple[tuple[GroupID, SessionKey], ...]
+    unreachable: tuple[str, ...] = ()
+    """As of `Siblings`."""
+
+
 TOUCH_EVERY = 60_000
 """Milliseconds between two recorded touches at most; a twentieth of the idle timeout if less."""
 
@@ -238,6 +246,10 @@ class State(Protocol):
 
     async def sessions_of(self, subject: str) -> Siblings:
         """The sessions of a subject, on all nodes that can be asked."""
+        ...
+
+    async def locate(self, subject: str) -> Places:
+        """Where the sessions of a subject are, on all nodes that can be asked."""
         ...
 
     async def revoke(

@@ -55,6 +55,7 @@ from sessionha.state.base import (
     Held,
     Loaded,
     LoggedOut,
+    Places,
     Receipt,
     Siblings,
     Turn,
@@ -274,6 +275,10 @@ class StateManager:
     async def sessions_of(self, subject: str) -> Siblings:
         """See `State.sessions_of`."""
         return await self.subjects.sessions_of(subject)
+
+    async def locate(self, subject: str) -> Places:
+        """See `State.locate`."""
+        return await self.subjects.locate(subject)
 
     async def revoke(
         self,

@@ -40,7 +40,7 @@ from sessionha.peer.messages import (
     Whose,
 )
 from sessionha.state import owners
-from sessionha.state.base import LoggedOut, Receipt, Sibling, Siblings, Unsettled
+from sessionha.state.base import LoggedOut, Places, Receipt, Sibling, Siblings, Unsettled
 from sessionha.state.node import NOT_TOGETHER, Node
 from sessionha.state.records import get_group, get_session
 from sessionha.store.base import Reader
@@ -127,6 +127,12 @@ class Subjects:
         found, unasked, more = await self._find(owners.hash_of(subject))
         listed = sorted(map(_sibling, found), key=lambda each: each.unused)
         return Siblings(tuple(listed), self._elsewhere(unasked), more)
+
+    async def locate(self, subject: str) -> Places:
+        """Where every living session of the subject is."""
+        found, unasked, _ = await self._find(owners.hash_of(subject))
+        ordered = sorted((each.theirs for each in found), key=lambda each: each.owner.handle)
+        return Places(tuple((each.group, each.key) for each in ordered), self._elsewhere(unasked))
 
     async def revoke(
         self,

@@ -122,7 +122,7 @@ class SessionMiddleware:
             return
         engine = self._engine
         if engine is None or not engine.running:
-            engine = await self._running_engine(late=True)
+            engine = await self.running_engine(late=True)
         cookies = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
         secure = scope.get("scheme") in ("https", "wss")
         outside = scope.get("sessionha")
@@ -179,7 +179,7 @@ class SessionMiddleware:
             return ALIVE
         engine = self._engine
         if engine is None or not engine.running:
-            engine = await self._running_engine(late=True)
+            engine = await self.running_engine(late=True)
         return readiness(engine)
 
     async def _is_answered(self, error: Exception, exchange: _Exchange) -> bool:
@@ -206,7 +206,7 @@ class SessionMiddleware:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 try:
-                    await self._running_engine()
+                    await self.running_engine()
                 except SessionHAError as error:
                     # Only this message stops a server: an exception alone passes for an
                     # application without lifespan.
@@ -228,7 +228,7 @@ class SessionMiddleware:
         Raises:
             StoreError, InvalidSettings: what is wrong and the remedy.
         """
-        engine = await self._running_engine()
+        engine = await self.running_engine()
         try:
             yield
         finally:
@@ -242,8 +242,12 @@ class SessionMiddleware:
             self._engine = self._factory(self.settings, self._keys)
         return self._engine
 
-    async def _running_engine(self, *, late: bool = False) -> Engine:
-        """`late`: a request waits for it."""
+    async def running_engine(self, *, late: bool = False) -> Engine:
+        """The engine, started if need be. `late`: a request waits for it.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+        """
         engine = self.made_engine()
         runs = engine.running
         if not runs:

@@ -10,7 +10,9 @@ import pytest
 from litestar import Litestar, Request, WebSocket, get, post, websocket
 from litestar.exceptions import NotAuthorizedException
 from litestar.middleware import ASGIMiddleware
+from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.security.session_auth import SessionAuth
+from litestar.stores.memory import MemoryStore
 from litestar.testing import TestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -196,3 +198,33 @@ def test_the_session_auth_of_litestar_stands_on_it() -> None:
 def test_wrong_settings_stop_the_application() -> None:
     with pytest.raises(InvalidSettings, match="sotre"):
         SessionPlugin(KEY, sotre="memory")
+
+
+async def test_a_store_of_litestar_is_on_the_cluster() -> None:
+    """Beside it, in one test, a store of Litestar's own, so that both do the same."""
+    plugin = SessionPlugin(KEY, store="memory")
+    for store in (plugin.store("cache"), MemoryStore()):
+        await store.set("a", "text")
+        await store.set("b", b"bytes", expires_in=60)
+        assert (await store.get("a"), await store.get("b", renew_for=90)) == (b"text", b"bytes")
+        assert await store.expires_in("a") in (None, -1)
+        assert 85 <= (await store.expires_in("b") or 0) <= 90
+        await store.delete("a")
+        assert [await store.exists(key) for key in "ab"] == [False, True]
+    with pytest.raises(NotImplementedError, match="another name"):
+        await plugin.store("cache").delete_all()
+
+
+def test_litestars_own_sessions_can_be_kept_in_it() -> None:
+    plugin = SessionPlugin(KEY, store="memory", session_cookie="ours", exclude=["/"])
+    own = ServerSideSessionConfig()
+    app = Litestar(
+        HANDLERS,
+        plugins=[plugin],
+        middleware=[own.middleware],
+        stores={"sessions": plugin.store("sessions")},
+    )
+    with TestClient(app) as client:
+        client.post("/exchange")
+        assert client.get("/").json() == {"only": True}
+        assert {*client.cookies} == {"session"}

@@ -85,6 +85,12 @@ def test_litestar_has_sessions_in_its_own_words() -> None:
         assert client.get("/").json() == {}
 
 
+async def test_litestar_has_a_store() -> None:
+    store = program("litestar.md")["with_store"].stores.get("results")
+    await store.set("a", b"one", expires_in=60)
+    assert await store.get("a") == b"one"
+
+
 @pytest.fixture
 def wsgi() -> dict[str, Any]:
     return program("wsgi.md")

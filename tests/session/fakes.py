@@ -16,6 +16,7 @@ from sessionha.state.base import (
     Held,
     Loaded,
     LoggedOut,
+    Places,
     Receipt,
     Siblings,
     Turn,
@@ -192,6 +193,9 @@ class FakeState:
 
     async def sessions_of(self, subject: str) -> Siblings:
         return self.siblings
+
+    async def locate(self, subject: str) -> Places:
+        return Places(())
 
     async def revoke(
         self,
