@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -83,19 +84,32 @@ def suites(names: Iterable[str] = ()) -> list[Suite]:
 
 
 def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
-    """Run each suite twice."""
-    found = {}
-    with tempfile.TemporaryDirectory(prefix="sessionha-upstream-") as folder:
+    """Run each suite twice; as many things at a time as there are cores."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sessionha-upstream-") as folder,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         place = Path(folder)
-        pythons: dict[str, Path] = {}
-        for suite in asked:
-            python = pythons.get(suite.environment)
-            if python is None:
-                python = pythons[suite.environment] = _environment(place, suite.environment, asked)
-            sdist = _fetched(place, suite)
-            runs = [_run(python, suite, sdist, place, whose) for whose in ("theirs", "ours")]
-            found[suite.name] = Compared(runs[0], runs[1], suite.differ)
-    return found
+        pythons = {
+            name: pool.submit(_environment, place, name, asked)
+            for name in dict.fromkeys(suite.environment for suite in asked)
+        }
+        sdists = {
+            sdist: pool.submit(_fetched, place, sdist)
+            for sdist in dict.fromkeys(suite.sdist for suite in asked)
+        }
+        ready = [(s, pythons[s.environment].result(), sdists[s.sdist].result()) for s in asked]
+        runs = {
+            (suite.name, whose): pool.submit(_run, python, suite, sdist, place, whose)
+            for suite, python, sdist in ready
+            for whose in ("theirs", "ours")
+        }
+        return {
+            suite.name: Compared(
+                runs[suite.name, "theirs"].result(), runs[suite.name, "ours"].result(), suite.differ
+            )
+            for suite in asked
+        }
 
 
 def _environment(place: Path, name: str, asked: Sequence[Suite]) -> Path:
@@ -107,11 +121,11 @@ def _environment(place: Path, name: str, asked: Sequence[Suite]) -> Path:
     return python
 
 
-def _fetched(place: Path, suite: Suite) -> Path:
+def _fetched(place: Path, sdist: str) -> Path:
     """The unpacked sdist."""
-    target = place / f"{suite.name}-sdist"
-    name = suite.sdist.partition("==")[0]
-    _pip(Path(sys.executable), "download", "--quiet", "--no-deps", "--no-binary", name, suite.sdist,
+    name = sdist.partition("==")[0]
+    target = place / f"{name}-sdist"
+    _pip(Path(sys.executable), "download", "--quiet", "--no-deps", "--no-binary", name, sdist,
          "--dest", str(target))  # fmt: skip
     with tarfile.open(next(target.glob("*.tar.gz"))) as archive:
         archive.extractall(target, filter="data")
