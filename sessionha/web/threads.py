@@ -37,6 +37,10 @@ SLACK: Final = 1.0
 START: Final = 10.0
 """Seconds beyond the discovery time that a start may take."""
 
+SKIPPED: Final = 8
+"""Turns of a loop that has something to do already in which it does not look for more: one change
+takes about six. To look it would give the lock and the interpreter away each time."""
+
 STOP: Final = 29.0
 """Seconds that leaving the node to another worker, or a goodbye, may take: less than servers
 wait for a worker that ends (30)."""
@@ -281,9 +285,15 @@ def _yielding(lock: _FairLock) -> selectors.BaseSelector:
     """A selector that gives the lock away while the loop waits for something to happen."""
 
     class Yielding(selectors.DefaultSelector):  # as it is now: gevent exchanges it
+        skipped = 0
+
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """Wait. Meanwhile no loop runs in this thread: under gevent it is that of requests,
             which may have loops of their own."""
+            if timeout is not None and timeout <= 0 and self.skipped < SKIPPED:
+                self.skipped += 1
+                return []
+            self.skipped = 0
             running = asyncio._get_running_loop()
             asyncio._set_running_loop(None)
             lock.release()
