@@ -29,6 +29,8 @@ class CatchingUp:
         self._redundancy = redundancy
         self._over = NO_VIEW
         """The view at which it joined, when it has caught up since."""
+        self._noted = NO_VIEW
+        """The same, when the other engines can know."""
         self._since = NO_VIEW
         self._until = 0
 
@@ -40,24 +42,29 @@ class CatchingUp:
         if joined != self._over:
             with self._node.store.read() as reader:
                 if reader.get(ROW) == _encode(joined):
-                    self._over = joined
+                    self._over = self._noted = joined
         return joined == self._over
 
     async def look(self) -> None:
         """Ask the others, unless it is over."""
-        if self.is_over:
-            return
-        joined, now = self._joined, self._node.clock.now()
-        if joined != self._since:
-            self._since, self._until = joined, now + LONGEST
-        if now < self._until and not await self._others_are_through(joined):
-            return
-        self._over = joined
+        joined = self._joined
+        if not self.is_over:
+            now = self._node.clock.now()
+            if joined != self._since:
+                self._since, self._until = joined, now + LONGEST
+            if now < self._until and not await self._others_are_through(joined):
+                return
+            self._over = joined
+        if self._noted != joined:
+            self._note(joined)
+
+    def _note(self, joined: ViewID) -> None:
         try:
-            with self._node.store.write() as writer:
+            with self._node.store.write(urgent=True) as writer:
                 writer.put(ROW, _encode(joined))
         except StoreFull:
-            return  # this engine knows
+            return  # this engine knows; the others learn it when there is room
+        self._noted = joined
 
     async def _others_are_through(self, since: ViewID) -> bool:
         found = await self._redundancy.everywhere()

@@ -82,6 +82,8 @@ class Upkeep:
         """Sessions that were logged out and have no tombstone: their primary, here, writes it."""
         self._tending = False
         self._siblings: set[int] = set()
+        self._came = True
+        """Another engine may have had this one's slot until a moment ago, and died."""
         self._wanted = b""
 
     async def run(self) -> None:
@@ -204,10 +206,10 @@ class Upkeep:
         with node.store.read() as reader:
             row = reader.get(WANTING) or b""
         if not node.store.try_lead():
-            if node.wanting:
+            if node.wanting or self._came:
                 with suppress(StoreFull), node.store.write(urgent=True) as writer:
                     writer.put(WANTING, node.random.randbytes(8))
-                    node.wanting = False
+                    node.wanting = self._came = False
             return False
         living = node.store.living_slots()
         node.wanting |= row != self._wanted or not self._siblings <= living

@@ -62,3 +62,17 @@ async def test_who_cannot_be_brought_up_to_date_is_not_awaited_for_ever(scene: S
     await asyncio.sleep(LONGEST / 1000)
     await look(scene, healing=False)
     assert caught_up(scene, "n1")
+
+
+@simulated(options=OPTIONS, engines=2)
+async def test_the_other_engines_learn_it_once_the_store_has_room(scene: Scene) -> None:
+    memory = scene.world.hosts["n1"].memory
+    size, memory.size = memory.size, 1
+    await look(scene, healing=True)
+    await asyncio.sleep(LONGEST / 1000)
+    await look(scene, healing=True)
+    assert caught_up(scene, "n1")
+    assert not caught_up(scene, "n1", engine=1)
+    memory.size = size
+    await look(scene, healing=True)
+    assert caught_up(scene, "n1", engine=1)

@@ -254,6 +254,29 @@ async def test_what_a_worker_left_open_is_finished_by_another_one(scene: Scene) 
     assert scene.copies().keys() == {"n1", "n3"}
 
 
+@simulated(nodes=2, engines=2, options=ONE)
+async def test_what_a_worker_left_open_is_finished_though_another_one_has_its_slot(
+    scene: Scene,
+) -> None:
+    """Its server starts one in its place before anybody looks."""
+    Shop(scene).begin()
+    await scene.create("n1", a="1")
+    await asyncio.sleep(2)
+    host = scene.world.hosts["n1"]
+    [worker] = [engine for engine in host.engines if not engine.state.node.store.try_lead()]
+    slot = worker.state.node.store.slot
+    scene.lose(Push, "n1", "n2", times=1)
+    write = scene.start(scene.write("n1", engine=host.engines.index(worker), a="2"))
+    await asyncio.sleep(0.01)
+    scene.world.kill_engine(worker)
+    write.cancel()
+    assert scene.world.start_engine("n1").state.node.store.slot == slot
+    await asyncio.sleep(5)
+    record = host.record(GROUP)
+    assert record is not None
+    assert record.acked == record.version
+
+
 @simulated(nodes=4, options=replace(ONE, backups=2))
 async def test_a_copy_that_a_dead_primary_only_meant_to_have_is_none(scene: Scene) -> None:
     """It dies when one backup has the step that names another, and the other has not."""
