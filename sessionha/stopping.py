@@ -202,18 +202,26 @@ class Stopping:
         try:
             if patiently:
                 await self._noticed()
+            left = await self._carry_on(how, draining)
+        finally:
+            telling.cancel()
+        self._go_on("done", draining, left)
+        self._say(how, draining, left, news=news or draining.moved > before)
+        assert self._row is not None
+        return self._row.progress
+
+    async def _carry_on(self, how: Drains, draining: Draining) -> Left:
+        """Hand over and give away, until a look of its own finds nothing that came back meanwhile;
+        what is left."""
+        while True:
             self._go_on("handing over", draining)
             done = await draining.hand_over(self._until)
             if how == "leaving":
                 self._go_on("copying", draining)
                 done = await draining.give_copies_away(self._until)
-        finally:
-            telling.cancel()
-        left = Left() if done else await draining.left(for_good=how == "leaving")
-        self._go_on("done", draining, left)
-        self._say(how, draining, left, news=news or draining.moved > before)
-        assert self._row is not None
-        return self._row.progress
+            left = await draining.left(for_good=how == "leaving")
+            if not done or left == Left() or self._node.clock.now() >= self._until:
+                return left
 
     def _announce(self, how: Drains) -> None:
         with contextlib.suppress(StoreFull):  # others learn of it by the goodbye

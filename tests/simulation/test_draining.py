@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from unittest import mock
 
 import pytest
 
@@ -389,6 +390,27 @@ async def test_what_comes_back_while_copies_are_made_is_handed_over_again(scene:
     told = await done(stop)
     assert (told.groups, told.copies) == (0, 0)
     assert scene.copies().keys() == {"n2", "n3"}
+
+
+@simulated(options=ONE, views="available")
+async def test_what_comes_back_in_the_last_moment_is_handed_over_again(scene: Scene) -> None:
+    """A balancer that does not look at `/readyz` sends a request after the last group has gone."""
+    await scene.create("n1", a="1")
+    hand_over, late = Draining.hand_over, [scene.put("n1", a="2")]
+
+    async def and_back(self: Draining, until: int) -> bool:
+        handed_over = await hand_over(self, until)
+        for request in late:
+            await request
+        late.clear()
+        return handed_over
+
+    stop = stopping(scene, "n1")
+    with mock.patch.object(Draining, "hand_over", and_back):
+        stop.begin("returning")
+        told = await done(stop)
+    assert (told.groups, told.moved) == (0, 2)
+    assert not serves(scene, "n1")
 
 
 @simulated(options=ONE, views="available", engines=2)
