@@ -48,6 +48,8 @@ def tell(
     if not known and _is_due(interface, app, session):
         again = exchange.cookie()  # without news
         cookies = [*cookies, again] if again is not None else cookies
+    if session.logged_out and not known:
+        cookies = [*cookies, Cookie(interface.get_cookie_name(app), None, "session")]
     if cookies or session.accessed or exchange.vary:
         fields = exchange.vary or "Cookie"
         if any(name.lower() == "vary" for name, _ in response.headers):

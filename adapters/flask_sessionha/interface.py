@@ -52,12 +52,12 @@ class SessionInterface(FlaskInterface):
         session = session_of(
             self.session_class, exchange, outlasts=permanent_by_default(app.config)
         )
-        if self._former and isinstance(session, FlaskSession) and session.new:
+        if self._former and not exchange.opted_out and isinstance(session, FlaskSession):
             self._take_over(app, request, session)
         return session
 
     def _take_over(self, app: Flask, request: Request, session: FlaskSession) -> None:
-        cookie = request.cookies.get(self.get_cookie_name(app))
+        cookie = request.cookies.get(self.get_cookie_name(app)) if session.new else None
         if not cookie:
             return
         for former in self._former:

@@ -84,14 +84,14 @@ class SessionInterface(QuartInterface):
         session = session_of(
             self.session_class, exchange, outlasts=permanent_by_default(app.config)
         )
-        if self._former and isinstance(session, QuartSession) and session.new:
+        if self._former and not exchange.opted_out and isinstance(session, QuartSession):
             await self._take_over(app, request, session)
         if has_websocket_context():
             exchange.begun()  # Quart accepts websockets without cookies
         return session
 
     async def _take_over(self, app: Quart, request: Any, session: QuartSession) -> None:
-        cookie = request.cookies.get(self.get_cookie_name(app))
+        cookie = request.cookies.get(self.get_cookie_name(app)) if session.new else None
         if not cookie or has_websocket_context():
             return
         for former in self._former:

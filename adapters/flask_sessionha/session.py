@@ -25,6 +25,8 @@ class ServerSession(DictSession, SessionMixin):
     """Whether it was, before the request said that it is not."""
     _wanted: bool | None = None
     _forget: Callable[[], None] | None = None
+    logged_out = False
+    """Whether what was taken over is gone again, so that the client's old cookie must go too."""
 
     def __bool__(self) -> bool:
         self.accessed = True
@@ -59,18 +61,23 @@ class ServerSession(DictSession, SessionMixin):
             if self._wanted is not None:
                 self[PERMANENT] = self._wanted
                 self._wanted = None
+        elif self._forget is not None and self.new:
+            self.logged_out = True
+            self.clear()  # neither flag nor subject of before is left
         elif self.modified and not self.new and self.subject is None:
             self.pop(PERMANENT, None)
             self.sessionha.end_if_empty()
 
     def take_over(self, former: Mapping[str, Any], forget: Callable[[], None]) -> None:
-        """Begin with what a former session held; it is forgotten when this one is stored."""
+        """Begin with what a former session held; it is forgotten when this one is stored, or when
+        nothing is left of it: that is a log-out."""
         self.update(former)
-        self._forget = forget
+        if self.has_data:
+            self._forget = forget
 
     def taken_over(self) -> None:
-        """This session is stored."""
-        if self._forget is not None and not self.new:
+        """What this request did is committed."""
+        if self._forget is not None and (self.logged_out or not self.new):
             forget, self._forget = self._forget, None
             forget()
 

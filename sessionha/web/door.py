@@ -210,7 +210,7 @@ class Door:
         if self._opts_out is not None:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
             if self._opts_out(path, environ):
-                return Exchange(self, None, opted_out(self._made(), agreed.terms))
+                return self._without(agreed)
         header = environ.get("HTTP_COOKIE")
         secure = environ.get("wsgi.url_scheme") == "https"
         try:
@@ -232,7 +232,7 @@ class Door:
         """The same for a request or websocket with this scope of ASGI."""
         agreed = self._promised.get(promise) or self._agree(promise)
         if self._opts_out is not None and self._opts_out(scope["path"], scope):
-            return Exchange(self, None, opted_out(self._made(), agreed.terms))
+            return self._without(agreed)
         engine = self._engine
         if engine is None or not engine.running:
             engine = await self.astart(late=True)
@@ -248,6 +248,12 @@ class Door:
                 visit.leave()
                 raise
         return Exchange(self, None, visit)
+
+    def _without(self, agreed: Agreed) -> Exchange:
+        """The exchange of a request that is opted out."""
+        exchange = Exchange(self, None, opted_out(self._made(), agreed.terms))
+        exchange.opted_out = True
+        return exchange
 
     def _arrived(
         self,
@@ -281,6 +287,8 @@ class Exchange:
 
     left = False
     """Whether it is over."""
+    opted_out = False
+    """Whether nothing of its session is kept (`exclude`)."""
     told: Told | None = None
     """What `commit` told; for a framework that makes a second response after an error."""
 

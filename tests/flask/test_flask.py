@@ -340,6 +340,35 @@ def test_flask_sessions_sessions_are_taken_over_once(encode: Callable[[Any], byt
     assert client.get("/").json == {}
 
 
+LOG_OUTS: dict[str, Callable[[], object]] = {
+    "clear": lambda: mine().clear(),
+    "pop": lambda: session.pop("n"),
+    "destroy": lambda: mine().destroy(),
+}
+
+
+@pytest.mark.parametrize("how", LOG_OUTS)
+@pytest.mark.parametrize("kind", ["cookies", "redis"])
+def test_a_log_out_may_be_the_first_request_after_the_change(kind: str, how: str) -> None:
+    redis = FakeRedis({"session:old": msgspec.msgpack.encode({"n": 6, "_permanent": True})})
+    app = application(former=[FormerCookies() if kind == "cookies" else FormerRedis(redis)])
+    app.get("/out", endpoint="out")(lambda: str(bool(LOG_OUTS[how]())))
+    client = app.test_client()
+    client.set_cookie("session", _old_cookie() if kind == "cookies" else "old")
+    client.get("/out")
+    assert client.get_cookie("session") is None
+    assert client.get("/").json == {}
+    assert (kind == "cookies") == bool(redis.rows)
+
+
+def test_a_request_that_is_opted_out_leaves_the_session_of_before_alone() -> None:
+    redis = FakeRedis({"session:old": msgspec.msgpack.encode({"n": 6})})
+    client = application(former=[FormerRedis(redis)], exclude=["/static"]).test_client()
+    client.set_cookie("session", "old")
+    client.get("/static")
+    assert client.get("/").json == {"n": 6}
+
+
 def test_pickled_sessions_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     redis = FakeRedis({"session:old": b"\x80\x04}\x94\x8c\x01n\x94K\x06s."})
     client = application(former=[FormerRedis(redis)]).test_client()

@@ -38,6 +38,11 @@ def application(**given: Any) -> Quart:
     async def read() -> dict[str, Any]:
         return dict(session)
 
+    @app.get("/clear")
+    async def clear() -> str:
+        session.clear()
+        return ""
+
     @app.get("/permanent")
     async def permanent() -> str:
         session.permanent = True
@@ -99,11 +104,22 @@ async def test_what_cannot_be_had_or_committed_is_answered_with_503() -> None:
     assert await (await client.get("/count")).get_data() == b"2"
 
 
-async def test_sessions_of_before_are_taken_over() -> None:
+def _old_cookie() -> str:
     old = Flask("shop")
     old.secret_key = KEY
     serializer = SecureCookieSessionInterface().get_signing_serializer(old)
     assert serializer is not None
+    return str(serializer.dumps({"n": 6}))
+
+
+async def test_sessions_of_before_are_taken_over() -> None:
     client = application(former=[FormerCookies()]).test_client()
-    client.set_cookie("localhost", "session", str(serializer.dumps({"n": 6})))
+    client.set_cookie("localhost", "session", _old_cookie())
     assert await (await client.get("/count")).get_data() == b"7"
+
+
+async def test_a_log_out_may_be_the_first_request_after_the_change() -> None:
+    client = application(former=[FormerCookies()]).test_client()
+    client.set_cookie("localhost", "session", _old_cookie())
+    await client.get("/clear")
+    assert await (await client.get("/read")).get_json() == {}
