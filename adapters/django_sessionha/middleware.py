@@ -20,9 +20,9 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 from django.utils.http import http_date
 
-from django_sessionha.changeover import atake_over, take_over
+from django_sessionha.changeover import aformer_of, asettle, follow, former_of, settle
 from django_sessionha.configuration import door, is_partitioned, promise
-from django_sessionha.sessions import SessionStore
+from django_sessionha.sessions import Former, SessionStore
 from sessionha import (
     Cookie,
     MixedExchange,
@@ -77,10 +77,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if (page := _health_page(request)) is not None:
             return page
         if self._has_session(request):
-            cookies, meta, secure = _cookies(request), request.META, request.is_secure()
+            former = await aformer_of(request.COOKIES.get(promise().session_cookie))
+            cookies, meta, secure = _cookies(request, former), request.META, request.is_secure()
             entering = door().admit_async(cookies, promise(), secure=secure, environ=meta)
-            store = self._enter(request, await entering)
-            await atake_over(store, request.COOKIES.get(promise().session_cookie))
+            self._enter(request, await entering, former)
         try:
             response = await cast("Awaitable[Any]", self.get_response(request))
             return await self.aprocess_response(request, response)
@@ -91,10 +91,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def process_request(self, request: HttpRequest) -> None:
         """Find the session that the request's cookies name."""
         if self._has_session(request):
-            cookies, meta, secure = _cookies(request), request.META, request.is_secure()
+            former = former_of(request.COOKIES.get(promise().session_cookie))
+            cookies, meta, secure = _cookies(request, former), request.META, request.is_secure()
             exchange = door().admit(cookies, promise(), secure=secure, environ=meta)
-            store = self._enter(request, exchange)
-            take_over(store, request.COOKIES.get(promise().session_cookie))
+            self._enter(request, exchange, former)
 
     def _has_session(self, request: HttpRequest) -> bool:
         """Whether it is to be found; else the request has another engine's, or an empty one."""
@@ -112,12 +112,13 @@ class SessionMiddleware(DjangoSessionMiddleware):
         assert isinstance(store, SessionStore), "it is our engine"
         return store
 
-    def _enter(self, request: HttpRequest, exchange: MixedExchange) -> SessionStore:
+    def _enter(self, request: HttpRequest, exchange: MixedExchange, former: Former | None) -> None:
         setattr(request, _EXCHANGE, exchange)
-        store = self._store(request.COOKIES.get(promise().session_cookie))
+        store = self._store(_key(request, former))
         store.enter(exchange)
         request.session = store
-        return store
+        if former is not None:
+            follow(store, former)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         """503 for a view whose session is not available."""
@@ -137,6 +138,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             if visit.saves():
                 visit.store.save()
             visit.exchange.commit()
+            if visit.saved:
+                settle(visit.store)
         except UpdateError:
             raise SessionInterrupted(INTERRUPTED) from None
         except _REFUSED as error:
@@ -158,6 +161,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             if visit.saves():
                 await visit.store.asave()
             await visit.exchange.acommit()
+            if visit.saved:
+                await asettle(visit.store)
         except UpdateError:
             raise SessionInterrupted(INTERRUPTED) from None
         except _REFUSED as error:
@@ -178,6 +183,8 @@ class _Response:
         self.accessed = store.accessed
         self.empty = False
         self.saved = False
+        self.tells = False
+        """Whether the client is told its session's key, though nothing is saved."""
         self.max_age = _route_age()
 
     def saves(self) -> bool:
@@ -189,8 +196,18 @@ class _Response:
             max_age = self._max_age()  # this loads it, and may find that it is over
             if not store.is_empty():
                 self.max_age, self.saved = max_age, True
+        if self._joins() and not (self.saved or failed):
+            max_age = self._max_age()
+            if not store.is_empty():
+                self.max_age, self.tells = max_age, True
         self.empty = store.is_empty()
         return self.saved
+
+    def _joins(self) -> bool:
+        """Whether the client has the old cookie still, of a session that was taken over."""
+        former = self.store.former
+        joins = former is not None and former.successor is not None
+        return joins and self.exchange.session.failure is None
 
     @classmethod
     def of(cls, request: HttpRequest, response: Any) -> _Response | None:
@@ -229,7 +246,7 @@ class _Response:
         return response
 
     def _tell_session(self) -> None:
-        if self.saved:
+        if self.saved or self.tells:
             self._set(Cookie(settings.SESSION_COOKIE_NAME, self.store.session_key, "session"))
         elif self.brought and self.empty and (self.store.flushed or not self._was_overtaken):
             self.response.delete_cookie(
@@ -296,11 +313,20 @@ def _refused(exchange: MixedExchange, error: SessionError) -> HttpResponse:
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
-def _cookies(request: HttpRequest) -> str:
-    """The request's `Cookie` header."""
+def _key(request: HttpRequest, former: Former | None) -> str | None:
+    """The session key that the request names, or that followed it."""
+    if former is not None and former.successor is not None:
+        return former.successor
+    return request.COOKIES.get(promise().session_cookie)
+
+
+def _cookies(request: HttpRequest, former: Former | None) -> str:
+    """The request's `Cookie` header, with the key that followed the one in it."""
     header: str = request.META.get("HTTP_COOKIE", "")
     name = promise().session_cookie
-    key = request.COOKIES.get(name)
+    key = _key(request, former)
+    if former is not None and former.successor is not None and header:
+        return f"{header}; {name}={key}"  # of several it is the valid one that counts
     if key and key not in header:  # tests and middleware put it into COOKIES alone
         return f"{name}={key}"
     return header

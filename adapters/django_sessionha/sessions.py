@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from django.contrib.sessions.backends.base import SessionBase, UpdateError
 from django.contrib.sessions.serializers import JSONSerializer
@@ -19,6 +19,17 @@ from django_sessionha.configuration import door, promise
 from sessionha import MixedExchange, Session, SessionRevoked
 
 T = TypeVar("T")
+
+
+class Former(NamedTuple):
+    """The session of another engine that a request has brought."""
+
+    old: Any
+    """That engine's store."""
+    data: dict[str, Any]
+    successor: str | None
+    """The key of the session that has followed it already."""
+
 
 EXPIRY: Final = "_session_expiry"
 """Where `set_expiry` keeps its value, among the session's data."""
@@ -38,6 +49,10 @@ class SessionStore(SessionBase):
         self._names_subject = False
         self.flushed = False
         """Whether this request has ended the session on purpose."""
+        self.renewed = False
+        """Whether this request has given it a new key."""
+        self.former: Former | None = None
+        """What it follows: it ends with this one."""
         self.opted_out = False
         """Whether the request shall have no session (`exclude`): nothing of it is kept."""
 
@@ -315,6 +330,8 @@ class SessionStore(SessionBase):
         """End the session. What is put in later begins another one."""
         exchange, key = self._exchange, self.session_key
         self._forget()
+        if self.former is not None:
+            self.former.old.delete(self.former.old.session_key)
         if key is not None and exchange is None:
             exchange = door().find(key, promise())
         if exchange is not None and self._is_flushed(exchange):
@@ -325,6 +342,8 @@ class SessionStore(SessionBase):
         """See `flush`."""
         exchange, key = self._exchange, self.session_key
         self._forget()
+        if self.former is not None:
+            await self.former.old.adelete(self.former.old.session_key)
         if key is not None and exchange is None:
             exchange = await door().find_async(key, promise())
         if exchange is not None and self._is_flushed(exchange):
@@ -345,6 +364,7 @@ class SessionStore(SessionBase):
     def cycle_key(self) -> None:
         """Give the session a new key; the old one is never valid again."""
         data = self._data()
+        self.renewed = True
         if self.session_key is None or self._exchange is None:
             self.create()
             return
@@ -358,6 +378,7 @@ class SessionStore(SessionBase):
     async def acycle_key(self) -> None:
         """See `cycle_key`."""
         data = await self._adata()
+        self.renewed = True
         if self.session_key is None or self._exchange is None:
             await self.acreate()
             return
