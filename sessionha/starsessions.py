@@ -14,8 +14,9 @@ import msgspec
 from sessionha.session.company import Part
 from sessionha.session.cookies import SameSite, cookie_values
 from sessionha.session.session import Session
+from sessionha.session.visit import Visit, visit_of
 from sessionha.web import asgi
-from sessionha.web.asgi import App, Receive, Scope, Send, session_from
+from sessionha.web.asgi import App, Message, Receive, Scope, Send, session_from
 
 __all__ = [
     "SessionAutoloadMiddleware",
@@ -35,6 +36,12 @@ _OURS: Final = re.compile(r"[A-Za-z0-9_-]{56}\.[0-9]+\.[A-Za-z0-9_-]{43}")
 _METADATA: Final = "__metadata__"
 """Where starsessions keeps its own notes, among the application's data."""
 
+_MOVED: Final = "__sessionha_moved__"
+"""Says in an old session that it was taken over, and ends soon."""
+
+GRACE: Final = 60
+"""Seconds that an old session lives on: parallel requests of its browser bring its cookie too."""
+
 
 class SessionMetadata(TypedDict):
     """What starsessions tells of a session: seconds, the last two since 1970."""
@@ -50,6 +57,9 @@ class Store(Protocol):
     async def read(self, session_id: str, lifetime: int) -> bytes:
         """What is stored; empty: nothing."""
 
+    async def write(self, session_id: str, data: bytes, lifetime: int, ttl: int) -> str:
+        """Store this for `ttl` seconds."""
+
     async def remove(self, session_id: str) -> None:
         """Forget it."""
 
@@ -57,12 +67,18 @@ class Store(Protocol):
 class Serializer(Protocol):
     """A serializer of starsessions, as far as the change-over needs it."""
 
+    def serialize(self, data: Any) -> bytes:
+        """What to store."""
+
     def deserialize(self, data: bytes) -> dict[str, Any]:
         """What was stored."""
 
 
 class _JSON:
     """What starsessions does without a serializer."""
+
+    def serialize(self, data: Any) -> bytes:
+        return msgspec.json.encode(data)
 
     def deserialize(self, data: bytes) -> dict[str, Any]:
         return dict(msgspec.json.decode(data)) if data else {}
@@ -119,8 +135,9 @@ class SessionMiddleware(asgi.SessionMiddleware):
 class _CarriedOver:
     """Gives clients that come with a cookie of starsessions the data that it stands for.
 
-    What was read stays in the old store until it expires there, so that several requests of a page
-    at once all find it; a log-out removes it.
+    What was taken over lives on for a minute in the old store, so that several requests of a page
+    at once all find it. Where one of them takes something out, as a log-out does, it is removed at
+    once, and the cookie cleared if nothing is left.
     """
 
     def __init__(
@@ -139,27 +156,56 @@ class _CarriedOver:
             return
         session = session_from(scope)
         found = await self._read(old)
+        moved = found.pop(_MOVED, False)
+        notes = found.pop(_METADATA, None)
+        visit = visit_of(session)
+        if not found or visit is None:
+            await self._app(scope, receive, send)
+            return
         session.update(found)
-        await self._app(scope, receive, send)
-        if found and session.known is None:
+        former = {**found, _METADATA: notes} if notes else found
+        removed = False
+
+        async def send_after_removal(message: Message) -> None:
+            nonlocal removed
+            starts = message["type"] in ("http.response.start", "websocket.accept")
+            if starts and _is_emptied(scope, visit):
+                await self._store.remove(old)
+                removed = visit.gone = True  # so the client's old cookie is cleared
+            await send(message)
+
+        await self._app(scope, receive, send_after_removal)
+        if removed or visit.closed is not None:
+            return
+        if found.keys() - scope["session"].keys():  # perhaps the user: nobody is to find it again
             await self._store.remove(old)
+        elif session.known is not None and not moved:
+            data = self._serializer.serialize({**former, _MOVED: True})
+            await self._store.write(old, data, GRACE, GRACE)
 
     def _old_id(self, scope: Scope) -> str | None:
         session: Session = scope["sessionha"]
-        if session.failure is not None or not session.new:
+        visit = visit_of(session)
+        if session.failure is not None or not session.new or visit is None:
+            return None
+        if visit.closed is not None:  # the request is opted out
             return None
         headers = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
         values = cookie_values(headers, self._cookie)
         return next((value for value in values if value and not _OURS.fullmatch(value)), None)
 
-    async def _read(self, old: str) -> Mapping[str, Any]:
+    async def _read(self, old: str) -> dict[str, Any]:
         data = await self._store.read(old, self._lifetime)
         try:
-            found = self._serializer.deserialize(data)
+            return self._serializer.deserialize(data)
         except ValueError:  # nothing that starsessions could read either
             return {}
-        found.pop(_METADATA, None)
-        return found
+
+
+def _is_emptied(scope: Scope, visit: Visit) -> bool:
+    """Whether the application took everything out that was taken over: a log-out. What a refused
+    response drops is none."""
+    return visit.closed is None and not scope["session"]
 
 
 class SessionAutoloadMiddleware:

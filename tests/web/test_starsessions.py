@@ -26,6 +26,7 @@ from sessionha.starsessions import (
     load_session,
     regenerate_session_id,
 )
+from sessionha.testing import unconfirmed
 
 KEY = new_secret()
 URL = "https://shop.example"  # their cookie is `Secure`
@@ -59,7 +60,14 @@ async def log_out(request: Request) -> Response:
     return JSONResponse(None)
 
 
+async def swap(request: Request) -> Response:
+    del request.session["n"]
+    request.session["cart"] = 1
+    return JSONResponse(dict(request.session))
+
+
 ROUTES = [
+    Route("/swap", swap),
     Route("/count", count),
     Route("/read", read),
     Route("/about", about),
@@ -146,12 +154,12 @@ def test_only_a_rolling_lifetime_has_no_absolute_end(rolling: bool) -> None:
 # --- the change-over ---
 
 
-def carried(store: starsessions.SessionStore) -> TestClient:
+def carried(store: starsessions.SessionStore, **arguments: Any) -> TestClient:
     """A client with a session of the old application, at the new one."""
     old = before(store)
     for _ in range(3):
         old.get("/count")
-    client = now(store=store, lifetime=3600)
+    client = now(store=store, lifetime=3600, **arguments)
     client.cookies.update(old.cookies)
     return client
 
@@ -185,6 +193,55 @@ def test_a_log_out_removes_the_session_of_before() -> None:
         client.get("/log-out")
         assert store.data == {}
         assert client.get("/read").json() == {}
+
+
+class Timed(starsessions.InMemoryStore):
+    """One that notes what times sessions are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[int] = []
+
+    async def write(self, session_id: str, data: bytes, lifetime: int, ttl: int) -> str:
+        self.times.append(ttl)
+        return await super().write(session_id, data, lifetime, ttl)
+
+
+def test_what_was_taken_over_ends_in_a_minute_however_often_it_is_asked_for() -> None:
+    with carried(store := Timed()) as client:
+        old, before = dict(client.cookies), len(store.times)
+        for _ in range(3):
+            client.cookies.clear()
+            client.cookies.update(old)
+            assert client.get("/read").json() == {"n": 3}
+        assert store.times[before:] == [60]
+
+
+def test_a_log_out_that_leaves_something_removes_the_session_of_before_as_well() -> None:
+    with carried(store := starsessions.InMemoryStore()) as client:
+        assert client.get("/swap").json() == {"cart": 1}
+        assert store.data == {}
+        assert client.get("/read").json() == {"cart": 1}
+
+
+def test_a_log_out_with_a_cookie_that_holds_the_session_clears_it() -> None:
+    with carried(starsessions.CookieStore(secret_key="old")) as client:
+        client.get("/log-out")
+        assert not client.cookies
+        assert client.get("/read").json() == {}
+
+
+def test_a_commit_that_is_refused_leaves_the_session_of_before_alone() -> None:
+    with carried(starsessions.InMemoryStore()) as client:
+        with unconfirmed():
+            assert client.get("/read").status_code == 503
+        assert client.get("/read").json() == {"n": 3}
+
+
+def test_a_request_that_is_opted_out_leaves_the_session_of_before_alone() -> None:
+    with carried(starsessions.InMemoryStore(), exclude=["/about"]) as client:
+        client.get("/about")
+        assert client.get("/read").json() == {"n": 3}
 
 
 def test_what_is_no_session_of_before_begins_a_new_one() -> None:
