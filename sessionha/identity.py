@@ -159,10 +159,13 @@ class SessionIDs:
 
     An ID is 56 URL-safe characters: the group (96 bits), a secret (144 random bits) and a tag
     (96 bits of an HMAC-SHA256 of the rest). Keys rotate: the first makes, every one verifies.
+
+    `use`: bound into the tag, so that an ID that is all there is in a cookie opens no other cookie.
     """
 
-    def __init__(self, keys: tuple[bytes, ...]) -> None:
-        self._keys = tuple(hmac.digest(key, b"sessionha session id", "sha256") for key in keys)
+    def __init__(self, keys: tuple[bytes, ...], use: str = "") -> None:
+        salt = f"sessionha session id {use}".rstrip().encode()
+        self._keys = tuple(hmac.digest(key, salt, "sha256") for key in keys)
 
     def new(self, group: GroupID) -> str:
         """A session ID in `group` that nobody chose."""

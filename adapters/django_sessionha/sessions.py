@@ -127,12 +127,14 @@ class SessionStore(SessionBase):
 
     def load(self) -> dict[str, Any]:
         """The session's data. Raises SessionUnavailable: no server that has it answers."""
-        found = self._found() or door().find(self.session_key, promise())
+        found = self._found() or door().find(self.session_key, promise(), self._exchange)
         return self._loaded(found)
 
     async def aload(self) -> dict[str, Any]:
         """See `load`."""
-        found = self._found() or await door().find_async(self.session_key, promise())
+        found = self._found() or await door().find_async(
+            self.session_key, promise(), self._exchange
+        )
         return self._loaded(found)
 
     def _loaded(self, exchange: MixedExchange) -> dict[str, Any]:
@@ -197,14 +199,14 @@ class SessionStore(SessionBase):
 
     def create(self) -> None:
         """Begin a session with the data that there is, perhaps none, and store it."""
-        exchange = self._vacant() or door().find(None, promise())
+        exchange = self._vacant() or door().find(None, promise(), self._exchange)
         self._begin(exchange)
         exchange.save()
         self._created(exchange)
 
     async def acreate(self) -> None:
         """See `create`."""
-        exchange = self._vacant() or await door().find_async(None, promise())
+        exchange = self._vacant() or await door().find_async(None, promise(), self._exchange)
         self._begin(exchange)
         await exchange.asave()
         self._created(exchange)
@@ -302,7 +304,7 @@ class SessionStore(SessionBase):
         key = self.session_key if session_key is None else session_key
         if key is None:
             return
-        exchange = door().find(key, promise())
+        exchange = door().find(key, promise(), self._exchange)
         if self._is_to_end(exchange):
             with suppress(SessionRevoked):
                 exchange.save()
@@ -312,7 +314,7 @@ class SessionStore(SessionBase):
         key = self.session_key if session_key is None else session_key
         if key is None:
             return
-        exchange = await door().find_async(key, promise())
+        exchange = await door().find_async(key, promise(), self._exchange)
         if self._is_to_end(exchange):
             with suppress(SessionRevoked):
                 await exchange.asave()
@@ -333,7 +335,7 @@ class SessionStore(SessionBase):
         if self.former is not None:
             self.former.old.delete(self.former.old.session_key)
         if key is not None and exchange is None:
-            exchange = door().find(key, promise())
+            exchange = door().find(key, promise(), self._exchange)
         if exchange is not None and self._is_flushed(exchange):
             with suppress(SessionRevoked):
                 exchange.save()
@@ -345,7 +347,7 @@ class SessionStore(SessionBase):
         if self.former is not None:
             await self.former.old.adelete(self.former.old.session_key)
         if key is not None and exchange is None:
-            exchange = await door().find_async(key, promise())
+            exchange = await door().find_async(key, promise(), self._exchange)
         if exchange is not None and self._is_flushed(exchange):
             with suppress(SessionRevoked):
                 await exchange.asave()
@@ -398,13 +400,15 @@ class SessionStore(SessionBase):
 
     def exists(self, session_key: str | None) -> bool:
         """Whether there is a session with this key."""
-        return bool(session_key) and self._is_there(door().find(session_key, promise()))
+        return bool(session_key) and self._is_there(
+            door().find(session_key, promise(), self._exchange)
+        )
 
     async def aexists(self, session_key: str | None) -> bool:
         """See `exists`."""
         if not session_key:
             return False
-        return self._is_there(await door().find_async(session_key, promise()))
+        return self._is_there(await door().find_async(session_key, promise(), self._exchange))
 
     def _is_there(self, exchange: MixedExchange) -> bool:
         session = exchange.session

@@ -328,8 +328,13 @@ class SessionCookies:
 class BareCookies(SessionCookies):
     """Session cookies that a framework writes: nothing but the session ID, which verifies itself.
 
-    They say no deadline: who brings an ID that has expired is looked for.
+    They say no deadline: who brings an ID that has expired is looked for. The cookie's name is
+    bound into the ID's tag: no part of another cookie is such an ID.
     """
+
+    def __init__(self, keys: Sequence[bytes], name: str = "session") -> None:
+        super().__init__(keys, name)
+        self.ids = SessionIDs(self._keys, f"of cookie {name}")
 
     def write(self, session_id: str, deadline: int) -> str:
         """The session ID."""

@@ -14,11 +14,11 @@ from typing import Any, Final, TypeVar
 
 from sessionha.errors import InvalidSettings, SessionError
 from sessionha.identity import new_group
-from sessionha.session.carrier import lay_down
+from sessionha.session.carrier import current_session, lay_down
 from sessionha.session.cookies import BareCookies
 from sessionha.session.session import Session
 from sessionha.session.subject import checked_subject, log_out, log_out_one
-from sessionha.session.visit import Told, Visit
+from sessionha.session.visit import Told, Visit, visit_of
 from sessionha.state.base import LoggedOut, Siblings
 from sessionha.web.base import Agreed, Choice
 from sessionha.web.door import FAILURES, Door, Exchange, Promise, told_of
@@ -130,37 +130,50 @@ class MixedDoor(Door):
         """The ID of no session."""
         return self._agreed(promise).terms.cookies.ids.new(new_group())
 
-    def find(self, session_id: str | None, promise: Promise) -> MixedExchange:
+    def find(
+        self, session_id: str | None, promise: Promise, beside: MixedExchange | None = None
+    ) -> MixedExchange:
         """The session with this ID, for code that is not in its request; a new one, if there is
         none. It counts as no request, takes no turn, and need not be left.
+
+        `beside`: whose virtual server it is in; None: in that of the request in which this is
+        called, else in the one that stands for all that is not said (`virtual_server`).
 
         Raises:
             InvalidSettings: the promise, or the first start.
         """
         try:
-            host, visit, found = self._sought(session_id, promise)
+            host, visit, found = self._sought(session_id, promise, beside)
             if not found:
                 _wait(host, visit)
         except EngineSilent as error:
             return MixedExchange(self, None, None, error, carried=False)
         return MixedExchange(self, host, visit, carried=False)
 
-    async def find_async(self, session_id: str | None, promise: Promise) -> MixedExchange:
+    async def find_async(
+        self, session_id: str | None, promise: Promise, beside: MixedExchange | None = None
+    ) -> MixedExchange:
         """The same for a coroutine, on whatever event loop."""
         try:
-            host, visit, found = self._sought(session_id, promise)
+            host, visit, found = self._sought(session_id, promise, beside)
             if not found:
                 await _awaited(host, visit)
         except EngineSilent as error:
             return MixedExchange(self, None, None, error, carried=False)
         return MixedExchange(self, host, visit, carried=False)
 
-    def _sought(self, session_id: str | None, promise: Promise) -> tuple[Host, Visit, bool]:
-        host, terms = self._running_host(), self._agreed(promise).terms
+    def _sought(
+        self, session_id: str | None, promise: Promise, beside: MixedExchange | None
+    ) -> tuple[Host, Visit, bool]:
+        host, agreed = self._running_host(), self._agreed(promise)
+        terms = agreed.terms
         cookies = []
         if session_id is not None and self.is_ours(session_id, promise):
             cookies.append(f"{terms.cookies.name}={session_id}")
-        terms = replace(terms, session_requests=0, seen={}, named={})
+        server = terms.virtual_server
+        if agreed.choice is not None:
+            server = _server_of(agreed, beside) or server
+        terms = replace(terms, virtual_server=server, session_requests=0, seen={}, named={})
         visit = Visit(host.engine, terms, cookies)
         return host, visit, host.call(visit.arrive)
 
@@ -213,6 +226,11 @@ class MixedExchange(Exchange):
     def session(self) -> Session:
         """The session."""
         return self._kept
+
+    @property
+    def virtual_server(self) -> str | None:
+        """Where the session is; None: there is only a failure."""
+        return None if self._visit is None else self._visit.terms.virtual_server
 
     @property
     def changed(self) -> bool:
@@ -288,6 +306,19 @@ class MixedExchange(Exchange):
             work.close()
             raise self._kept.refused()
         return await self._host.awaited(work)
+
+
+def _server_of(agreed: Agreed, beside: MixedExchange | None) -> str | None:
+    """The virtual server of the request that code runs for; None: it runs for none of these."""
+    if beside is not None:
+        return beside.virtual_server
+    try:
+        visit = visit_of(current_session())
+    except LookupError:
+        return None
+    if visit is None or visit.terms.cookies is not agreed.terms.cookies:
+        return None  # the request is another door's
+    return visit.terms.virtual_server
 
 
 def _wait(host: Host, visit: Visit) -> None:

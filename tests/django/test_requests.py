@@ -317,3 +317,21 @@ def test_a_serializer_of_the_project_is_used(visitor: Visitor) -> None:
     visitor.get("append")
     visitor.get("append")
     assert visitor.get("show") == {"a": "'LOUD'", "items": "[1, 1]"}
+
+
+def test_the_id_of_another_session_is_no_session_key(visitor: Visitor) -> None:
+    """What is in the cookie of a secondary session does not open it as the main one."""
+    value = cookie(visitor.ask("cart"), "sessionid-cart").value
+    for piece in (value, value.split(".")[0]):
+        visitor.client.cookies.clear()
+        visitor.client.cookies["sessionid"] = piece
+        assert visitor.get("show") == {}
+        assert not SessionStore().exists(piece)
+
+
+@pytest.mark.parametrize("place", ["/renew,/a/renew", "testserver"])
+def test_a_new_session_may_be_renewed_in_any_virtual_server(visitor: Visitor, place: str) -> None:
+    servers = ",".join(f"{each}=members" for each in place.split(","))
+    with override_settings(SESSIONHA={"store": "memory", "virtual_server": f"{servers},*=shop"}):
+        assert visitor.get("renew") == {"renewed": "True"}
+        assert visitor.get("renew") == {"renewed": "True"}

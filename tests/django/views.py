@@ -48,6 +48,11 @@ def _put(request: HttpRequest, name: str, value: Any) -> None:
     request.session[name] = value
 
 
+def _renew(request: HttpRequest) -> None:
+    request.session["renewed"] = True
+    request.session.cycle_key()
+
+
 def _cart(request: HttpRequest) -> HttpResponse:
     cart = current_session().secondary("cart")
     cart["n"] = cart.get("n", 0) + 1
@@ -80,6 +85,7 @@ ACTS: Final[dict[str, Callable[[HttpRequest], Any]]] = {
     "past": lambda request: _expires(request, -1),
     "put": lambda request: request.session.update(request.GET.dict()),
     "raise": _raise,
+    "renew": _renew,
     "show": lambda _: None,
     "static": lambda _: JsonResponse({}),
     "stream": lambda request: StreamingHttpResponse(_pieces(request.session)),

@@ -138,3 +138,36 @@ def test_the_sessions_of_a_user_are_listed_and_ended(door: MixedDoor) -> None:
     assert door.revoke("user:1", found.id).ended == 1
     assert door.sessions_of("user:1").sessions == ()
     assert door.revoke("user:1").ended == 0
+
+
+# --- which sessions an ID opens ---
+
+
+@pytest.mark.parametrize("name", ["sessionid-cart", "other"])
+def test_an_id_of_another_cookie_opens_nothing(name: str) -> None:
+    """Neither that of a secondary session, nor that of another application with this key."""
+    door = MixedDoor(PROMISE, store="memory")
+    exchange = entered(door)
+    exchange.session.secondary("cart")["n"] = 1
+    (cookie,) = exchange.commit().cookies
+    exchange.leave()
+    of_cart, *_ = (cookie.value or "").split(".")
+    of_other = door.new_id(Promise((KEY,), "other", 3600))
+    session_id = {"sessionid-cart": of_cart, "other": of_other}[name]
+    assert not door.is_ours(session_id, PROMISE)
+    assert entered(door, f"sessionid={session_id}").session.new
+    assert door.find(session_id, PROMISE).session.new
+
+
+def test_sessions_are_found_in_the_virtual_server_of_the_request() -> None:
+    door = MixedDoor(PROMISE, store="memory", virtual_server="/members=members,*=shop")
+    members = {"PATH_INFO": "/members/1"}
+    exchange = door.admit("", PROMISE, secure=False, environ=members)
+    exchange.session["n"] = 1
+    exchange.save()
+    session_id = exchange.session.id
+    assert door.find(session_id, PROMISE).session["n"] == 1  # in the request
+    exchange.commit()
+    exchange.leave()
+    assert door.find(session_id, PROMISE).session.new
+    assert door.find(session_id, PROMISE, exchange).session["n"] == 1
