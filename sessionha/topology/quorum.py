@@ -93,11 +93,11 @@ class QuorumAutomaton(Automaton):
             held = View(cluster=self._identity, electors=self._electors)
         if not self._without:
             return held
-        absent = tuple(sorted({*held.absent, *self._without}))
-        electors = held.electors
-        if not {*electors} - {*absent}:
-            electors = (*electors, self.me.node)
-        return msgspec.structs.replace(held, absent=absent, electors=electors)
+        absent, electors = {*held.absent, *self._without}, held.electors
+        if absent.issuperset(electors):
+            absent.discard(self.me.node)
+            electors = tuple(dict.fromkeys((*electors, self.me.node)))
+        return msgspec.structs.replace(held, absent=tuple(sorted(absent)), electors=electors)
 
     def waiting_for(self, now: int) -> str:
         """See `Automaton.waiting_for`."""

@@ -348,6 +348,30 @@ def test_the_last_elector_counts_though_it_is_gone_by_proof(seed: int) -> None:
     world.run_until(lambda: world.nodes["n2"].view.electors == ("n1",), 6_000)
 
 
+@pytest.mark.parametrize("seed", FEW)
+@pytest.mark.parametrize("goodbye", [True, False])
+def test_an_operator_may_go_on_without_the_last_that_served(seed: int, *, goodbye: bool) -> None:
+    """R2a, R7a: all were stopped, and of the one that decided alone in the end nothing is left. An
+    operator's word lets one of the others begin, though the last view has it as gone."""
+    world = cluster(seed, 3)
+    for node in ("n1", "n2", "n3")[: 2 + goodbye]:
+        world.leave(node, returning=True)
+        world.run(1_500)
+        world.kill(node)
+        world.run(500)
+    if "n3" in world.nodes:
+        world.kill("n3")
+    world.stores.pop("n3")
+    world.disks.pop("n3")
+    world.start("n1", "n2")
+    world.run(6_000)
+    assert serving(world) == set()
+    tell(world, "n1", "n3")
+    world.run_until(lambda: serving(world) == {"n1", "n2"} and world.agreed(), 6_000)
+    world.start("n3")
+    world.run_until(lambda: serving(world) == {"n1", "n2", "n3"} and world.agreed(), 6_000)
+
+
 # --- random worlds -------------------------------------------------------------------------------
 
 
