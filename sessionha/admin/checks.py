@@ -173,6 +173,14 @@ def _alone(facts: Facts) -> Iterable[Problem] | None:
         return None
     if facts.view.member(settings.node) is None:
         return None  # `state` says why
+    servers = len(facts.view.servers)
+    if servers <= settings.min_copies:
+        found = (
+            f"{servers} of the {settings.min_copies + 1} servers are members that a change needs"
+            f" (`min_copies` = {settings.min_copies}): changes are answered with 503"
+        )
+        remedy = "start other nodes; where the rest is gone for good, set `min_copies` and restart"
+        return [Problem("fail", found, remedy)]
     if facts.view.nodes != (settings.node,):
         return []
     remedy = "start other nodes; where they run, compare `nodes`, `cluster`, secret and addresses"

@@ -105,10 +105,14 @@ class HealingPage:
         found = await engine.state.redundancy.safety(node, zones=zones)
         answers = node not in (*found.silent, *found.unknown)
         goes_on = _goes_on(engine.membership.view(), node, found.silent)
-        safe = answers and goes_on and not found.unknown and not found.alone.sessions
+        changes = _takes_changes(
+            engine.membership.view(), node, found.silent, engine.settings.min_copies
+        )
+        safe = answers and goes_on and changes
+        safe = safe and not found.unknown and not found.alone.sessions
         safe = safe and not any(lost.sessions for lost in found.zones.values())
         told = {"safe": safe, "node": node, "asked": engine.settings.node, "answers": answers}
-        told["others_serve"] = goes_on
+        told |= {"others_serve": goes_on, "others_change": changes}
         return _answer(told | _safety(found), 200 if safe else 409)
 
 
@@ -134,6 +138,12 @@ def _goes_on(view: View, node: str, silent: Collection[str]) -> bool:
         return any(member.role != "witness" for member in left)
     voters = {name for name in view.voters if name != node}
     return 2 * sum(member.node in voters for member in left) > len(voters)
+
+
+def _takes_changes(view: View, node: str, silent: Collection[str], min_copies: int) -> bool:
+    """Whether enough servers are left that each can have its changes copied to as many others."""
+    left = [m for m in view.servers if m.ready and m.node not in (node, *silent)]
+    return len(left) > min_copies
 
 
 def _safety(found: Safety) -> dict[str, Any]:

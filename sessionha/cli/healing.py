@@ -137,6 +137,11 @@ def show_safety(found: Mapping[str, Any], console: Console) -> None:
         lines.append(f"{node} and {zone}: {_lost(lost)}")
     if not found["others_serve"]:
         lines.append("too few others would be left to serve: without a majority they answer 503")
+    elif not found["others_change"]:
+        lines.append(
+            "too few others would be left that take clients and copies: they answer changes with"
+            " 503 (`min_copies`)"
+        )
     if not found["answers"]:
         lines.append(f"{node} does not answer: what only it has is not known")
     if others := [each for each in found["unreachable"] if each != node]:

@@ -37,7 +37,10 @@ BROKEN_LIMIT: Final = 4
 """A request that kills every server it is sent to must not visit them all."""
 
 ROUND_PAUSE: Final = 0.05
-"""Seconds to wait for another view when every server passed a request on."""
+"""Seconds to wait for another view when every server passed a request on, at first."""
+
+LONGEST_PAUSE: Final = 0.25
+"""Seconds that it becomes: each round is work for every server, mostly in the worst moment."""
 
 
 class Outcome(Enum):
@@ -105,7 +108,7 @@ class HttpExchange:
             await self._refuse(outcome)
 
     async def _rounds(self, candidates: Candidates) -> Outcome | None:
-        outcome = None
+        outcome, pause = None, ROUND_PAUSE
         while True:
             passed_on = False
             for upstream in candidates():
@@ -115,7 +118,8 @@ class HttpExchange:
                 passed_on = passed_on or outcome is Outcome.ELSEWHERE
             if not passed_on:
                 return outcome
-            await self._upstreams.changed(ROUND_PAUSE)
+            await self._upstreams.changed(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _continues(self, outcome: Outcome) -> bool:
         if outcome in (Outcome.ANSWERED, Outcome.SILENT, Outcome.CLIENT_GONE) or self._started:

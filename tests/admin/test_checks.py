@@ -89,6 +89,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         {"view": View(members=(member(1),)), "heard": {}},
         "alone", "warn", "no copies on other nodes", "start other nodes",
     ),
+    "too few for a change": (
+        {"view": View(members=(member(1),)), "heard": {}, "min_copies": 1},
+        "alone", "fail", "1 of the 2 servers are members that a change needs", "min_copies",
+    ),
     "a member that is silent": (
         {"heard": heard(n2=SILENT)},
         "peers", "fail", "n2 at 127.0.0.1:7002: no answer within 2 s", "firewall",

@@ -6,9 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from sessionha.admin.app import build
-from sessionha.admin.healing import HealingPage, _goes_on
+from sessionha.admin.healing import HealingPage, _goes_on, _takes_changes
 from sessionha.admin.metrics import text
 from sessionha.admin.snapshot import store_of
 from sessionha.admin.tally import Tally
@@ -124,6 +125,24 @@ def test_it_is_not_safe_to_stop_whom_the_others_need_for_a_majority(
 ) -> None:
     """No session is lost by that, and none is served. Who died by proof does not count (R2a)."""
     assert _goes_on(view, "n1", silent) is goes_on
+
+
+@pytest.mark.parametrize(
+    ("members", "silent", "min_copies", "changes"),
+    [
+        (THREE, (), 1, True),
+        (THREE[:2], (), 1, False),
+        (THREE[:2], (), 0, True),
+        (THREE, ("n3",), 1, False),
+        ((*THREE[:2], member("n3", "witness")), (), 1, False),
+        ((*THREE[:2], replace(THREE[2], ready=False)), (), 1, False),
+    ],
+)
+def test_it_is_not_safe_to_stop_whom_the_others_need_for_copies(
+    members: tuple[Member, ...], silent: tuple[str, ...], min_copies: int, changes: bool
+) -> None:
+    """Nothing is lost by that, and no change is accepted (`min_copies`)."""
+    assert _takes_changes(View(members=members), "n1", silent, min_copies) is changes
 
 
 @pytest.mark.parametrize(

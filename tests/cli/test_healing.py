@@ -44,6 +44,7 @@ SAID: dict[str, Any] = {
 
 SAFE: dict[str, Any] = {
     "safe": True, "node": "n1", "asked": "n1", "answers": True, "others_serve": True,
+    "others_change": True,
     "lost": {"groups": 0, "sessions": 0, "bytes": 0}, "zones": {}, "unreachable": [], "unknown": [],
 }  # fmt: skip
 
@@ -118,6 +119,15 @@ def test_who_is_safe_to_stop_exits_0(node: Node, capsys: Output) -> None:
     assert main(["safe-to-stop", "n1", "--url", node.address]) == 0
     assert node.asked == [("/v1/safe-to-stop/n1", READ)]
     assert capsys.readouterr().out == ("n1 alone: nothing would be lost\nn1 is safe to stop\n")
+
+
+def test_who_is_needed_for_copies_of_changes_is_not_safe_to_stop(
+    node: Node, capsys: Output
+) -> None:
+    node.status = 409
+    node.body = json.dumps({**SAFE, "safe": False, "others_change": False}).encode()
+    assert main(["safe-to-stop", "n1", "--url", node.address]) == 1
+    assert "they answer changes with 503 (`min_copies`)" in capsys.readouterr().out
 
 
 def test_who_is_not_safe_to_stop_exits_1_and_says_why(node: Node, capsys: Output) -> None:

@@ -87,7 +87,9 @@ async def test_a_session_outlives_its_server_behind_the_router(tmp_path: Path) -
             found = await asyncio.to_thread(
                 asked, "safe-to-stop", cluster, survivor, f"n{survivor}"
             )
-            assert found["safe"], "the change that was written meanwhile has its temporary copy"
+            assert found["lost"]["sessions"] == 0, "what was written meanwhile has its copy"
+            assert (found["safe"], found["others_serve"]) == (False, True)
+            assert not found["others_change"], "the last one could copy its changes to nobody"
             found = await asyncio.to_thread(asked, "heal", cluster, survivor)
             assert (found["delays"][0]["word"], found["counts"]["replaced"]) == ("hold", 1)
             found = await asyncio.to_thread(asked, "doctor", cluster, survivor)
