@@ -452,7 +452,7 @@ class Engine:
     def _remark_alone(self, topology: TopologyManager, remarks: _Remarks) -> None:
         settings = self.settings
         several = len(settings.description.nodes) > 1 or settings.discovery is not None
-        if len(topology.view().members) == 1 and several:
+        if topology.is_member() and len(topology.view().members) == 1 and several:
             remarks.alone = True
             log.warning(
                 "node %s starts alone: no other node of `nodes` answers yet, and until one does"

@@ -73,8 +73,10 @@ class HealingPage:
         membership, delays = self.engine.membership, self.engine.state.delays
         member = membership.view().member(node)
         known = membership.away()
-        if node == self.engine.settings.node or not membership.is_member():
-            return _refused("ask another node, which is a member of the cluster")
+        if node == self.engine.settings.node:
+            return _refused(f"ask another node: it is the others that await {node}")
+        if not membership.is_member():
+            return _refused("ask another node: this one is no member of the cluster now")
         if member is None and node not in known:
             return _refused(f"{node} was never a member here")
         if member is not None and kind == "now":

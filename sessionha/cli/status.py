@@ -65,7 +65,7 @@ def copies(health: Mapping[str, Any]) -> str:
     told.append(f"{health['at_risk']['groups']} at risk")
     size = sum(health[name]["bytes"] for name in ("redundant", "degraded", "at_risk"))
     counting = "" if health["complete"] else ", counting"
-    return f"{', '.join(told)} ({size / MIB:.1f} MiB{counting})"
+    return f"of its groups {', '.join(told)} ({size / MIB:.1f} MiB{counting})"
 
 
 def delayed(other: Mapping[str, Any]) -> str:

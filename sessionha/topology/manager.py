@@ -112,6 +112,7 @@ class TopologyManager:
         """Absent nodes that are to be awaited for longer than `forget_after`."""
         self._stopped = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
+        self._ended = False
 
     # --- questions -------------------------------------------------------------------------------
 
@@ -316,6 +317,7 @@ class TopologyManager:
         for waiter in self._waiters:
             waiter.cancel()
         self._automaton = None
+        self._ended = True
 
     def describe(self, me: Member) -> None:
         """Tell the cluster that this node describes itself anew: ready, weight, zone, url."""
@@ -676,6 +678,8 @@ class TopologyManager:
         try:
             while self._waiters:
                 await asyncio.sleep(WATCHFUL)
+                if self._ended:
+                    return  # the store may be closed; a late request waits in vain
                 self._notice()
         finally:
             self._watcher = None
