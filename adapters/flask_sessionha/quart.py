@@ -193,7 +193,7 @@ class _Life:
         door = self._interface.doors.known(self._app)
         if door is None or not door.health_paths:
             return None
-        answer = door.health(f"{request.root_path}{request.path}")
+        answer = await door.ahealth(f"{request.root_path}{request.path}")
         if answer is None:
             return None
         about = {"cache-control": "no-store", "content-type": "text/plain; charset=utf-8"}

@@ -317,6 +317,7 @@ READYZ: Final = "readyz"
 """Whether it should get clients: for balancers."""
 
 ALIVE: Final = (200, b"ok\n")
+NOT_READY: Final = (503, b"not ready\n")
 
 
 def health_pages(settings: Settings) -> Mapping[str, str]:

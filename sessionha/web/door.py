@@ -32,6 +32,7 @@ from sessionha.web.asgi import Scope, asked_of_scope
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
+    NOT_READY,
     UNAVAILABLE,
     Agreed,
     Asked,
@@ -185,12 +186,38 @@ class Door:
         return self._engine
 
     def health(self, path: str) -> tuple[int, bytes] | None:
-        """Status and body of the health page at this path (`health_path`); None: it is none."""
+        """Status and body of the health page at this path (`health_path`); None: it is none. An
+        engine that ran must answer, whatever is asked. The question whether it is ready starts it.
+
+        Raises:
+            StoreError, InvalidSettings: what is wrong and the remedy.
+        """
         page = self._health.get(path)
         if page is None:
             return None
+        host = self._host
+        if host is None and page == HEALTHZ:
+            return ALIVE
+        try:
+            if host is None or not host.running:
+                host = self.start(late=True)
+            engine = host.engine
+            return host.call(lambda: ALIVE if page == HEALTHZ else readiness(engine))
+        except EngineSilent as error:
+            refusals.say(error)
+            return NOT_READY
+
+    async def ahealth(self, path: str) -> tuple[int, bytes] | None:
+        """The same on the event loop, which lives if it answers."""
+        page = self._health.get(path)
+        if page is None:
+            return None
+        if page == HEALTHZ:
+            return ALIVE
         engine = self._engine
-        return ALIVE if page == HEALTHZ or engine is None else readiness(engine)
+        if engine is None or not engine.running:
+            engine = await self.astart(late=True)
+        return readiness(engine)
 
     @property
     def health_paths(self) -> Sequence[str]:
@@ -207,9 +234,9 @@ class Door:
             InvalidSettings: the promise, or the first start.
         """
         agreed = self._promised.get(promise) or self._agree(promise)
-        if self._opts_out is not None:
+        if self._opts_out is not None or self._health:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-            if self._opts_out(path, environ):
+            if self._is_without(path, environ):
                 return self._without(agreed)
         header = environ.get("HTTP_COOKIE")
         secure = environ.get("wsgi.url_scheme") == "https"
@@ -231,7 +258,7 @@ class Door:
     async def aenter(self, scope: Scope, promise: Promise) -> Exchange:
         """The same for a request or websocket with this scope of ASGI."""
         agreed = self._promised.get(promise) or self._agree(promise)
-        if self._opts_out is not None and self._opts_out(scope["path"], scope):
+        if self._is_without(scope["path"], scope):
             return self._without(agreed)
         engine = self._engine
         if engine is None or not engine.running:
@@ -248,6 +275,13 @@ class Door:
                 visit.leave()
                 raise
         return Exchange(self, None, visit)
+
+    def _is_without(self, path: str, request: Mapping[str, Any]) -> bool:
+        """Whether a request is opted out. A probe is: it must not wait for an engine that starts,
+        and `health` answers it before anything else."""
+        return path in self._health or (
+            self._opts_out is not None and self._opts_out(path, request)
+        )
 
     def _without(self, agreed: Agreed) -> Exchange:
         """The exchange of a request that is opted out."""

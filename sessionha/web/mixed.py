@@ -71,8 +71,8 @@ class MixedDoor(Door):
     # --- requests ---
 
     def opts_out(self, path: str, environ: Mapping[str, Any]) -> bool:
-        """Whether a request shall have no session of its client (`exclude`)."""
-        return self._opts_out is not None and self._opts_out(path, environ)
+        """Whether a request shall have no session of its client (`exclude`, and probes)."""
+        return self._is_without(path, environ)
 
     def admit(
         self, cookies: str, promise: Promise, *, secure: bool, environ: Mapping[str, Any]

@@ -279,6 +279,28 @@ def test_health_is_told_where_it_is_asked_for() -> None:
     assert client.get("/-/readyz").status_code == 200
 
 
+@pytest.mark.parametrize("exclude", [(), ["/healthz", "/readyz"], [sessionha.bots]])
+def test_probes_start_the_engine_only_to_say_that_it_is_ready(exclude: Any) -> None:
+    engine = FakeEngine(settings=Settings.load({}, store="memory", health_path="/"))
+    client = application(engine=engine, exclude=exclude).test_client()
+    probe = {"User-Agent": "kube-probe/1.31"}
+    assert client.get("/healthz", headers=probe).status_code == 200
+    assert not engine.running
+    assert client.get("/readyz", headers=probe).status_code == 200
+    assert engine.running
+
+
+def test_an_engine_whose_loop_has_died_fails_both_probes() -> None:
+    looped = Settings.load({}, concurrency="serialize", health_path="/")
+    app = application(engine=FakeEngine(settings=looped))
+    client = app.test_client()
+    assert client.get("/readyz").status_code == 200
+    host: Any = app.extensions["sessionha"].doors.known(app).start()
+    host._loop.call_soon_threadsafe(host._loop.stop)
+    host._thread.join()
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [503, 503]
+
+
 def test_without_a_secret_key_flask_complains_at_the_first_use() -> None:
     client = application(SECRET_KEY=None).test_client()
     client.application.testing = True

@@ -11,6 +11,7 @@ from quart import Quart, session, websocket
 from flask_sessionha import FormerCookies
 from flask_sessionha.quart import QuartSession, Session
 from sessionha import SessionUnavailable
+from sessionha.settings import Settings
 from tests.session.fakes import FakeEngine
 
 KEY = "c0de-8f31-4b7a-99e2-5d06-ab54-7713-e8f9"  # of the tests' applications only
@@ -102,6 +103,15 @@ async def test_what_cannot_be_had_or_committed_is_answered_with_503() -> None:
     assert (await client.get("/count")).status_code == 503
     engine.state.failure = None
     assert await (await client.get("/count")).get_data() == b"2"
+
+
+async def test_probes_start_the_engine_only_to_say_that_it_is_ready() -> None:
+    engine = FakeEngine(settings=Settings.load({}, store="memory", health_path="/"))
+    client = application(engine=engine, exclude=["/readyz"]).test_client()
+    assert (await client.get("/healthz")).status_code == 200
+    assert not engine.running
+    assert await (await client.get("/readyz")).get_data() == b"ready\n"
+    assert engine.running
 
 
 def _old_cookie() -> str:
