@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 def follow_logins(app: Flask) -> None:
     """Follow the log-ins of this application, where Flask-Login is installed."""
     try:
-        from flask_login import user_logged_in, user_logged_out  # noqa: PLC0415
+        from flask_login import (  # noqa: PLC0415
+            user_loaded_from_cookie,
+            user_logged_in,
+            user_logged_out,
+        )
     except ModuleNotFoundError:
         return
     user_logged_in.connect(_logged_in, app)
+    user_loaded_from_cookie.connect(_logged_in, app)  # its remember cookie logs in as well
     user_logged_out.connect(_logged_out, app)
 
 

@@ -413,6 +413,10 @@ def log_ins() -> Flask:
 
     manager.user_loader(lambda _: User())
     app.get("/log-in", endpoint="in")(lambda: str(flask_login.login_user(User())))
+    app.get("/remember", endpoint="remember")(
+        lambda: str(flask_login.login_user(User(), remember=True))
+    )
+    app.get("/user", endpoint="user")(lambda: str(flask_login.current_user.get_id()))
     app.get("/log-out", endpoint="out")(lambda: str(flask_login.logout_user()))
     app.get("/subject", endpoint="subject")(lambda: str(mine().subject))
     app.get("/devices", endpoint="devices")(lambda: str(len(mine().siblings().sessions)))
@@ -430,3 +434,14 @@ def test_a_log_in_renews_the_id_and_says_whose_session_it_is(log_ins: Flask) -> 
     client.get("/log-out")
     assert client.get("/subject").text == "None"
     assert client.get("/").json == {"n": 1}
+
+
+def test_a_remembered_log_in_renews_the_id_and_says_whose_session_it_is(log_ins: Flask) -> None:
+    """So that nobody can plant a session that it then logs in."""
+    victim, attacker = log_ins.test_client(), log_ins.test_client()
+    victim.get("/remember")
+    attacker.get("/count")
+    bring(attacker, victim)
+    assert victim.get("/user").text == "ada"
+    assert victim.get("/subject").text == "ada"
+    assert attacker.get("/user").text == "None"
