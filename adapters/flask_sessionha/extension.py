@@ -9,7 +9,7 @@ from flask import Response, request
 
 from flask_sessionha.commands import commands
 from flask_sessionha.configuration import Exclude, check_cookie, warn_of_ignored
-from flask_sessionha.former import Former
+from flask_sessionha.former import Former, SubjectOf, user_of
 from flask_sessionha.interface import SessionInterface
 from flask_sessionha.logins import follow_logins
 from sessionha import SessionUnavailable, refusal
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Session:
     """Gives an application sessionha's sessions: `Session(app)`, or `Session().init_app(app)`.
 
-    `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`). `exclude`: paths
+    `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`); `subject_of`: whose
+    each of those is, by its data: without it, the user of Flask-Login. `exclude`: paths
     ("/healthz"; "/static/" and all below) and predicates of the WSGI environment whose requests
     have an empty session that is forgotten. Further keywords are settings of sessionha, as in
     `app.config["SESSIONHA_…"]` and in the environment. Use `flask.session`, as ever.
@@ -35,10 +36,12 @@ class Session:
         app: Flask | None = None,
         *,
         former: Sequence[Former] = (),
+        subject_of: SubjectOf = user_of,
         exclude: Exclude = (),
         **settings: object,
     ) -> None:
         self._former = former
+        self._subject_of = subject_of
         self._exclude = exclude
         self._settings = settings
         if app is not None:
@@ -46,7 +49,12 @@ class Session:
 
     def init_app(self, app: Flask) -> None:
         """Give this application sessions; its configuration should be complete."""
-        interface = SessionInterface(former=self._former, exclude=self._exclude, **self._settings)
+        interface = SessionInterface(
+            former=self._former,
+            subject_of=self._subject_of,
+            exclude=self._exclude,
+            **self._settings,
+        )
         check_cookie(
             interface.get_cookie_name(app),
             secure=interface.get_cookie_secure(app),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 import msgspec
 from flask.sessions import SecureCookieSessionInterface
@@ -13,14 +13,30 @@ from itsdangerous import BadSignature, Signer
 log = logging.getLogger("sessionha.flask")
 
 
+GRACE: Final = 60
+"""Seconds that a session lives on which was taken over: parallel requests of its browser bring its
+cookie too."""
+
+
+def user_of(found: Mapping[str, Any]) -> str | None:
+    """Whose session one of before is: the user of Flask-Login."""
+    user = found.get("_user_id")
+    return None if user is None else str(user)
+
+
+SubjectOf = Callable[[Mapping[str, Any]], str | None]
+"""Says whose session one with this data is, in the words of `session.subject`; None: nobody's."""
+
+
 class Former(Protocol):
     """What kept the application's sessions before. Called in the thread of the request."""
 
     def read(self, app: Any, cookie: str) -> Mapping[str, Any] | None:
         """What the session of this cookie held; None: it is none of these."""
 
-    def forget(self, app: Any, cookie: str) -> None:
-        """The session was taken over: it must not be found again."""
+    def forget(self, app: Any, cookie: str, seconds: int) -> None:
+        """The session was taken over, or its client logged out: after `seconds`, or sooner, it must
+        not be found any more. Who says so again gives it no more time."""
 
 
 class FormerCookies:
@@ -43,7 +59,7 @@ class FormerCookies:
             return None
         return found if isinstance(found, dict) else None
 
-    def forget(self, app: Any, cookie: str) -> None:
+    def forget(self, app: Any, cookie: str, seconds: int) -> None:
         """There is nothing."""
 
 
@@ -77,10 +93,14 @@ class FormerRedis:
         log.warning("a session of Flask-Session is neither msgpack nor JSON, and is not taken over")
         return None
 
-    def forget(self, app: Any, cookie: str) -> None:
+    def forget(self, app: Any, cookie: str, seconds: int) -> None:
         """See `Former.forget`."""
-        if (key := self._key(app, cookie)) is not None:
+        if (key := self._key(app, cookie)) is None:
+            return
+        if not seconds:
             self._client.delete(key)
+        elif not 0 <= self._client.ttl(key) <= seconds:  # -1: it would never end
+            self._client.expire(key, seconds)
 
     def _key(self, app: Any, cookie: str) -> str | None:
         if not self._signed:

@@ -12,7 +12,7 @@ from flask.sessions import SessionMixin
 
 from flask_sessionha.configuration import Doors, Exclude, permanent_by_default
 from flask_sessionha.cookies import Attributes, refuse, tell
-from flask_sessionha.former import Former
+from flask_sessionha.former import Former, SubjectOf, user_of
 from flask_sessionha.session import FlaskSession, UnavailableSession, session_of
 from sessionha import Door, Promise, SessionUnavailable, StoreFull, refusal
 
@@ -21,16 +21,22 @@ if TYPE_CHECKING:
 
 
 class SessionInterface(FlaskInterface):
-    """Takes the place of Flask's own. `former`: what kept the sessions before; the further keywords
+    """Takes the place of Flask's own. `former`, `subject_of`: see `Session`; the further keywords
     are settings of sessionha, and come before those in `app.config` and in the environment."""
 
     session_class = FlaskSession
 
     def __init__(
-        self, *, former: Sequence[Former] = (), exclude: Exclude = (), **settings: object
+        self,
+        *,
+        former: Sequence[Former] = (),
+        subject_of: SubjectOf = user_of,
+        exclude: Exclude = (),
+        **settings: object,
     ) -> None:
         self.doors = Doors(exclude, settings)
         self._former = tuple(former)
+        self._subject_of = subject_of
         self.attributes: WeakKeyDictionary[Any, Attributes] = WeakKeyDictionary()
         """Those that each application's cookies were told with last."""
 
@@ -63,7 +69,8 @@ class SessionInterface(FlaskInterface):
         for former in self._former:
             found = former.read(app, cookie)
             if found is not None:
-                session.take_over(found, partial(former.forget, app, cookie))
+                subject = self._subject_of(found)
+                session.take_over(found, subject, partial(former.forget, app, cookie))
                 return
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:

@@ -19,7 +19,7 @@ from flask_sessionha.configuration import (
     warn_of_ignored,
 )
 from flask_sessionha.cookies import Attributes, refuse, tell
-from flask_sessionha.former import Former
+from flask_sessionha.former import Former, SubjectOf, user_of
 from flask_sessionha.session import ServerSession, UnavailableSession, session_of
 from sessionha import Door, Exchange, Promise, SessionUnavailable, StoreFull, refusal
 
@@ -59,10 +59,16 @@ class SessionInterface(QuartInterface):
     session_class = QuartSession
 
     def __init__(
-        self, *, former: Sequence[Former] = (), exclude: Exclude = (), **settings: object
+        self,
+        *,
+        former: Sequence[Former] = (),
+        subject_of: SubjectOf = user_of,
+        exclude: Exclude = (),
+        **settings: object,
     ) -> None:
         self.doors = Doors(exclude, settings)
         self._former = tuple(former)
+        self._subject_of = subject_of
         self.attributes: WeakKeyDictionary[Any, Attributes] = WeakKeyDictionary()
         """Those that each application's cookies were told with last."""
 
@@ -97,7 +103,8 @@ class SessionInterface(QuartInterface):
         for former in self._former:
             found = await asyncio.to_thread(former.read, app, cookie)
             if found is not None:
-                session.take_over(found, partial(former.forget, app, cookie))
+                subject = self._subject_of(found)
+                session.take_over(found, subject, partial(former.forget, app, cookie))
                 return
 
     async def save_session(self, app: Quart, session: Any, response: Any) -> None:
@@ -140,10 +147,12 @@ class Session:
         app: Quart | None = None,
         *,
         former: Sequence[Former] = (),
+        subject_of: SubjectOf = user_of,
         exclude: Exclude = (),
         **settings: object,
     ) -> None:
         self._former = former
+        self._subject_of = subject_of
         self._exclude = exclude
         self._settings = settings
         if app is not None:
@@ -151,7 +160,12 @@ class Session:
 
     def init_app(self, app: Quart) -> None:
         """Give this application sessions; its configuration should be complete."""
-        interface = SessionInterface(former=self._former, exclude=self._exclude, **self._settings)
+        interface = SessionInterface(
+            former=self._former,
+            subject_of=self._subject_of,
+            exclude=self._exclude,
+            **self._settings,
+        )
         check_cookie(
             interface.get_cookie_name(app),
             secure=interface.get_cookie_secure(app),

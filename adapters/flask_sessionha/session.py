@@ -7,10 +7,14 @@ from typing import Any, NoReturn, TypeVar
 
 from flask.sessions import SessionMixin
 
+from flask_sessionha.former import GRACE
 from sessionha import DictSession, Exchange, Session, SessionError
 
 PERMANENT = "_permanent"
 """The element in which Flask, and extensions that read it, keep the flag."""
+
+FLASHES = "_flashes"
+"""The element of messages that the next page shows."""
 
 S = TypeVar("S", bound="ServerSession")
 
@@ -24,7 +28,10 @@ class ServerSession(DictSession, SessionMixin):
     was_permanent = False
     """Whether it was, before the request said that it is not."""
     _wanted: bool | None = None
-    _forget: Callable[[], None] | None = None
+    _forget: Callable[[int], None] | None = None
+    _former: frozenset[str] = frozenset()
+    """The names of what was taken over."""
+    _renewed = False
     logged_out = False
     """Whether what was taken over is gone again, so that the client's old cookie must go too."""
 
@@ -68,18 +75,23 @@ class ServerSession(DictSession, SessionMixin):
             self.pop(PERMANENT, None)
             self.sessionha.end_if_empty()
 
-    def take_over(self, former: Mapping[str, Any], forget: Callable[[], None]) -> None:
-        """Begin with what a former session held; it is forgotten when this one is stored, or when
-        nothing is left of it: that is a log-out."""
+    def take_over(
+        self, former: Mapping[str, Any], subject: str | None, forget: Callable[[int], None]
+    ) -> None:
+        """Begin with what a former session held. It is forgotten soon after this one is stored, for
+        parallel requests bring its cookie too; and at once if this request has taken something out,
+        or renewed the ID: that may be a log-out."""
         self.update(former)
         if self.has_data:
-            self._forget = forget
+            self._former, self._forget = frozenset(former), forget
+            self.subject = subject
 
     def taken_over(self) -> None:
         """What this request did is committed."""
         if self._forget is not None and (self.logged_out or not self.new):
             forget, self._forget = self._forget, None
-            forget()
+            lost = self._renewed or self._former - self.keys() - {FLASHES}
+            forget(0 if self.logged_out or lost else GRACE)
 
     @property
     def new(self) -> bool:  # type: ignore[override]
@@ -108,10 +120,12 @@ class ServerSession(DictSession, SessionMixin):
     def regenerate(self, *, cascade: bool = False) -> None:
         """Give the session a new ID, as every log-in should: the old one is never valid again.
         See `Session.renew_id`."""
+        self._renewed = True
         self.sessionha.renew_id(cascade=cascade)
 
     def destroy(self, *, cascade: bool = False) -> None:
         """End the session for good, on every node. See `Session.destroy`."""
+        self._renewed = True
         self.sessionha.destroy(cascade=cascade)
 
     def increment(self, name: str, by: float = 1) -> Any:

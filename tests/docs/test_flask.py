@@ -44,13 +44,20 @@ async def test_quarts_page(surroundings: None) -> None:
 
 def test_the_way_from_flask_session(surroundings: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {"session:old": msgspec.msgpack.encode({"n": 6})}
+    times: dict[str, int] = {}
 
     class Redis:
+        def __init__(self, *, socket_timeout: float, socket_connect_timeout: float) -> None:
+            assert socket_timeout == socket_connect_timeout
+
         def get(self, key: str) -> bytes | None:
             return rows.get(key)
 
-        def delete(self, key: str) -> None:
-            del rows[key]
+        def ttl(self, key: str) -> int:
+            return times.get(key, -1)
+
+        def expire(self, key: str, seconds: int) -> None:
+            times[key] = seconds
 
     monkeypatch.setattr("redis.Redis", Redis)
     (program,) = blocks(DOCS / "from-flask-session.md", "python")
@@ -61,4 +68,4 @@ def test_the_way_from_flask_session(surroundings: None, monkeypatch: pytest.Monk
     client = app.test_client()
     client.set_cookie("session", "old")
     assert client.get("/").json == {"n": 6}
-    assert not rows
+    assert times == {"session:old": 60}

@@ -327,6 +327,7 @@ class FakeRedis:
 
     def __init__(self, rows: dict[str, bytes]) -> None:
         self.rows = rows
+        self.times: dict[str, int] = {}
 
     def get(self, key: str) -> bytes | None:
         return self.rows.get(key)
@@ -334,13 +335,21 @@ class FakeRedis:
     def delete(self, key: str) -> None:
         del self.rows[key]
 
+    def ttl(self, key: str) -> int:
+        return self.times.get(key, -1)
 
-def _old_cookie() -> str:
+    def expire(self, key: str, seconds: int) -> None:
+        assert key in self.rows
+        assert key not in self.times, "it is given more time"
+        self.times[key] = seconds
+
+
+def _old_cookie(**data: object) -> str:
     app = Flask("shop")
     app.secret_key = KEY
     serializer = SecureCookieSessionInterface().get_signing_serializer(app)
     assert serializer is not None
-    return str(serializer.dumps({"n": 6}))
+    return str(serializer.dumps(data or {"n": 6}))
 
 
 def test_flasks_own_sessions_are_taken_over() -> None:
@@ -351,15 +360,41 @@ def test_flasks_own_sessions_are_taken_over() -> None:
 
 
 @pytest.mark.parametrize("encode", [msgspec.msgpack.encode, msgspec.json.encode])
-def test_flask_sessions_sessions_are_taken_over_once(encode: Callable[[Any], bytes]) -> None:
+def test_flask_sessions_sessions_are_taken_over_and_end_soon(
+    encode: Callable[[Any], bytes],
+) -> None:
     redis = FakeRedis({"session:old": encode({"n": 6, "_permanent": True})})
     client = application(former=[FormerRedis(redis)]).test_client()
     client.set_cookie("session", "old")
     assert client.get("/").json == {"n": 6, "_permanent": True}
-    assert not redis.rows
+    assert redis.times == {"session:old": 60}
     assert client.get("/count").text == "7"
+    client.set_cookie("session", "old")  # that of a request which was under way meanwhile
+    assert client.get("/").json == {"n": 6, "_permanent": True}
+
+
+@pytest.mark.parametrize("page", ["/swap", "/regenerate"])
+def test_what_may_be_a_log_out_forgets_the_session_of_before_at_once(page: str) -> None:
+    redis = FakeRedis({"session:old": msgspec.msgpack.encode({"n": 6})})
+    app = application(former=[FormerRedis(redis)])
+    app.get("/swap", endpoint="swap")(lambda: [session.pop("n"), session.update(cart=1)])
+    client = app.test_client()
     client.set_cookie("session", "old")
-    assert client.get("/").json == {}
+    client.get(page)
+    assert not redis.rows
+    assert client.get_cookie("session") is not None
+
+
+@pytest.mark.parametrize("page", ["/", "/pop"])
+def test_a_session_of_before_has_the_subject_that_its_data_tell(page: str) -> None:
+    redis = FakeRedis({"session:old": msgspec.msgpack.encode({"n": 6})})
+    app = application(former=[FormerRedis(redis)], subject_of=lambda found: f"user:{found['n']}")
+    app.get("/subject", endpoint="subject")(lambda: str(mine().subject))
+    client = app.test_client()
+    client.set_cookie("session", "old")
+    client.get(page)
+    assert client.get("/subject").text == ("user:6" if page == "/" else "None")
+    assert (client.get_cookie("session") is None) == (page == "/pop")
 
 
 LOG_OUTS: dict[str, Callable[[], object]] = {
@@ -445,3 +480,14 @@ def test_a_remembered_log_in_renews_the_id_and_says_whose_session_it_is(log_ins:
     assert victim.get("/user").text == "ada"
     assert victim.get("/subject").text == "ada"
     assert attacker.get("/user").text == "None"
+
+
+def test_a_session_of_before_belongs_to_its_user_of_flask_login(log_ins: Flask) -> None:
+    Session(log_ins, former=[FormerCookies()])
+    log_ins.get("/everywhere", endpoint="everywhere")(lambda: str(mine().revoke_all().ended))
+    client, elsewhere = log_ins.test_client(), log_ins.test_client()
+    client.set_cookie("session", _old_cookie(_user_id="ada", _fresh=True))
+    assert client.get("/user").text == "ada"
+    elsewhere.get("/log-in")
+    elsewhere.get("/everywhere")
+    assert client.get("/user").text == "None"

@@ -114,18 +114,30 @@ async def test_probes_start_the_engine_only_to_say_that_it_is_ready() -> None:
     assert engine.running
 
 
-def _old_cookie() -> str:
+def _old_cookie(**data: object) -> str:
     old = Flask("shop")
     old.secret_key = KEY
     serializer = SecureCookieSessionInterface().get_signing_serializer(old)
     assert serializer is not None
-    return str(serializer.dumps({"n": 6}))
+    return str(serializer.dumps(data or {"n": 6}))
 
 
 async def test_sessions_of_before_are_taken_over() -> None:
     client = application(former=[FormerCookies()]).test_client()
     client.set_cookie("localhost", "session", _old_cookie())
     assert await (await client.get("/count")).get_data() == b"7"
+
+
+async def test_a_session_of_before_belongs_to_its_user_of_flask_login() -> None:
+    app = application(former=[FormerCookies()])
+
+    @app.get("/subject")
+    async def subject() -> str:
+        return str(mine().subject)
+
+    client = app.test_client()
+    client.set_cookie("localhost", "session", _old_cookie(_user_id=7))
+    assert await (await client.get("/subject")).get_data() == b"7"
 
 
 async def test_a_log_out_may_be_the_first_request_after_the_change() -> None:
