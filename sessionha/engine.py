@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -70,7 +71,7 @@ from sessionha.state.manager import StateManager
 from sessionha.state.node import Node, Options
 from sessionha.state.upkeep import Upkeep
 from sessionha.stopping import Stopping
-from sessionha.store import LMDBStore, MemoryStore, choose, durable
+from sessionha.store import LMDBStore, MemoryStore, choose, durable, is_alive
 from sessionha.topology.base import Change
 from sessionha.topology.health import NodeState
 from sessionha.topology.lone import LoneMembership
@@ -182,6 +183,11 @@ class Engine:
     def running(self) -> bool:
         """Whether it was started in this very process."""
         return self._parts is not None and self._parts.pid == os.getpid()
+
+    def has_siblings(self) -> bool:
+        """Whether another process runs an engine of this node with the same store; to be asked
+        before the start. Raises StoreError: there is no place for the store."""
+        return self.settings.store != "memory" and is_alive(self._place())
 
     @property
     def state(self) -> StateManager:
@@ -624,11 +630,15 @@ class Engine:
         settings = self.settings
         if settings.store == "memory":
             return MemoryStore(size=settings.store_size).open()
-        place = choose(settings.store or None, name=self._name, size=settings.store_size)
+        place = self._place()
         # Allocated whole and mapped writable it is twice as fast, and takes its size in memory at
         # once: right for a node of a cluster, too much for an application on a laptop.
         writemap = None if settings.has_peers else False
         return LMDBStore(place, size=settings.store_size, writemap=writemap).open()
+
+    def _place(self) -> Path:
+        settings = self.settings
+        return choose(settings.store or None, name=self._name, size=settings.store_size)
 
     def _node(
         self,

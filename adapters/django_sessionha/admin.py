@@ -54,7 +54,7 @@ class UserSessionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "title": "User sessions",
             "opts": self.opts,
             "word": word,
-            "sessions": self._sessions(request, user) if user is not None else None,
+            **(self._found(request, user) if user is not None else {}),
             "may_revoke": self.has_delete_permission(request),
             **(extra_context or {}),
         }
@@ -68,17 +68,24 @@ class UserSessionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             messages.error(request, str(error))
             return None
 
-    def _sessions(self, request: HttpRequest, user: Any) -> list[dict[str, Any]] | None:
+    def get_object(self, *_: Any, **__: Any) -> None:
+        """There is no page about one of them."""
+        return
+
+    def _found(self, request: HttpRequest, user: Any) -> dict[str, Any]:
+        """What the page shows of a user; nothing if it cannot be had."""
         try:
             found = door().sessions_of(subject_of(user))
         except SessionError as error:
             messages.error(request, UNAVAILABLE % error)
-            return None
+            return {}
         if found.unreachable:
-            nodes = ", ".join(found.unreachable)
-            messages.warning(request, f"{nodes} could not be asked and may hold more sessions.")
+            nodes = ", ".join(found.unreachable)  # last, for Django writes the first letter large
+            messages.warning(request, f"Not asked, and may hold more sessions: {nodes}")
+        if found.more:
+            messages.warning(request, "There are more sessions than are listed.")
         now = timezone.now()
-        return [
+        sessions = [
             {
                 "id": each.id,
                 "began": now - timedelta(seconds=each.age),
@@ -88,6 +95,7 @@ class UserSessionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             }
             for each in found.sessions
         ]
+        return {"asked": True, "sessions": sessions, "missing": bool(found.unreachable)}
 
     def _revoke(self, request: HttpRequest, user: Any) -> None:
         if not self.has_delete_permission(request):
@@ -100,7 +108,15 @@ class UserSessionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return
         what = "session" if session is not None else "all sessions"
         self.log_deletions_of(request, user, what)
-        messages.success(request, f"{done.ended} ended.")
+        if done.ended or not done.unreachable:
+            messages.success(request, f"{done.ended} ended.")
+        if done.unreachable:
+            nodes = ", ".join(done.unreachable)
+            messages.warning(
+                request,
+                "Not told now, so what is there ends when they return, before they serve a session:"
+                f" {nodes}",
+            )
 
     def log_deletions_of(self, request: HttpRequest, user: Any, what: str) -> None:
         """Note in the site's history who has revoked sessions of whom; never an ID."""

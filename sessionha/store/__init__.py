@@ -2,6 +2,7 @@
 
 from sessionha.store.base import Reader, Store, Usage, Writer
 from sessionha.store.lmdb import LMDBStore
+from sessionha.store.locks import is_alive
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.store.place import choose, durable
 
@@ -15,4 +16,5 @@ __all__ = [
     "Writer",
     "choose",
     "durable",
+    "is_alive",
 ]

@@ -47,6 +47,10 @@ class Engine(Home, Protocol):
     def running(self) -> bool:
         """Whether it was started in this very process; False again in a forked child."""
 
+    def has_siblings(self) -> bool:
+        """Whether another process runs one of the same node with the same store; to be asked before
+        the start."""
+
     async def start(self) -> None:
         """Open the store and join the cluster. Does nothing when it runs; callable at once by
         several tasks; without peers it never suspends."""

@@ -68,6 +68,15 @@ class MixedDoor(Door):
         """Whether its engine runs in this very process."""
         return self._host is not None and self._host.running
 
+    def has_siblings(self) -> bool:
+        """Whether another process on this machine serves the same sessions. Where none does, what
+        is no part of a server, such as a command, would start a node by itself: ask before.
+
+        Raises:
+            StoreError: there is no place for the store.
+        """
+        return self._made().has_siblings()
+
     # --- requests ---
 
     def opts_out(self, path: str, environ: Mapping[str, Any]) -> bool:

@@ -47,7 +47,8 @@ def test_a_user_sees_and_ends_their_other_sessions(names: dict[str, Any]) -> Non
         client = Client()
         client.cookies["sessionid"] = here.session_key
         assert len(client.get("/devices").json()["sessions"]) == 2
-        assert client.get("/elsewhere").json() == {"ended": 1}
+        assert client.get("/elsewhere").status_code == 405
+        assert client.post("/elsewhere").json() == {"ended": 1}
         assert len(client.get("/devices").json()["sessions"]) == 1
 
 

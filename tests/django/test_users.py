@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from django.test import AsyncClient, Client, override_settings
 
 from django_sessionha import configuration
 from django_sessionha.sessions import SessionStore
+from sessionha.state.base import LoggedOut, Siblings
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -86,8 +90,46 @@ def test_the_command_lists_and_ends_the_sessions_of_a_user(ada: User) -> None:
     ],
 )
 def test_the_command_says_what_is_wrong(ada: User, words: tuple[str, ...], why: str) -> None:
+    logged_in(ada)
     with pytest.raises(CommandError, match=why):
         command(*words)
+
+
+SERVER = """
+import django
+from django.conf import settings
+from tests.django.settings import SETTINGS
+
+settings.configure(**{**SETTINGS, "SESSIONHA": {"store": %r}})
+django.setup()
+from django_sessionha.sessions import SessionStore
+
+store = SessionStore()
+store.subject = "user:%s"
+store.save()
+print("serves", flush=True)
+input()
+"""
+
+
+def test_the_command_works_beside_a_server_and_refuses_without_one(
+    ada: User, tmp_path: Path
+) -> None:
+    """Elsewhere it would start a node by itself, and say that nobody is logged in."""
+    store = str(tmp_path / "store")
+    with override_settings(SESSIONHA={"store": store}):
+        words = [sys.executable, "-c", SERVER % (store, ada.pk)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"serves\n"
+            assert command("ada", "--revoke-all") == "1 ended\n"
+            configuration.door().start().stop()
+            server.communicate(b"\n")
+    for settings in ({"store": store}, {"store": "memory"}):
+        with override_settings(SESSIONHA=settings):
+            with pytest.raises(CommandError, match="as the user whose processes serve"):
+                command("ada", "--revoke-all")
+            assert not configuration.door().running
 
 
 def test_expired_sessions_need_no_clearing() -> None:
@@ -132,6 +174,29 @@ def test_the_admin_page_is_for_those_who_may(ada: User) -> None:
     assert staff("nobody").get(PAGE).status_code == 403
     answer = staff("viewer", "view").post(PAGE, {"user": "ada", "session": ""})
     assert answer.status_code == 403
+
+
+def test_the_admin_page_names_the_servers_that_do_not_answer(
+    ada: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, door = staff("operator", "view", "delete"), configuration.door()
+    monkeypatch.setattr(door, "revoke", lambda *_: LoggedOut(0, ("node-two",)))
+    monkeypatch.setattr(door, "sessions_of", lambda _: Siblings((), ("node-two",), more=True))
+    page = operator.get(PAGE, {"user": ada.username}).content
+    assert b"may hold more sessions: node-two" in page
+    assert b"There are more sessions" in page
+    assert b"Log out everywhere" in page
+    answer = operator.post(PAGE, {"user": ada.username, "session": ""}, follow=True)
+    assert b"before they serve a session: node-two" in answer.content
+    assert b"0 ended" not in answer.content
+
+
+@pytest.mark.parametrize("rest", ["1/change/", "1/delete/", "1/history/", "x/change/", "add/"])
+def test_the_admin_has_no_other_page_of_user_sessions(rest: str) -> None:
+    User.objects.create_superuser("boss", password="x")
+    client = Client()
+    client.force_login(User.objects.get(username="boss"))
+    assert client.get(PAGE + rest).status_code in (302, 403)
 
 
 # --- the change from another engine ---

@@ -266,6 +266,10 @@ class FakeEngine:
         self.node_state = NodeState.READY
         self.counts: list[str] = []
 
+    def has_siblings(self) -> bool:
+        """It is the only one."""
+        return False
+
     @property
     def node(self) -> str:
         """Whoever serves stands first."""

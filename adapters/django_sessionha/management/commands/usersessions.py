@@ -30,12 +30,25 @@ class Command(BaseCommand):
         """Do it."""
         subject = subject_of(found_user(options["user"]))
         try:
+            self._check_node()
             if options["revoke_all"] or options["revoke"]:
                 self._end(subject, options["revoke"])
             else:
                 self._list(subject)
         except SessionError as error:
             raise CommandError(str(error)) from error
+
+    def _check_node(self) -> None:
+        """Raises CommandError: this process would be a node by itself, that knows no sessions."""
+        if door().running or door().has_siblings():
+            return
+        settings = door().settings
+        raise CommandError(
+            f"no server of the node {settings.node!r} runs with the store that this command would"
+            " use, so it knows of no session. Run it on a server, as the user whose processes"
+            " serve the project, with the same settings and environment. What is in the `store`"
+            " memory only its own process knows: use the admin page, or `sessionha sessions`"
+        )
 
     def _list(self, subject: str) -> None:
         found = door().sessions_of(subject)
