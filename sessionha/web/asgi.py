@@ -18,6 +18,7 @@ from sessionha.session.visit import Visit, opted_out, visit_of
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
+    SEVERAL_HOSTS,
     UNAVAILABLE,
     Asked,
     Engine,
@@ -130,7 +131,7 @@ class SessionMiddleware:
         values = None if outer is None else scope.get("session")
         terms = self.terms
         if self._choice is not None:
-            if _has_several_hosts(scope):
+            if has_several_hosts(scope):
                 await _refuse_hosts(scope, receive, send)
                 return
             terms, instead = self._choice.choose(asked_of_scope(scope), outer)
@@ -272,16 +273,15 @@ def asked_of_scope(scope: Scope) -> Asked:
     )
 
 
-def _has_several_hosts(scope: Scope) -> bool:
-    """Some servers let that pass; then an application may go by another host than the choice of the
-    virtual server, and give one tenant's session to another."""
+def has_several_hosts(scope: Scope) -> bool:
+    """See `SEVERAL_HOSTS`."""
     return [name for name, _ in scope["headers"]].count(b"host") > 1
 
 
 async def _refuse_hosts(scope: Scope, receive: Receive, send: Send) -> None:
-    """As RFC 9112, 3.2 demands."""
+    """See `SEVERAL_HOSTS`."""
     if scope["type"] == "http":
-        await _answer(send, 400, b"Several Host headers.\n", [])
+        await _answer(send, 400, SEVERAL_HOSTS, [])
         return
     await receive()  # websocket.connect
     await send({"type": "websocket.close", "code": _PROTOCOL_ERROR})

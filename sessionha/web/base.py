@@ -31,6 +31,11 @@ log = logging.getLogger("sessionha.web")
 UNAVAILABLE: Final = b"The session is not available at the moment. Please try again.\n"
 """What clients are told with a 503: nothing about nodes."""
 
+SEVERAL_HOSTS: Final = b"Several Host headers.\n"
+"""What they are told with the 400 that RFC 9112, 3.2 demands. Some servers let them pass; then an
+application may go by another one than the choice of the virtual server, and give one tenant's
+session to another."""
+
 SAY_EVERY: Final = 10.0
 """Seconds between two warnings of refused requests for one kind of error: with a full store every
 request is one."""

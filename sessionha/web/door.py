@@ -28,11 +28,12 @@ from sessionha.session.carrier import NO_REQUEST, Carried, carry, lay_down
 from sessionha.session.cookies import remember
 from sessionha.session.session import Session
 from sessionha.session.visit import Cookie, Told, Visit, opted_out
-from sessionha.web.asgi import Scope, asked_of_scope
+from sessionha.web.asgi import Scope, asked_of_scope, has_several_hosts
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
     NOT_READY,
+    SEVERAL_HOSTS,
     UNAVAILABLE,
     Agreed,
     Asked,
@@ -50,7 +51,7 @@ from sessionha.web.base import (
 from sessionha.web.optout import Exclude, OptsOut, opt_out
 from sessionha.web.signals import retire_first
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
-from sessionha.web.wsgi import asked_of_environ, doors
+from sessionha.web.wsgi import asked_of_environ, doors, joins_hosts
 
 log = logging.getLogger("sessionha.web")
 
@@ -74,6 +75,12 @@ class Promise(NamedTuple):
     """Seconds that a session may be unused; None: `idle_timeout` of the settings."""
 
 
+class SeveralHosts(SessionUnavailable):
+    """Nobody can say whose session the request is to have. Answered as 400."""
+
+    elsewhere = False
+
+
 class Refusal(NamedTuple):
     """The answer in the place of a response whose session cannot be had or committed."""
 
@@ -83,7 +90,10 @@ class Refusal(NamedTuple):
 
 
 def refusal(error: SessionError) -> Refusal:
-    """503, when to come back, and a line in the log, once in a while for each kind of error."""
+    """503, when to come back, and a line in the log, once in a while for each kind of error; 400
+    where the request itself is at fault."""
+    if isinstance(error, SeveralHosts):
+        return Refusal(400, [("content-type", "text/plain; charset=utf-8")], SEVERAL_HOSTS)
     refusals.say(error)
     why = error if isinstance(error, SessionUnavailable) else SessionUnavailable()
     about = [("content-type", "text/plain; charset=utf-8")]
@@ -238,6 +248,8 @@ class Door:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
             if self._is_without(path, environ):
                 return self._without(agreed)
+        if agreed.choice is not None and joins_hosts(environ):
+            return Exchange(self, None, None, SeveralHosts())
         header = environ.get("HTTP_COOKIE")
         secure = environ.get("wsgi.url_scheme") == "https"
         try:
@@ -260,6 +272,8 @@ class Door:
         agreed = self._promised.get(promise) or self._agree(promise)
         if self._is_without(scope["path"], scope):
             return self._without(agreed)
+        if agreed.choice is not None and has_several_hosts(scope):
+            return Exchange(self, None, None, SeveralHosts())
         engine = self._engine
         if engine is None or not engine.running:
             engine = await self.astart(late=True)

@@ -21,9 +21,9 @@ from sessionha.session.subject import checked_subject, log_out, log_out_one
 from sessionha.session.visit import Told, Visit, visit_of
 from sessionha.state.base import LoggedOut, Siblings
 from sessionha.web.base import Agreed, Choice
-from sessionha.web.door import FAILURES, Door, Exchange, Promise, told_of
+from sessionha.web.door import FAILURES, Door, Exchange, Promise, SeveralHosts, told_of
 from sessionha.web.threads import EngineSilent, Host
-from sessionha.web.wsgi import asked_of_environ
+from sessionha.web.wsgi import asked_of_environ, joins_hosts
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class MixedDoor(Door):
             host, visit, found = self._visited(cookies, promise, secure, environ)
             if not found:
                 _wait(host, visit)
-        except EngineSilent as error:
+        except (EngineSilent, SeveralHosts) as error:
             return MixedExchange(self, None, None, error)
         return MixedExchange(self, host, visit)
 
@@ -109,14 +109,17 @@ class MixedDoor(Door):
             host, visit, found = self._visited(cookies, promise, secure, environ)
             if not found:
                 await _awaited(host, visit)
-        except EngineSilent as error:
+        except (EngineSilent, SeveralHosts) as error:
             return MixedExchange(self, None, None, error)
         return MixedExchange(self, host, visit)
 
     def _visited(
         self, cookies: str, promise: Promise, secure: bool, environ: Mapping[str, Any]
     ) -> tuple[Host, Visit, bool]:
-        host, agreed = self._running_host(), self._agreed(promise)
+        agreed = self._agreed(promise)
+        if agreed.choice is not None and joins_hosts(environ):  # as also ASGIRequest does
+            raise SeveralHosts
+        host = self._running_host()
         headers = [cookies] if cookies else []
         asked = partial(asked_of_environ, environ)
         arrive = partial(self._arrived, host.engine, agreed, headers, secure, asked)

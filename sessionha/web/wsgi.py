@@ -21,6 +21,7 @@ from sessionha.session.visit import Visit, opted_out, visit_of
 from sessionha.web.base import (
     ALIVE,
     HEALTHZ,
+    SEVERAL_HOSTS,
     UNAVAILABLE,
     Asked,
     Engine,
@@ -55,7 +56,7 @@ WAIT: Final = "sessionha.wait"
 
 _TOKEN: Final = "HTTP_" + TOKEN.upper().replace("-", "_")
 _ROUTE: Final = "HTTP_" + ROUTE.upper().replace("-", "_")
-_REASONS: Final = {200: "OK", 404: "Not Found", 503: "Service Unavailable"}
+_REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
 
 
 class Startable(Protocol):
@@ -132,6 +133,8 @@ class WSGISessionMiddleware:
                     return _answered(start_response, *self._probed(page), NO_STORE)[1]
                 if self._opts_out is not None and self._opts_out(path, environ):
                     return self._without(environ, start_response)
+            if self._choice is not None and joins_hosts(environ):
+                return _answered(start_response, 400, SEVERAL_HOSTS, [])[1]
             if host is None or not host.running:
                 host = self.start(late=True)
             outer = visit_of(environ.get(self.environ_key))
@@ -221,6 +224,11 @@ def asked_of_environ(environ: Mapping[str, Any]) -> Asked:
         environ.get(_TOKEN),
         environ.get(_ROUTE, ""),
     )
+
+
+def joins_hosts(environ: Mapping[str, Any]) -> bool:
+    """Whether the server has joined several Host headers to one: see `SEVERAL_HOSTS`."""
+    return "," in environ.get("HTTP_HOST", "")
 
 
 class _Exchange:

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 from quart import Quart, session, websocket
+from werkzeug.datastructures import Headers
 
 from flask_sessionha import FormerCookies
 from flask_sessionha.quart import QuartSession, Session
@@ -112,6 +113,14 @@ async def test_probes_start_the_engine_only_to_say_that_it_is_ready() -> None:
     assert not engine.running
     assert await (await client.get("/readyz")).get_data() == b"ready\n"
     assert engine.running
+
+
+async def test_a_request_with_two_hosts_is_refused() -> None:
+    """Quart goes by the first, and a virtual server would be chosen by the last."""
+    settings = Settings.load({}, virtual_server="a.example=a,b.example=b")
+    client = application(engine=FakeEngine(settings=settings)).test_client()
+    twice = Headers([("host", "a.example"), ("host", "b.example")])
+    assert (await client.get("/read", headers=twice)).status_code == 400
 
 
 def _old_cookie(**data: object) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from sessionha import MixedDoor, Promise, WSGISessionMiddleware, refusal
 from sessionha.errors import InvalidSettings
 from sessionha.settings import Settings
 from sessionha.virtual import VirtualServers
@@ -79,6 +82,22 @@ async def test_a_request_with_two_hosts_is_refused(kind: str) -> None:
     scope = {"type": kind, "path": "/", "scheme": "http", "headers": headers}
     await app(scope, receive, send)
     assert (sent[0].get("status"), sent[0].get("code")) in {(400, None), (None, 1002)}
+
+
+def test_a_request_whose_hosts_the_server_has_joined_is_refused() -> None:
+    joined = {"HTTP_HOST": "a.example,x.b.example"}  # so does Django, also on an event loop
+    started: list[str] = []
+
+    def application(*_: object) -> Any:
+        raise AssertionError("never reached")
+
+    app = WSGISessionMiddleware(application, KEY, engine=engine("*.b.example=b"))
+    app({**joined}, lambda status, *_: started.append(status))  # type: ignore[arg-type]
+    assert started == ["400 Bad Request"]
+    mixed = MixedDoor(Promise(KEY), engine=engine("*.b.example=b"))
+    failure = mixed.admit("", Promise(KEY), secure=False, environ=joined).session.failure
+    assert failure is not None
+    assert refusal(failure).status == 400
 
 
 @pytest.mark.parametrize("door", DOORS)
