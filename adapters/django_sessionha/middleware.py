@@ -7,7 +7,7 @@ native asynchronous path.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final, cast
 
@@ -137,7 +137,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
         try:
             if visit.saves():
                 visit.store.save()
-            visit.exchange.commit()
+            for exchange in visit.exchanges():
+                exchange.commit()
             if visit.saved:
                 settle(visit.store)
         except UpdateError:
@@ -160,7 +161,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
         try:
             if visit.saves():
                 await visit.store.asave()
-            await visit.exchange.acommit()
+            for exchange in visit.exchanges():
+                await exchange.acommit()
             if visit.saved:
                 await asettle(visit.store)
         except UpdateError:
@@ -191,7 +193,8 @@ class _Response:
         """Whether the session is to be saved. Raises SessionUnavailable: it cannot be had."""
         store, failed = self.store, self.response.status_code >= 500
         if failed:
-            self.exchange.discard()
+            for exchange in self.exchanges():
+                exchange.discard()
         elif store.modified or settings.SESSION_SAVE_EVERY_REQUEST or store.changed:
             max_age = self._max_age()  # this loads it, and may find that it is over
             if not store.is_empty():
@@ -222,6 +225,14 @@ class _Response:
         """Where the session is committed."""
         return self.store.exchange or self.entered
 
+    def exchanges(self) -> Sequence[MixedExchange]:
+        """What is to be committed: where the view has made another session, also the client's other
+        ones, which are where the request has come in."""
+        if self.exchange is self.entered:
+            return (self.entered,)
+        self.entered.discard_session()
+        return self.exchange, self.entered
+
     def _max_age(self) -> int | None:
         if self.store.get_expire_at_browser_close():
             return None
@@ -234,13 +245,17 @@ class _Response:
         if failure is not None and self.accessed and response.status_code >= 500:
             return self.refused(failure)  # the view has become 500 for that
         self._tell_session()
-        told = exchange.told
-        assert told is not None, "it has committed"
-        for cookie in told.cookies:
-            self._set(cookie)
-        for name, value in told.headers:
-            response.headers[name] = value
-        if self.accessed or self.saved or exchange.vary or told.cookies:
+        varies = self.accessed or self.saved
+        # The session's own last: of two routes the client keeps that of its main session.
+        for each in dict.fromkeys((self.entered, exchange)):
+            told = each.told
+            assert told is not None, "it has committed"
+            for cookie in told.cookies:
+                self._set(cookie)
+            for name, value in told.headers:
+                response.headers[name] = value
+            varies = varies or bool(each.vary or told.cookies)
+        if varies:
             patch_vary_headers(response, ("Cookie",))
         response._resource_closers.append(partial(_close, exchange, self.entered))
         return response
@@ -249,12 +264,7 @@ class _Response:
         if self.saved or self.tells:
             self._set(Cookie(settings.SESSION_COOKIE_NAME, self.store.session_key, "session"))
         elif self.brought and self.empty and (self.store.flushed or not self._was_overtaken):
-            self.response.delete_cookie(
-                settings.SESSION_COOKIE_NAME,
-                path=settings.SESSION_COOKIE_PATH,
-                domain=settings.SESSION_COOKIE_DOMAIN,
-                samesite=settings.SESSION_COOKIE_SAMESITE,
-            )
+            self._delete(settings.SESSION_COOKIE_NAME, settings.SESSION_COOKIE_PATH)
             patch_vary_headers(self.response, ("Cookie",))
 
     @property
@@ -263,30 +273,48 @@ class _Response:
 
     def _set(self, cookie: Cookie) -> None:
         """Set a cookie, of a client's session or of its route, as Django sets its own."""
-        if cookie.value is None:
-            self.response.delete_cookie(
-                cookie.name, settings.SESSION_COOKIE_PATH, settings.SESSION_COOKIE_DOMAIN
-            )
-            return
         route = cookie.kind == "route"
+        path = "/" if route else settings.SESSION_COOKIE_PATH
+        if cookie.value is None:
+            self._delete(cookie.name, path)
+            return
         max_age = self.max_age
-        secure = settings.SESSION_COOKIE_SECURE or self.entered.secure
         self.response.set_cookie(
             cookie.name,
             cookie.value,
             max_age=max_age,
             expires=None if max_age is None else http_date(time.time() + max_age),
             domain=settings.SESSION_COOKIE_DOMAIN,
-            path="/" if route else settings.SESSION_COOKIE_PATH,
-            secure=secure,
+            path=path,
+            secure=self._is_secure,
             httponly=route or settings.SESSION_COOKIE_HTTPONLY,
             samesite=settings.SESSION_COOKIE_SAMESITE,
         )
         if is_partitioned():
             _partition(self.response.cookies[cookie.name])
 
+    def _delete(self, name: str, path: str) -> None:
+        """Have the browser forget a cookie: with the attributes that it was set with, or it keeps a
+        `Partitioned` one, and ignores the header in embedded pages."""
+        self.response.delete_cookie(
+            name,
+            path=path,
+            domain=settings.SESSION_COOKIE_DOMAIN,
+            samesite=settings.SESSION_COOKIE_SAMESITE,
+        )
+        morsel = self.response.cookies[name]
+        if self._is_secure:
+            morsel["secure"] = True
+        if is_partitioned():
+            _partition(morsel)
+
+    @property
+    def _is_secure(self) -> bool:
+        return bool(settings.SESSION_COOKIE_SECURE or self.entered.secure)
+
     def refused(self, error: SessionError) -> HttpResponse:
         """503 in the place of the response."""
+        self.entered.discard()
         self.response.close()
         response = _refused(self.exchange, error)
         _close(self.exchange, self.entered)

@@ -127,11 +127,15 @@ class SessionStore(SessionBase):
 
     def load(self) -> dict[str, Any]:
         """The session's data. Raises SessionUnavailable: no server that has it answers."""
+        if self.opted_out:
+            return {}
         found = self._found() or door().find(self.session_key, promise(), self._exchange)
         return self._loaded(found)
 
     async def aload(self) -> dict[str, Any]:
         """See `load`."""
+        if self.opted_out:
+            return {}
         found = self._found() or await door().find_async(
             self.session_key, promise(), self._exchange
         )
@@ -160,6 +164,8 @@ class SessionStore(SessionBase):
         if must_create or self.session_key is None:
             self.create()
             return
+        if self.opted_out:
+            return
         data = self._data()
         exchange = self._to_update(data)
         try:
@@ -175,6 +181,8 @@ class SessionStore(SessionBase):
         """See `save`."""
         if must_create or self.session_key is None:
             await self.acreate()
+            return
+        if self.opted_out:
             return
         data = await self._adata()
         exchange = self._to_update(data)
@@ -199,6 +207,9 @@ class SessionStore(SessionBase):
 
     def create(self) -> None:
         """Begin a session with the data that there is, perhaps none, and store it."""
+        if self.opted_out:
+            self._session_key = door().new_id(promise())  # of no session
+            return
         exchange = self._vacant() or door().find(None, promise(), self._exchange)
         self._begin(exchange)
         exchange.save()
@@ -206,6 +217,9 @@ class SessionStore(SessionBase):
 
     async def acreate(self) -> None:
         """See `create`."""
+        if self.opted_out:
+            self._session_key = door().new_id(promise())
+            return
         exchange = self._vacant() or await door().find_async(None, promise(), self._exchange)
         self._begin(exchange)
         await exchange.asave()
@@ -334,7 +348,7 @@ class SessionStore(SessionBase):
         self._forget()
         if self.former is not None:
             self.former.old.delete(self.former.old.session_key)
-        if key is not None and exchange is None:
+        if key is not None and exchange is None and not self.opted_out:
             exchange = door().find(key, promise(), self._exchange)
         if exchange is not None and self._is_flushed(exchange):
             with suppress(SessionRevoked):
@@ -346,7 +360,7 @@ class SessionStore(SessionBase):
         self._forget()
         if self.former is not None:
             await self.former.old.adelete(self.former.old.session_key)
-        if key is not None and exchange is None:
+        if key is not None and exchange is None and not self.opted_out:
             exchange = await door().find_async(key, promise(), self._exchange)
         if exchange is not None and self._is_flushed(exchange):
             with suppress(SessionRevoked):

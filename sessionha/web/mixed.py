@@ -280,6 +280,11 @@ class MixedExchange(Exchange):
         if self._visit is not None:
             self._tidy(self._visit.discard)
 
+    def discard_session(self) -> None:
+        """The same, of the main session alone: the framework has put another in its place."""
+        if self._visit is not None:
+            self._tidy(self._kept.discard)
+
     async def acommit(self) -> Told:
         """As `commit`, for a coroutine."""
         host, visit = self._host, self._visit

@@ -202,6 +202,8 @@ def test_over_https_the_cookie_is_secure(visitor: Visitor) -> None:
 @override_settings(SESSIONHA={"store": "memory", "PARTITIONED": True}, SESSION_COOKIE_SECURE=True)
 def test_cookies_may_be_partitioned(visitor: Visitor) -> None:
     assert "Partitioned" in str(visitor.ask("put?a=1").cookies)
+    ended = str(visitor.ask("flush").cookies)
+    assert all(word in ended for word in ("Max-Age=0", "Partitioned", "Secure", "SameSite"))
 
 
 def test_a_key_that_was_replaced_still_verifies(visitor: Visitor) -> None:
@@ -229,6 +231,15 @@ def test_the_other_sessions_of_a_client_have_cookies_of_their_own(visitor: Visit
     assert list(answer.cookies) == ["sessionid-cart"]
     assert answer.headers["vary"] == "Cookie"
     assert visitor.get("cart") == {"n": 2}
+
+
+def test_a_view_that_makes_another_session_keeps_the_secondary_ones(visitor: Visitor) -> None:
+    old = cookie(visitor.ask("put?a=1")).value
+    answer = visitor.ask("another")
+    assert cookie(answer).value != old
+    assert visitor.get("cart") == {"n": 2}
+    assert visitor.get("show") == {"a": "'1'", "b": "2"}
+    assert dict(SessionStore(old).items()) == {"a": "1"}
 
 
 # --- servers that are not there ---
@@ -275,6 +286,14 @@ def test_a_change_that_cannot_be_stored_is_answered_with_503(visitor: Visitor) -
 def test_requests_may_be_opted_out(visitor: Visitor) -> None:
     answer = visitor.ask("put?a=1")
     assert (answer.json(), dict(answer.cookies)) == ({"a": "'1'"}, {})
+
+
+@override_settings(SESSIONHA={"store": "memory", "exclude": ["/renew", "/a/renew"]})
+def test_what_an_opted_out_request_begins_is_not_stored(visitor: Visitor) -> None:
+    """Neither a log-in, which renews the key, nor `save` makes a session that nobody can find."""
+    answer = visitor.ask("renew")
+    assert (answer.json(), dict(answer.cookies)) == ({"renewed": "True"}, {})
+    assert not configuration.door().running
 
 
 @pytest.mark.parametrize("concurrency", ["merge", "serialize"])

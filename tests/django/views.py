@@ -59,6 +59,12 @@ def _cart(request: HttpRequest) -> HttpResponse:
     return JsonResponse(dict(cart))
 
 
+def _another(request: HttpRequest) -> None:
+    _cart(request)
+    request.session["b"] = 2
+    request.session.create()
+
+
 def _pieces(session: Any) -> Iterator[bytes]:
     yield b"one "
     session["late"] = True
@@ -70,11 +76,13 @@ def _told(request: HttpRequest) -> JsonResponse:
 
 
 ACTS: Final[dict[str, Callable[[HttpRequest], Any]]] = {
+    "another": _another,
     "append": _append,
     "browser": lambda request: _expires(request, 0),
     "cart": _cart,
     "clear": lambda request: request.session.clear(),
     "error": _fail,
+    "flush": lambda request: request.session.flush(),
     "html": lambda request: _put(request, "html", mark_safe("<b>")),
     "login": lambda _: None,
     "logout": logout,
