@@ -4,10 +4,10 @@ sessions, each read once from the store that they are in."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from time import time
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, TypedDict
 
 import msgspec
 
@@ -41,6 +41,10 @@ _MOVED: Final = "__sessionha_moved__"
 
 GRACE: Final = 60
 """Seconds that an old session lives on: parallel requests of its browser bring its cookie too."""
+
+
+SubjectOf = Callable[[Mapping[str, Any]], str | None]
+"""Says whose session one with this data is, in the words of `Session.subject`."""
 
 
 class SessionMetadata(TypedDict):
@@ -89,7 +93,8 @@ class SessionMiddleware(asgi.SessionMiddleware):
 
     `store`, with its `serializer`: where sessions were kept until now. Who comes with a cookie of
     starsessions gets a session of this library with the same data. Leave it out when the old ones
-    have expired. `lifetime`, 0: the cookie ends with the browser, and the session as `idle_timeout`
+    have expired. `subject_of`: whose session each of those is, by its data, such as "user:42".
+    `lifetime`, 0: the cookie ends with the browser, and the session as `idle_timeout`
     and `lifetime` of the settings say. `rolling`: the lifetime counts from the last use, and not
     from the log-in.
 
@@ -111,6 +116,7 @@ class SessionMiddleware(asgi.SessionMiddleware):
         serializer: Serializer | None = None,
         *,
         secret_key: object,
+        subject_of: SubjectOf | None = None,
         **settings: object,
     ) -> None:
         seconds = int(lifetime.total_seconds() if isinstance(lifetime, timedelta) else lifetime)
@@ -118,7 +124,8 @@ class SessionMiddleware(asgi.SessionMiddleware):
             ends = "never" if rolling else seconds
             settings = {"idle_timeout": seconds, "lifetime": ends, **settings}
         if store is not None:
-            app = _CarriedOver(app, store, serializer or _JSON(), cookie_name, seconds)
+            source = _Source(store, serializer or _JSON(), subject_of)
+            app = _CarriedOver(app, source, cookie_name, seconds)
         super().__init__(
             app,
             secret_key,
@@ -132,6 +139,14 @@ class SessionMiddleware(asgi.SessionMiddleware):
         )
 
 
+class _Source(NamedTuple):
+    """Where sessions were kept, and how to read them."""
+
+    store: Store
+    serializer: Serializer
+    subject_of: SubjectOf | None
+
+
 class _CarriedOver:
     """Gives clients that come with a cookie of starsessions the data that it stands for.
 
@@ -140,12 +155,9 @@ class _CarriedOver:
     once, and the cookie cleared if nothing is left.
     """
 
-    def __init__(
-        self, app: App, store: Store, serializer: Serializer, cookie: str, lifetime: int
-    ) -> None:
+    def __init__(self, app: App, source: _Source, cookie: str, lifetime: int) -> None:
         self._app = app
-        self._store = store
-        self._serializer = serializer
+        self._store, self._serializer, self._subject_of = source
         self._cookie = cookie
         self._lifetime = lifetime
 
@@ -163,6 +175,7 @@ class _CarriedOver:
             await self._app(scope, receive, send)
             return
         session.update(found)
+        subject = session.subject = self._subject_of(found) if self._subject_of else None
         former = {**found, _METADATA: notes} if notes else found
         removed = False
 
@@ -171,6 +184,8 @@ class _CarriedOver:
             starts = message["type"] in ("http.response.start", "websocket.accept")
             if starts and _is_emptied(scope, visit):
                 await self._store.remove(old)
+                if session.subject == subject:
+                    session.clear()  # of which a session would begin
                 removed = visit.gone = True  # so the client's old cookie is cleared
             await send(message)
 

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from sessionha import session_from
 from sessionha.keys import new_secret
 from sessionha.starsessions import (
     SessionAutoloadMiddleware,
@@ -66,7 +67,17 @@ async def swap(request: Request) -> Response:
     return JSONResponse(dict(request.session))
 
 
+async def pop(request: Request) -> Response:
+    return JSONResponse(request.session.pop("n"))
+
+
+async def subject(request: Request) -> Response:
+    return JSONResponse(session_from(request).subject)
+
+
 ROUTES = [
+    Route("/pop", pop),
+    Route("/subject", subject),
     Route("/swap", swap),
     Route("/count", count),
     Route("/read", read),
@@ -242,6 +253,15 @@ def test_a_request_that_is_opted_out_leaves_the_session_of_before_alone() -> Non
     with carried(starsessions.InMemoryStore(), exclude=["/about"]) as client:
         client.get("/about")
         assert client.get("/read").json() == {"n": 3}
+
+
+@pytest.mark.parametrize("page", ["/read", "/pop"])
+def test_a_session_of_before_has_the_subject_that_its_data_tell(page: str) -> None:
+    store = starsessions.InMemoryStore()
+    with carried(store, subject_of=lambda data: f"user:{data['n']}") as client:
+        client.get(page)
+        assert client.get("/subject").json() == ("user:3" if page == "/read" else None)
+        assert client.get("/read").json() == ({"n": 3} if page == "/read" else {})
 
 
 def test_what_is_no_session_of_before_begins_a_new_one() -> None:
