@@ -320,17 +320,30 @@ async def _ended(engine: Engine) -> None:
         await asyncio.wait(left, timeout=SLACK)
 
 
+_OFF: Final = frozenset({"false", "off", "no", "0"})
+"""What uWSGI takes for no, in any case, where its files give an option a value."""
+
+
+def _uwsgi_value(given: Any) -> str:
+    """An option as uWSGI tells it: True, bytes, or a list of those, whose last one counts."""
+    last = given[-1] if isinstance(given, list) else given
+    return (last.decode("latin-1") if isinstance(last, bytes) else str(last)).strip().lower()
+
+
 def _check_threads() -> None:
     """Raises InvalidSettings where the server does not let threads run."""
     try:
         options = importlib.import_module("uwsgi").opt  # only its own processes have it
     except ModuleNotFoundError:
         return
-    if not {"enable-threads", "threads"}.intersection(options):
+    count = _uwsgi_value(options.get("threads"))
+    if _uwsgi_value(options.get("enable-threads", "no")) in _OFF and not (
+        count.isdecimal() and int(count) > 1
+    ):
         raise InvalidSettings(
             [
                 "uWSGI does not let threads run, and a node with peers, or with `admin`, needs one:"
-                " start it with the option `enable-threads` (or `threads`)"
+                " start it with the option `enable-threads` (or more than one of `threads`)"
             ]
         )
 

@@ -872,7 +872,15 @@ def test_a_hook_without_doors_starts_the_node_of_the_environment(
 
 @pytest.mark.parametrize(
     ("options", "starts"),
-    [({"master": True}, False), ({"enable-threads": True}, True), ({"threads": b"2"}, True)],
+    [
+        ({"master": True}, False),
+        ({"enable-threads": True}, True),
+        ({"enable-threads": b"true"}, True),
+        ({"enable-threads": b"False"}, False),
+        ({"enable-threads": [True, b"0"]}, False),
+        ({"threads": b"2"}, True),
+        ({"threads": b"1"}, False),
+    ],
 )
 def test_uwsgi_without_threads_is_refused_where_one_is_needed(
     member: Engine, monkeypatch: pytest.MonkeyPatch, options: dict[str, object], starts: bool
