@@ -13,7 +13,7 @@ from tests.simulation.scenes import LIFETIMES, Scene, simulated
 
 @simulated(nodes=3, options=Options(backups=1, heal_after=30.0, rebalance=0, drill=0))
 async def test_an_expired_id_is_looked_for_until_an_absent_node_is_given_up(scene: Scene) -> None:
-    """R12, R18: nobody who is there knows that it has expired, and who is away may have it still."""
+    """R12, R18: nobody who is there knows that it expired, and who is away may have it still."""
     await scene.create("n1", a="1")
     await asyncio.sleep(LIFETIMES.idle_timeout / 1000 + 3600)
     for _ in range(3):
