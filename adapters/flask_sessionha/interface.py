@@ -90,6 +90,9 @@ class SessionInterface(FlaskInterface):
             tell(self, app, session, response, refused=True)
             exchange.leave()
             return
+        except BaseException:
+            exchange.leave()
+            raise
         tell(self, app, session, response)
         if goes_on(response):
             response.call_on_close(exchange.close)
