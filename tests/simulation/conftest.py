@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-FRESH = 60 if "CI" in os.environ else 0
+FRESH = 30 if "CI" in os.environ else 0
 """Worlds: about 15 seconds on one core."""
 
 FIRST = int(os.environ.get("SIMULATION_SEED", "0")) or random.SystemRandom().randrange(10**6, 10**9)
