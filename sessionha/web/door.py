@@ -352,7 +352,7 @@ class Exchange:
         self._host = host
         self._visit = visit
         self._failed = Session(failure=failure) if visit is None else None
-        self._carried: Carried = carry(_Weakly(self))
+        self._carried: Carried | None = carry(_Weakly(self))
 
     def __del__(self) -> None:
         if not self.left and self._visit is not None:
@@ -436,9 +436,15 @@ class Exchange:
         """The request is over."""
         if not self.left:
             self.left = True
-            lay_down(self._carried)
+            self._lay_down()
             if self._visit is not None:
                 self._tidy(self._visit.leave)
+
+    def _lay_down(self) -> None:
+        """Once: the request's own may be carried since."""
+        carried, self._carried = self._carried, None
+        if carried is not None:
+            lay_down(carried)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of a session, such as `session.siblings()`, to its end.

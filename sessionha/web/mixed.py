@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from sessionha.errors import InvalidSettings, SessionError
 from sessionha.identity import new_group
-from sessionha.session.carrier import current_session, lay_down
+from sessionha.session.carrier import current_session
 from sessionha.session.cookies import BareCookies
 from sessionha.session.session import Session
 from sessionha.session.subject import checked_subject, log_out, log_out_one
@@ -231,7 +231,7 @@ class MixedExchange(Exchange):
     ) -> None:
         super().__init__(door, host, visit, failure)
         if not carried:
-            lay_down(self._carried)
+            self._lay_down()
         self._kept = super().session
 
     @property
@@ -314,7 +314,7 @@ class MixedExchange(Exchange):
             self.leave()
             return
         self.left = True
-        lay_down(self._carried)
+        self._lay_down()
         self._door.drop(visit)  # let go under the lock that the next request takes anyway
 
     async def awaited(self, work: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.sessions.serializers import JSONSerializer
 from django.test import AsyncClient, Client, override_settings
 
+import sessionha
 from django_sessionha import configuration
 from django_sessionha.sessions import SessionStore
 from sessionha import MixedDoor, SessionUnavailable
@@ -235,7 +237,10 @@ def test_the_other_sessions_of_a_client_have_cookies_of_their_own(visitor: Visit
 
 def test_a_view_that_makes_another_session_keeps_the_secondary_ones(visitor: Visitor) -> None:
     old = cookie(visitor.ask("put?a=1")).value
-    answer = visitor.ask("another")
+    context = Context()
+    answer = context.run(visitor.ask, "another")
+    with pytest.raises(LookupError):
+        context.run(sessionha.current_session)  # both are left
     assert cookie(answer).value != old
     assert visitor.get("cart") == {"n": 2}
     assert visitor.get("show") == {"a": "'1'", "b": "2"}

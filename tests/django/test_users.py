@@ -75,7 +75,7 @@ def test_the_command_lists_and_ends_the_sessions_of_a_user(ada: User) -> None:
     lines = command("ada").splitlines()
     assert len(lines) == 2
     assert command(str(ada.pk)).splitlines()[0].split()[0] in {line.split()[0] for line in lines}
-    assert command("ada", "--revoke", lines[0].split()[0]) == "1 ended\n"
+    assert command("ada", f"--revoke={lines[0].split()[0]}") == "1 ended\n"
     ended = [client.get("/show").json() == {} for client in (first, second)]
     assert sorted(ended) == [False, True]
     assert command("ada", "--revoke-all") == "1 ended\n"

@@ -23,7 +23,11 @@ class Command(BaseCommand):
         """See `--help`."""
         parser.add_argument("user", help="the user's name, or primary key")
         ends = parser.add_mutually_exclusive_group()
-        ends.add_argument("--revoke", metavar="ID", help="end the session with this ID of the list")
+        ends.add_argument(
+            "--revoke",
+            metavar="ID",
+            help="end the session with this ID of the list; write --revoke=ID",
+        )
         ends.add_argument("--revoke-all", action="store_true", help="log the user out everywhere")
 
     def handle(self, *_: object, **options: Any) -> None:
