@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from sessionha.errors import PeerUnavailable, StoreFull
-from sessionha.identity import NO_POSITION, GroupID, Position, SessionKey
+from sessionha.identity import DOMAINS, NO_POSITION, GroupID, Position, SessionKey
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import (
     Exam,
@@ -75,8 +75,6 @@ SAY_EVERY: Final = 60_000
 
 DIGEST: Final = 16
 """Bytes of a session's digest."""
-
-DOMAINS: Final = 256
 
 SAID: Final[Mapping[Flaw, str]] = {
     "differs": "differ from what the primary has at the same position; they are fetched whole."

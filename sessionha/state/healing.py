@@ -33,6 +33,7 @@ from sessionha.state.bulk import Bulk
 from sessionha.state.manager import StateManager
 from sessionha.state.pace import Pace
 from sessionha.state.records import GroupRecord, get_group, groups
+from sessionha.state.replication import REFUSAL
 from sessionha.state.walking import Interrupted
 from sessionha.view import View
 
@@ -53,9 +54,6 @@ goes on trying. A later promise fences it, so nothing depends on it."""
 
 CLAIMS: Final = 10_000
 """Claims that are remembered, about 2 MB; with more the oldest begin anew."""
-
-PASSED_OVER: Final = 10_000
-"""Milliseconds after which groups for which nobody had room are looked at again."""
 
 SIDE_BY_SIDE: Final = 8
 """Groups that are settled one by one at the same time, where a step of many had no success."""
@@ -179,7 +177,7 @@ class Healer:
         else:
             node.wanting = True
         if progress.passed_over:
-            self._look_again(node.clock.now() + PASSED_OVER)
+            self._look_again(node.clock.now() + REFUSAL)
         node.counters.repaired += progress.groups_done
         if progress.groups_done:
             _tell(progress, complete)

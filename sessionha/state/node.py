@@ -135,6 +135,11 @@ class Node:
         self._joined = (view, joined)
         return joined
 
+    def refusers(self) -> set[str]:
+        """Nodes that cannot hold copies now, by their own word of a moment ago."""
+        now = self.clock.now()
+        return {name for name, until in self.refusing.items() if until > now}
+
     def leased(self, reader: Reader) -> bool:
         """Whether this node may serve what the transaction sees (R9): nobody has left it out."""
         return self.clock.now() < self.membership.lease_in(reader)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
@@ -232,7 +232,7 @@ class Rebalancer:
         if not self._is_whole(record, view):
             return None
         others = placement.backups(
-            group, view, node.me, len(view.members), without={*record.holders, *self._refusing()}
+            group, view, node.me, len(view.members), without={*record.holders, *node.refusers()}
         )
         found = [
             (old, new)
@@ -256,10 +256,6 @@ class Rebalancer:
         """Whether this node leads the group, and nothing is under way."""
         settled = record.acked == record.version and not record.leaving
         return settled and self._node.is_primary(record, view)
-
-    def _refusing(self) -> Collection[str]:
-        now = self._node.clock.now()
-        return [name for name, until in self._node.refusing.items() if until > now]
 
     async def _move(self, step: _Step) -> bool:
         """Add the new holder to C, and then let the old one go: until the new one has its copy,

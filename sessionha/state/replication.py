@@ -163,7 +163,7 @@ class Replication:
                     count = max(count, min(node.options.backups, 1))
             keep = (*(seat for seat in seats if seat != node.me), *valid)
             # Who has a copy keeps it: that it has no room for another group says nothing of it.
-            refusing = self._refusing().difference(valid)
+            refusing = self._node.refusers().difference(valid)
             wanted = placement.backups(
                 group, view, node.me, count, tuple(dict.fromkeys(keep)), refusing
             )
@@ -473,14 +473,10 @@ class Replication:
             writer.put(group_key(push.group), write_record(record))
         return record
 
-    def _refusing(self) -> set[str]:
-        now = self._node.clock.now()
-        return {name for name, until in self._node.refusing.items() if until > now}
-
     def refused(self, target: str, group: GroupID | None, reason: str) -> None:
         """Its own word that it holds nothing: the only way out of C but a view (R1)."""
         node = self._node
-        known = target in self._refusing()
+        known = target in node.refusers()
         node.refusing[target] = node.clock.now() + REFUSAL
         if not known:
             log.warning(

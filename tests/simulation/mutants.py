@@ -580,7 +580,7 @@ def _step_of_some() -> list[AbstractContextManager[Any]]:
 
 
 def _out_for_another() -> list[AbstractContextManager[Any]]:
-    original = Replication._refusing
+    original = Node.refusers
 
     class Everywhere(set[str]):
         """Whoever refused, whatever it holds."""
@@ -588,10 +588,10 @@ def _out_for_another() -> list[AbstractContextManager[Any]]:
         def difference(self, *_: Any) -> Any:
             return self
 
-    def refusing(self: Replication) -> Any:
+    def refusers(self: Node) -> Any:
         return Everywhere(original(self))
 
-    return [_on(Replication, "_refusing", refusing)]
+    return [_on(Node, "refusers", refusers)]
 
 
 def _without_lease() -> list[AbstractContextManager[Any]]:
