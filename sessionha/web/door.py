@@ -51,7 +51,7 @@ from sessionha.web.base import (
 from sessionha.web.optout import Exclude, OptsOut, opt_out
 from sessionha.web.signals import retire_first
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
-from sessionha.web.wsgi import asked_of_environ, doors, joins_hosts
+from sessionha.web.wsgi import acquire, asked_of_environ, doors, joins_hosts
 
 log = logging.getLogger("sessionha.web")
 
@@ -262,7 +262,7 @@ class Door:
             )  # fmt: skip
             visit, found = host.call(arrive)
             if not found:
-                _acquire(host, visit)
+                acquire(host, visit)
         except EngineSilent as error:
             return Exchange(self, None, None, error)
         return Exchange(self, host, visit)
@@ -522,14 +522,6 @@ class _Weakly:
         if exchange is None:
             raise LookupError(NO_REQUEST)
         return exchange
-
-
-def _acquire(host: Host, visit: Visit) -> None:
-    try:
-        host.wait(visit.acquire())
-    except EngineSilent:
-        host.post(visit.leave)  # should it have gone on all the same
-        raise
 
 
 def _cookie(visit: Visit) -> Cookie | None:

@@ -23,7 +23,7 @@ from sessionha.state.base import LoggedOut, Siblings
 from sessionha.web.base import Agreed, Choice
 from sessionha.web.door import FAILURES, Door, Exchange, Promise, SeveralHosts, told_of
 from sessionha.web.threads import EngineSilent, Host
-from sessionha.web.wsgi import asked_of_environ, joins_hosts
+from sessionha.web.wsgi import acquire, asked_of_environ, joins_hosts
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class MixedDoor(Door):
         try:
             host, visit, found = self._visited(cookies, promise, secure, environ)
             if not found:
-                _wait(host, visit)
+                acquire(host, visit)
         except (EngineSilent, SeveralHosts) as error:
             return MixedExchange(self, None, None, error)
         return MixedExchange(self, host, visit)
@@ -157,7 +157,7 @@ class MixedDoor(Door):
         try:
             host, visit, found = self._sought(session_id, promise, beside)
             if not found:
-                _wait(host, visit)
+                acquire(host, visit)
         except EngineSilent as error:
             return MixedExchange(self, None, None, error, carried=False)
         return MixedExchange(self, host, visit, carried=False)
@@ -336,14 +336,6 @@ def _server_of(agreed: Agreed, beside: MixedExchange | None) -> str | None:
     if visit is None or visit.terms.cookies is not agreed.terms.cookies:
         return None  # the request is another door's
     return visit.terms.virtual_server
-
-
-def _wait(host: Host, visit: Visit) -> None:
-    try:
-        host.wait(visit.acquire())
-    except EngineSilent:
-        host.post(visit.leave)  # should it have gone on all the same
-        raise
 
 
 async def _awaited(host: Host, visit: Visit) -> None:

@@ -20,7 +20,7 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any, Final, TypeVar
 
 from sessionha.errors import InvalidSettings, SessionUnavailable
@@ -170,15 +170,7 @@ class Host:
         """
         if not self.looped:
             return self.call(lambda: drive(work))
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None or not thread.is_alive():
-            work.close()
-            raise EngineSilent("this server's engine has ended: restart the process")
-        try:
-            waiting = asyncio.run_coroutine_threadsafe(work, loop)
-        except RuntimeError as closed:  # a moment ago
-            work.close()
-            raise EngineSilent("this server's engine has ended") from closed
+        waiting = self._submitted(work)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(waiting), self.patience)
         except TimeoutError:
@@ -195,18 +187,10 @@ class Host:
                 self._loop.call_soon_threadsafe(step)
 
     def _on_loop(self, work: Coroutine[Any, Any, T], patience: float) -> T:
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None or not thread.is_alive():
-            work.close()
-            raise EngineSilent("this server's engine has ended: restart the process")
-        if threading.current_thread() is thread:
+        if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("the engine's own thread cannot wait for itself: use await")
-        try:
-            waiting = asyncio.run_coroutine_threadsafe(work, loop)
-        except RuntimeError as closed:  # a moment ago
-            work.close()
-            raise EngineSilent("this server's engine has ended") from closed
+        waiting = self._submitted(work)
         try:
             return waiting.result(patience)
         except CancelledError as ended:
@@ -218,6 +202,18 @@ class Host:
             raise EngineSilent(
                 f"this server's engine did not answer within {patience:g} s"
             ) from None
+
+    def _submitted(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """The work, on the engine's loop. Raises EngineSilent: there is none any more."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or not thread.is_alive():
+            work.close()
+            raise EngineSilent("this server's engine has ended: restart the process")
+        try:
+            return asyncio.run_coroutine_threadsafe(work, loop)
+        except RuntimeError as closed:  # a moment ago
+            work.close()
+            raise EngineSilent("this server's engine has ended") from closed
 
     def _enter(self) -> None:
         if not self._lock.acquire(self.patience / 2):  # of each half of it

@@ -140,7 +140,7 @@ class WSGISessionMiddleware:
             outer = visit_of(environ.get(self.environ_key))
             visit, found = host.call(partial(self._arrived, host.engine, environ, outer))
             if not found:
-                _acquire(host, visit)
+                acquire(host, visit)
         except EngineSilent as error:
             refusals.say(error)
             return _refused(start_response, error)[1]
@@ -447,7 +447,8 @@ class _ResponseRefused(OSError):
     """What an application that still writes is told, as after a disconnect."""
 
 
-def _acquire(host: Host, visit: Visit) -> None:
+def acquire(host: Host, visit: Visit) -> None:
+    """Let a request thread wait for its session. Raises EngineSilent."""
     try:
         host.wait(visit.acquire())
     except EngineSilent:
