@@ -419,9 +419,9 @@ class Engine:
         def look() -> None:
             remarks.look_again(topology.view())
             parts = self._parts
-            serves_on = parts is not None and not (parts.told or parts.stopping)
-            if serves_on and parts is not None and parts.drain is not None:
-                parts.drain.look()
+            if parts is None or parts.drain is None or parts.told or parts.stopping:
+                return
+            parts.drain.look()
 
         self._following = Following(store, lambda: self._reload(logging.DEBUG), look)
         self._remarks = remarks
