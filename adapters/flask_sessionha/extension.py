@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from flask import Response, request
 
 from flask_sessionha.commands import commands
-from flask_sessionha.configuration import Exclude, check_cookie, warn_of_ignored
-from flask_sessionha.former import Former, SubjectOf, user_of
 from flask_sessionha.interface import SessionInterface
 from flask_sessionha.logins import follow_logins
+from flask_sessionha.shared import Extension, check
 from sessionha import SessionUnavailable, refusal
 
 if TYPE_CHECKING:
     from flask import Flask
 
 
-class Session:
+class Session(Extension["Flask"]):
     """Gives an application sessionha's sessions: `Session(app)`, or `Session().init_app(app)`.
 
     `former`: what kept the sessions before (`FormerCookies`, `FormerRedis`); `subject_of`: whose
@@ -31,37 +29,10 @@ class Session:
         InvalidSettings: every mistake; where the secret key is set later, with the first request.
     """
 
-    def __init__(
-        self,
-        app: Flask | None = None,
-        *,
-        former: Sequence[Former] = (),
-        subject_of: SubjectOf = user_of,
-        exclude: Exclude = (),
-        **settings: object,
-    ) -> None:
-        self._former = former
-        self._subject_of = subject_of
-        self._exclude = exclude
-        self._settings = settings
-        if app is not None:
-            self.init_app(app)
-
     def init_app(self, app: Flask) -> None:
         """Give this application sessions; its configuration should be complete."""
-        interface = SessionInterface(
-            former=self._former,
-            subject_of=self._subject_of,
-            exclude=self._exclude,
-            **self._settings,
-        )
-        check_cookie(
-            interface.get_cookie_name(app),
-            secure=interface.get_cookie_secure(app),
-            path=interface.get_cookie_path(app),
-            domain=interface.get_cookie_domain(app),
-        )
-        warn_of_ignored(app.config)
+        interface = SessionInterface(**self._given)
+        check(interface, app)
         opened = interface.open(app)
         app.session_interface = interface
         app.extensions["sessionha"] = interface

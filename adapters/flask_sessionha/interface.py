@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 from flask.sessions import SessionInterface as FlaskInterface
 from flask.sessions import SessionMixin
 
-from flask_sessionha.configuration import Doors, Exclude, permanent_by_default
-from flask_sessionha.cookies import Attributes, refuse, tell
-from flask_sessionha.former import Former, SubjectOf, user_of
+from flask_sessionha.configuration import permanent_by_default
+from flask_sessionha.cookies import refuse, tell
 from flask_sessionha.session import FlaskSession, UnavailableSession, session_of
-from sessionha import Door, Promise, SessionUnavailable, StoreFull, refusal
+from flask_sessionha.shared import Interface
+from sessionha import SessionUnavailable, StoreFull, refusal
 
 if TYPE_CHECKING:
     from flask import Flask, Request, Response
 
 
-class SessionInterface(FlaskInterface):
+class SessionInterface(Interface, FlaskInterface):
     """Takes the place of Flask's own. `former`, `subject_of`: see `Session`; the further keywords
     are settings of sessionha, and come before those in `app.config` and in the environment."""
 
     session_class = FlaskSession
-
-    def __init__(
-        self,
-        *,
-        former: Sequence[Former] = (),
-        subject_of: SubjectOf = user_of,
-        exclude: Exclude = (),
-        **settings: object,
-    ) -> None:
-        self.doors = Doors(exclude, settings)
-        self._former = tuple(former)
-        self._subject_of = subject_of
-        self.attributes: WeakKeyDictionary[Any, Attributes] = WeakKeyDictionary()
-        """Those that each application's cookies were told with last."""
-
-    def regenerate(self, session: Any) -> None:
-        """Give the session a new ID, as every log-in should; as Flask-Session calls it."""
-        session.regenerate()
-
-    def open(self, app: Flask) -> tuple[Door, Promise] | None:
-        """The application's door, and what it promises now; None without a secret key."""
-        return self.doors.open(app, self.get_cookie_name(app))
 
     def open_session(self, app: Flask, request: Request) -> SessionMixin | None:
         """See Flask. None, so that Flask complains at the first use, while there is no key."""

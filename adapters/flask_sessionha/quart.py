@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from quart import Response, has_websocket_context, request
 from quart.sessions import SessionInterface as QuartInterface
 
-from flask_sessionha.configuration import (
-    Doors,
-    Exclude,
-    check_cookie,
-    permanent_by_default,
-    warn_of_ignored,
-)
-from flask_sessionha.cookies import Attributes, refuse, tell
-from flask_sessionha.former import Former, SubjectOf, user_of
+from flask_sessionha.configuration import permanent_by_default
+from flask_sessionha.cookies import refuse, tell
 from flask_sessionha.session import ServerSession, UnavailableSession, session_of
-from sessionha import Door, Exchange, Promise, SessionUnavailable, StoreFull, refusal
+from flask_sessionha.shared import Extension, Interface, check
+from sessionha import Exchange, SessionUnavailable, StoreFull, refusal
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -53,32 +45,10 @@ class QuartSession(ServerSession):
         return await self.sessionha.revoke_all()
 
 
-class SessionInterface(QuartInterface):
+class SessionInterface(Interface, QuartInterface):
     """Takes the place of Quart's own; as `flask_sessionha.SessionInterface`."""
 
     session_class = QuartSession
-
-    def __init__(
-        self,
-        *,
-        former: Sequence[Former] = (),
-        subject_of: SubjectOf = user_of,
-        exclude: Exclude = (),
-        **settings: object,
-    ) -> None:
-        self.doors = Doors(exclude, settings)
-        self._former = tuple(former)
-        self._subject_of = subject_of
-        self.attributes: WeakKeyDictionary[Any, Attributes] = WeakKeyDictionary()
-        """Those that each application's cookies were told with last."""
-
-    def regenerate(self, session: Any) -> None:
-        """Give the session a new ID, as every log-in should."""
-        session.regenerate()
-
-    def open(self, app: Quart) -> tuple[Door, Promise] | None:
-        """The application's door, and what it promises now; None without a secret key."""
-        return self.doors.open(app, self.get_cookie_name(app))
 
     async def open_session(self, app: Quart, request: Any) -> Any:
         """See Quart."""
@@ -138,41 +108,14 @@ class SessionInterface(QuartInterface):
             exchange.leave()
 
 
-class Session:
+class Session(Extension["Quart"]):
     """Gives an application sessionha's sessions: `Session(app)`, or `Session().init_app(app)`; as
     `flask_sessionha.Session`."""
 
-    def __init__(
-        self,
-        app: Quart | None = None,
-        *,
-        former: Sequence[Former] = (),
-        subject_of: SubjectOf = user_of,
-        exclude: Exclude = (),
-        **settings: object,
-    ) -> None:
-        self._former = former
-        self._subject_of = subject_of
-        self._exclude = exclude
-        self._settings = settings
-        if app is not None:
-            self.init_app(app)
-
     def init_app(self, app: Quart) -> None:
         """Give this application sessions; its configuration should be complete."""
-        interface = SessionInterface(
-            former=self._former,
-            subject_of=self._subject_of,
-            exclude=self._exclude,
-            **self._settings,
-        )
-        check_cookie(
-            interface.get_cookie_name(app),
-            secure=interface.get_cookie_secure(app),
-            path=interface.get_cookie_path(app),
-            domain=interface.get_cookie_domain(app),
-        )
-        warn_of_ignored(app.config)
+        interface = SessionInterface(**self._given)
+        check(interface, app)
         interface.open(app)
         app.session_interface = interface  # type: ignore[assignment]
         app.extensions["sessionha"] = interface
