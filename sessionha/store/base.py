@@ -87,7 +87,8 @@ class Store(Protocol):
     def usage(self) -> Usage: ...
 
     def check(self) -> None:
-        """Free what dead readers held (with every sweep, and after an engine's death)."""
+        """Ask again how much may be held, and whether the files are still there (with every
+        sweep, and after an engine's death)."""
         ...
 
     def close(self) -> None: ...

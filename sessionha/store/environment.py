@@ -112,6 +112,10 @@ class Environment:
     def begin_write(self, urgent: bool, shrinking: bool) -> lmdb.Transaction[bytes]:
         """The one write transaction of the node.
 
+        Before it begins, what killed processes were reading is let go of (0.1 µs where nobody
+        reads, 3 µs for eight readers): their snapshots would keep every page that is freed from
+        then on, and a map of 64 MiB is then full within seconds of load.
+
         Raises:
             StoreFull: above the limit; nothing was begun.
         """
@@ -121,6 +125,7 @@ class Environment:
         limit = self.urgent_limit if urgent else self.limit
         if not shrinking and (used := self.used()) >= limit:
             raise StoreFull(used, limit)
+        self.env.reader_check()
         try:
             return self.env.begin(write=True)
         except lmdb.MapResizedError:
@@ -139,7 +144,6 @@ class Environment:
         if isinstance(error, lmdb.BadValsizeError):
             return ValueError(f"a key has 1 to {self.env.max_key_size()} bytes")
         if self._is_full(error):
-            self.env.reader_check()
             self._until_look = 0
             return StoreFull(self.used(), self.limit)
         path = self.directory / _DATA
@@ -178,12 +182,11 @@ class Environment:
         self.urgent_limit = int(self._capacity * URGENT)
 
     def check(self) -> None:
-        """Free dead readers, ask for limits again, notice that the files were deleted.
+        """Ask for limits again, notice that the files were deleted.
 
         Raises:
             StoreError: the directory no longer has the file that is open here.
         """
-        self.env.reader_check()
         self.look(memory_limit())
         path = self.directory / _DATA
         try:
