@@ -40,6 +40,7 @@ from sessionha.peer.messages import (
     Failed,
     Fetch,
     FindCopies,
+    FindOld,
     Forward,
     Inspect,
     Inspected,
@@ -105,7 +106,7 @@ NO_DATA = Failed("NotMember", "a witness holds no sessions")
 
 _DATA = (
     Push, Pushes, Compare, Walk, Claim, TakeOver, Promise, Fetch, Forward, Touch, Whose, Revoke,
-    Revocations, Tell, Survey, Weigh, Examine, CountCopies, FindCopies,
+    Revocations, Tell, Survey, Weigh, Examine, CountCopies, FindCopies, FindOld,
 )  # fmt: skip
 
 

@@ -317,6 +317,20 @@ class CopiesFound(Wire, frozen=True):
     groups: tuple[GroupID, ...]
 
 
+class FindOld(Wire, frozen=True):
+    """Ask a member which copies it has that are not in sync, of groups above `after` (empty: from
+    the first)."""
+
+    after: GroupID
+
+
+class OldFound(Wire, frozen=True):
+    """The answer, and above which group to ask on; empty: those were the last."""
+
+    groups: tuple[GroupID, ...]
+    after: GroupID
+
+
 class CountCopies(Wire, frozen=True):
     """Ask a member how many groups it has a copy of."""
 
@@ -853,6 +867,7 @@ Message = (
     | Describe | Described | Relay | Relayed
     | Pushes | Answers | Compare | Compared | Walk | Walked
     | Examine | Examined | CountCopies | CopiesCounted | FindCopies | CopiesFound
+    | FindOld | OldFound
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

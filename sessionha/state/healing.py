@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 
 from sessionha.errors import Fenced, SessionHAError, StoreFull
 from sessionha.identity import (
-    DOMAINS,
     NO_POSITION,
     NO_VIEW,
     Epoch,
@@ -425,19 +424,18 @@ class Healer:
             if known or not member.kept or member.node == self._node.me:
                 continue
             try:
-                for domain in range(DOMAINS):
-                    await self._tidy_domain(domain, member.node, view, away)
+                async for old in self._state.walking.old_copies(member.node):
+                    await self._dismiss(old, member.node, view, away)
             except Interrupted:
                 return False
             self._tidied[member.node] = member.incarnation
         return True
 
-    async def _tidy_domain(
-        self, domain: int, holder: str, view: View, away: frozenset[str]
+    async def _dismiss(
+        self, old: Sequence[GroupID], holder: str, view: View, away: frozenset[str]
     ) -> None:
         """Only the primary says so, of groups that lack nothing (R1, R10)."""
         node = self._node
-        old = await self._state.walking.old_copies(domain, holder)
         for some in _parts(old, LOOKED):
             pushes: list[Push] = []
             with node.store.read() as reader:

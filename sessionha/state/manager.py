@@ -33,6 +33,7 @@ from sessionha.peer.messages import (
     Failed,
     Fetch,
     FindCopies,
+    FindOld,
     Forward,
     Message,
     NotPrimary,
@@ -499,7 +500,7 @@ class StateManager:
         match message:
             case Push():
                 return self._on_push(sender, message)
-            case Pushes() | Compare() | Walk():
+            case Pushes() | Compare() | Walk() | FindOld():
                 return self._on_healing(sender, message)
             case Claim():
                 return self.ownership.on_claim(sender, message)
@@ -535,7 +536,7 @@ class StateManager:
                 return self.subjects.on_revocations(sender, message)
 
     def _on_healing(
-        self, sender: Sender, message: Pushes | Compare | Walk
+        self, sender: Sender, message: Pushes | Compare | Walk | FindOld
     ) -> Message | Awaitable[Message]:
         match message:
             case Pushes():
@@ -544,6 +545,8 @@ class StateManager:
                 return self.walking.on_compare(sender, message)
             case Walk():
                 return self.walking.on_walk(sender, message)
+            case FindOld():
+                return self.walking.on_find_old(sender, message)
 
     def _on_operator(
         self, sender: Sender, message: Tell | Survey | Weigh | FindCopies

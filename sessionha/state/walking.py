@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -21,7 +21,9 @@ from sessionha.peer.messages import (
     CannotHold,
     Compare,
     Compared,
+    FindOld,
     Message,
+    OldFound,
     Push,
     Pushes,
     Walk,
@@ -41,6 +43,13 @@ TRY: Final = 2.0
 
 LOOKED: Final = 32
 """Groups read in one transaction: with their content about 1 ms."""
+
+SEARCHED: Final = 1024
+"""Groups looked through for one question after old copies: 32 ms of the receiver's time. All of a
+node that has few are told in one answer."""
+
+FIRST: Final = b""
+"""Before every group."""
 
 COMPARED: Final = 16_384
 """Positions in one answer, about 700 KB; copies beyond travel whole."""
@@ -110,12 +119,21 @@ class Walking:
         told = dict(reply.positions)
         return {group: Position(*told[group]) for group in mine if group in told}
 
-    async def old_copies(self, domain: int, holder: str) -> list[GroupID]:
-        """Groups of which the holder has a copy that is not in sync. Raises Interrupted."""
-        reply = await self._ask(holder, Compare(domain, b""))
-        if not isinstance(reply, Compared):
-            raise Interrupted
-        return [group for group, _ in reply.positions]
+    async def old_copies(self, holder: str) -> AsyncIterator[Sequence[GroupID]]:
+        """Groups of which the holder has a copy that is not in sync, some at a time.
+
+        Raises:
+            Interrupted: the holder did not answer.
+        """
+        after = FIRST
+        while True:
+            reply = await self._ask(holder, FindOld(after))
+            if not isinstance(reply, OldFound):
+                raise Interrupted
+            yield reply.groups
+            if not reply.after:
+                return
+            after = reply.after
 
     async def dismiss(self, holder: str, pushes: Sequence[Push]) -> None:
         """Let the holder give these copies up: C goes on without it. Raises Interrupted."""
@@ -174,7 +192,7 @@ class Walking:
                 break
             after = batch[-1][0]
             for group, record in batch:
-                if record.held and not record.swept and not node.is_in_sync(record, view):
+                if self._is_old(record, view):
                     found.append((group, record.position))
                     if record.epoch.node == sender.node:
                         theirs.append(found[-1])
@@ -182,6 +200,27 @@ class Walking:
         if digest(theirs) == asked.digest:
             return Compared(True)
         return Compared(False, tuple(found[:COMPARED]))
+
+    async def on_find_old(self, sender: Sender, asked: FindOld) -> Message:
+        """Which copies are not in sync here, of the next groups."""
+        node = self._node
+        found: list[GroupID] = []
+        after = asked.after
+        for _ in range(SEARCHED // LOOKED):
+            with node.store.read() as reader:
+                view = node.view_in(reader)
+                if not node.shares_view(sender, view):
+                    return NOT_TOGETHER
+                batch = list(islice(groups(reader, after or None), LOOKED))
+            found += [group for group, record in batch if self._is_old(record, view)]
+            if len(batch) < LOOKED:
+                return OldFound(tuple(found), FIRST)
+            after = batch[-1][0]
+            await asyncio.sleep(0)
+        return OldFound(tuple(found), after)
+
+    def _is_old(self, record: GroupRecord, view: View) -> bool:
+        return record.held and not record.swept and not self._node.is_in_sync(record, view)
 
     def on_walk(self, sender: Sender, walk: Walk) -> Message:
         """Keep what is news, in quarantine."""
