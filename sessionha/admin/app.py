@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sessionha.admin import data
+from sessionha.admin.balancers import document
 from sessionha.admin.doctor import examined
 from sessionha.admin.draining import DrainingPage
 from sessionha.admin.healing import HealingPage
@@ -57,6 +59,7 @@ def build(engine: Engine, tally: Tally) -> Starlette:
             Route("/v1/status", _guarded(show, engine, "read")),
             Route("/v1/doctor", _guarded(examine, engine, "read")),
             Route("/v1/topology", _guarded(draw, engine, "read")),
+            Route("/v1/balancers", _guarded(partial(document, engine), engine, "read")),
             Route(
                 f"{data.PREFIX}/{{address:path}}",
                 _guarded(data.endpoint(engine), engine, "data"),

@@ -478,6 +478,108 @@ def router(
     )
 
 
+Verify = Annotated[
+    bool | None,
+    typer.Option(
+        "--verify/--no-verify",
+        help="Let the balancer verify the route cookie's signature, or not; each kind has its own"
+        " default.",
+    ),
+]
+OwnAddress = Annotated[
+    str, typer.Option("--loopback", help="host:port on loopback that the configuration needs.")
+]
+ResponseTimeout = Annotated[
+    str, typer.Option(help="How long a server may be silent before it counts as dead.")
+]
+
+
+@app.command()
+def export(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="nginx …, or json: the document itself.")
+    ],
+    cluster: Annotated[
+        Path | None,
+        typer.Option("--cluster", metavar="FILE", help="From a cluster's description, as it is."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NODE", help="From a running node: its administration."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Write the files there.")
+    ] = None,
+    verify: Verify = None,
+    response_timeout: ResponseTimeout = "30s",
+    loopback: OwnAddress = "",
+    file: ConfigFile = None,
+) -> None:
+    """Print or write the configuration of a load balancer for the cluster as it is now."""
+    from sessionha.cli import balancers
+
+    if cluster is not None and source is not None:
+        raise typer.BadParameter("give --cluster FILE or --from NODE")
+    settings = Settings.observe(config=cluster or file)
+    try:
+        if cluster is not None:
+            document = balancers.written_down(settings)
+        else:
+            document = balancers.told_by(settings, source)
+    except asking.NoAnswer as problem:
+        print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    wishes = balancers.Wishes(
+        to=to,
+        verify=verify,
+        response_timeout=_duration("--response-timeout", response_timeout),
+        loopback=loopback,
+    )
+    print(balancers.export(kind, document, settings, wishes))
+
+
+@app.command()
+def follow(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="nginx …")],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Where the files are, if not in the usual place."),
+    ] = None,
+    nodes: Annotated[
+        str | None,
+        typer.Option(help="The nodes to follow: n1=http://10.0.0.1:7946,n2=… or dns://…"),
+    ] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Judges the configuration; empty: nothing does."),
+    ] = None,
+    reload: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="Makes the balancer read it; empty: nothing does."),
+    ] = None,
+    socket: Annotated[
+        str, typer.Option(metavar="PATH", help="Socket of its run-time API, if it has one.")
+    ] = "",
+    verify: Verify = None,
+    response_timeout: ResponseTimeout = "30s",
+    loopback: OwnAddress = "",
+    file: ConfigFile = None,
+) -> None:
+    """Keep a load balancer at the cluster's view: write its files, let it judge them, and make it
+    read them, at each change. SIGHUP: read the secrets again. What it refuses is put back."""
+    from sessionha.cli import balancers
+
+    _log_to_stderr()
+    wishes = balancers.Wishes(
+        to=to,
+        verify=verify,
+        response_timeout=_duration("--response-timeout", response_timeout),
+        loopback=loopback,
+        socket=socket,
+    )
+    balancers.follow(kind, Settings.observe(config=file, nodes=nodes), wishes, check, reload)
+
+
 @app.command(name="witness")
 def vote(file: ConfigFile = None) -> None:
     """Vote on which servers are members, as the witness that SESSIONHA_NODE names. It holds no

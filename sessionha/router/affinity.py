@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from sessionha.balancers.table import Table, Target
 from sessionha.router.balance import ANY, Balance, Preference
-from sessionha.router.table import Table, Target
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that may run twice (RFC 9110, 9.2.2)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+from sessionha.balancers.table import Target
 from sessionha.kinds import DEFAULT_POLICY, PolicyWord
-from sessionha.router.table import Target
 from sessionha.topology.health import NodeState
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
+from sessionha.balancers.table import Table, Target
 from sessionha.router.affinity import in_order
 from sessionha.router.balance import ANY, Balance, Preference
-from sessionha.router.table import Table, Target
 from sessionha.topology.health import NodeState
 from sessionha.view import NO_MEMBERS, View
 

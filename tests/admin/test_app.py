@@ -13,6 +13,7 @@ from sessionha.admin.app import build
 from sessionha.admin.snapshot import store_of
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import Role, tokens
+from sessionha.balancers.document import read
 from sessionha.engine import Engine
 from sessionha.keys import new_secret
 from sessionha.settings import Settings
@@ -194,3 +195,14 @@ async def test_what_only_a_person_can_know_needs_the_role_operate(
     assert (await ask(engine, path, bearer("read"), method="POST")).status_code == 403
     answer = await ask(engine, path, bearer("operate"), method="POST")
     assert answer.status_code == 400, "a node alone has nobody to forget, and nobody votes"
+
+
+async def test_balancers_are_told_the_document_once_for_each_version(engine: Engine) -> None:
+    assert (await ask(engine, "/v1/balancers")).status_code == 401
+    answer = await ask(engine, "/v1/balancers", bearer("read"))
+    document = read(answer.content)
+    assert (document.cluster, document.cookie.name) == ("default", "hsr")
+    known = {**bearer("read"), "if-none-match": f'"other", {answer.headers["etag"]}'}
+    assert (await ask(engine, "/v1/balancers", known)).status_code == 304
+    changed = {**bearer("read"), "if-none-match": '"other"'}
+    assert (await ask(engine, "/v1/balancers", changed)).content == answer.content

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pytest
 
+from sessionha.balancers.table import Table, Target
 from sessionha.identity import server_name
 from sessionha.router import affinity
 from sessionha.router.affinity import may_repeat
 from sessionha.router.balance import ANY, Balance, Preference
-from sessionha.router.table import Table, Target
 from sessionha.topology.health import NodeState
 from sessionha.view import EngineAddress, View
 from tests.router.conftest import member, view_of

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from sessionha.balancers.table import Table
 from sessionha.errors import InvalidSettings
 from sessionha.identity import server_name
 from sessionha.kinds import PolicyWord
 from sessionha.router.affinity import in_order
 from sessionha.router.balance import ANY, Balance, Preference
 from sessionha.router.serve import build
-from sessionha.router.table import Table
 from sessionha.settings import Settings
 from sessionha.topology.health import NodeState
 from sessionha.view import Member

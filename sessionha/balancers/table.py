@@ -1,4 +1,4 @@
-"""The servers of a view as a router sees them: by name, each with the address to connect to."""
+"""The servers of a view as whoever chooses among them sees them: by name, with addresses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ an engine's death its name in a cookie still leads to the node, where a sibling 
 
 
 class Target(NamedTuple):
-    """Something a router can connect to: a node, or one engine of it that has its own address."""
+    """What can be connected to: a node, or one engine of it that has its own address."""
 
     name: str
     """Its server name, unique in the view."""
@@ -54,6 +54,11 @@ class Table:
         self.nodes = tuple(filter(None, self._of_node.values()))
         """The targets of each node that has any."""
         self.targets = tuple(target for node in self.nodes for target in node)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that leads somewhere."""
+        return tuple(self._names)
 
     def lead(self, name: str) -> tuple[tuple[Target, ...], str]:
         """Where a name from a cookie leads: to a node's targets, and there to which engine first.

@@ -1,0 +1,120 @@
+"""Puts a balancer's files in place: written whole, judged by the balancer, put back if refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sessionha.balancers.base import File, Files
+
+PATIENCE: Final = 30.0
+"""Seconds a command of the balancer may take; judging a configuration takes milliseconds."""
+
+WORDS: Final = 2000
+"""Characters of a command's output that are worth telling."""
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    done: bool
+    words: str
+
+
+async def run(command: Sequence[str]) -> Outcome:
+    """Run a balancer's own command; what it wrote, when it failed."""
+    shown = " ".join(command)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+    except OSError as error:
+        return Outcome(False, f"{shown}: {error.strerror}")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        return Outcome(False, f"{shown} took longer than {PATIENCE:g} s")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode == 0:
+        return Outcome(True, "")
+    told = output.decode(errors="replace").strip()[-WORDS:]
+    return Outcome(False, f"{shown} ends with {process.returncode}:\n{told}")
+
+
+def write(place: Path, files: Files) -> None:
+    """Write the files: readers see the old or the new one, whole. Those that are the same stay.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    # What others refer to comes first: keys before the configuration that names them.
+    for name, file in sorted(files.items(), key=lambda item: not item[1].private):
+        path = place / name
+        if _same(path, file):
+            continue
+        mode = 0o600 if file.private else 0o644
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=place)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                os.fchmod(stream.fileno(), mode)
+                stream.write(file.text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+def _same(path: Path, file: File) -> bool:
+    try:
+        if file.private and path.stat().st_mode & 0o077:
+            return False
+        return path.read_text(encoding="utf-8") == file.text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def same(place: Path, files: Files) -> bool:
+    """Whether these very files are in place."""
+    return all(_same(place / name, file) for name, file in files.items())
+
+
+async def install(place: Path, files: Files, check: Sequence[str]) -> Outcome:
+    """Put files in place and let the balancer judge them; what it refuses is put back at once.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    before = {name: _kept(place / name) for name in files}
+    write(place, files)
+    if not check:
+        return Outcome(True, "")
+    found = await run(check)
+    if not found.done:
+        write(place, {name: file for name, file in before.items() if file is not None})
+        for name in [name for name, file in before.items() if file is None]:
+            (place / name).unlink(missing_ok=True)
+    return found
+
+
+def _kept(path: Path) -> File | None:
+    try:
+        private = not path.stat().st_mode & 0o077
+        return File(path.read_text(encoding="utf-8"), private)
+    except (OSError, UnicodeDecodeError):
+        return None

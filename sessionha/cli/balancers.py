@@ -1,0 +1,189 @@
+"""`export` and `follow`: the configuration of load balancers, once or for as long as it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shlex
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from sessionha.balancers.base import Balancer, Files, Keys, Options
+from sessionha.balancers.document import Document, configured, document_of, keys_of, read
+from sessionha.balancers.following import Following
+from sessionha.balancers.installing import write
+from sessionha.balancers.kinds import KINDS
+from sessionha.cli import asking
+from sessionha.errors import InvalidSettings
+from sessionha.router.observer import ClusterObserver, lacking
+from sessionha.settings import Settings
+from sessionha.view import View
+
+logger = logging.getLogger("sessionha.balancers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line says of the configuration; None: as is usual for the kind."""
+
+    to: Path | None = None
+    verify: bool | None = None
+    response_timeout: float = 30.0
+    loopback: str = ""
+    socket: str = ""
+
+    def options(self, balancer: Balancer) -> Options:
+        """The same, complete."""
+        return Options(
+            place=(self.to or balancer.place).absolute(),
+            verify=balancer.verifies if self.verify is None else self.verify,
+            response_timeout=self.response_timeout,
+            loopback=self.loopback,
+            socket=self.socket,
+        )
+
+
+def kind(name: str) -> Balancer:
+    """The balancer of this name.
+
+    Raises:
+        InvalidSettings: there is none.
+    """
+    found = KINDS.get(name)
+    if found is None:
+        known = ", ".join([*KINDS, "json"])
+        raise InvalidSettings([f"{name!r} is no balancer known here: {known}"])
+    return found
+
+
+def told_by(settings: Settings, node: str | None) -> Document:
+    """The document of a running node.
+
+    Raises:
+        InvalidSettings: no secret, or no address.
+        asking.NoAnswer: it does not answer, or with something else.
+    """
+    address, bearer = asking.address_of(settings, node), asking.token(settings, "read")
+    found = asking.ask(address, "/v1/balancers", bearer, has="servers")
+    try:
+        return read(msgspec.json.encode(found))
+    except ValueError as error:
+        raise asking.NoAnswer(f"{address} tells {error}") from None
+
+
+def written_down(settings: Settings) -> Document:
+    """The document of a cluster's description.
+
+    Raises:
+        InvalidSettings: it names no nodes, or not where their applications are.
+    """
+    return configured(settings)
+
+
+def export(name: str, document: Document, settings: Settings, wishes: Wishes) -> str:
+    """Write the configuration; what to print: where it is, or with no directory the files.
+
+    Raises:
+        InvalidSettings: the kind is unknown, or cannot be configured for this cluster.
+    """
+    if name == "json":
+        return document.text.decode().rstrip()
+    balancer = kind(name)
+    options = wishes.options(balancer)
+    files = balancer.files(document, keys_of(settings), options)
+    if wishes.to is None:
+        return _shown(files)
+    try:
+        write(options.place, files)
+    except OSError as error:
+        problem = f"{error.filename or options.place} cannot be written: {error.strerror}"
+        raise InvalidSettings([problem]) from None
+    return "\n".join(str(options.place / name) for name in files)
+
+
+def _shown(files: Files) -> str:
+    """The files one after the other; those with keys only by name."""
+    parts = []
+    for name, file in files.items():
+        text = "(has keys: written by --to DIR only)" if file.private else file.text.rstrip()
+        parts.append(f"# --- {name}\n{text}\n")
+    return "\n".join(parts).rstrip()
+
+
+def follow(
+    name: str,
+    settings: Settings,
+    wishes: Wishes,
+    check: str | None = None,
+    reload: str | None = None,
+) -> None:
+    """Keep a balancer at the cluster's view until SIGTERM or SIGINT; SIGHUP reads settings anew.
+
+    Raises:
+        InvalidSettings: no nodes, no secret, or the kind is unknown.
+    """
+    balancer = kind(name)
+    if problems := list(lacking(settings, "this command")):
+        raise InvalidSettings(problems)
+    options = wishes.options(balancer)
+    asyncio.run(_Run(balancer, options, settings, _words(check), _words(reload)).run())
+
+
+def _words(command: str | None) -> Sequence[str] | None:
+    return None if command is None else shlex.split(command)
+
+
+class _Run:
+    def __init__(
+        self,
+        balancer: Balancer,
+        options: Options,
+        settings: Settings,
+        check: Sequence[str] | None,
+        reload: Sequence[str] | None,
+    ) -> None:
+        self._settings = settings
+        self._view: View | None = None
+        self._following = Following(balancer, options, self._keys, check=check, reload=reload)
+
+    def _keys(self) -> Keys:
+        return keys_of(self._settings)
+
+    async def run(self) -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reread)
+        observer = ClusterObserver(self._settings, self._changed)
+        observer.start()
+        task = asyncio.create_task(self._following.run())
+        try:
+            ending = asyncio.create_task(ended.wait())
+            await asyncio.wait([task, ending], return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
+            if task.done():
+                await task  # which ends by an error only
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            await observer.stop()
+
+    def _changed(self, view: View) -> None:
+        self._view = view
+        self._following.tell(document_of(view, self._settings))
+
+    def _reread(self) -> None:
+        try:
+            self._settings = self._settings.reloaded()
+        except InvalidSettings as error:
+            logger.error("nothing was reloaded: %s", "; ".join(error.problems))
+            return
+        logger.info("the settings were read again")
+        if self._view is not None:
+            self._changed(self._view)
