@@ -8,9 +8,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from demo_app import check
-from demo_app.cluster import Cluster, Plan, StartFailed
+from demo_app.cluster import Cluster, Front, Plan, StartFailed
 from demo_app.control import Control
 
 
@@ -92,9 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--front",
-        choices=("router", "roundrobin"),
+        choices=get_args(Front),
         default="router",
-        help="`sessionha router`, or a front that knows nothing of the cookies",
+        help="`sessionha router`, a real balancer, or one that knows nothing of the cookies",
     )
     parser.add_argument(
         "--consistency",

@@ -119,6 +119,7 @@ class Report:
     phantom: int = 0
     errors: int = 0
     unknown: int = 0
+    broken: int = 0
     failover_ms_p50: float | None = None
     failover_ms_p99: float | None = None
 

@@ -9,8 +9,10 @@ is restarted, as a new release is rolled out.
 
 `lost`: acknowledged tokens that are missing at the end or in any later answer. `phantom`: tokens
 that a session shows and its client never sent there, or that are there twice. `unknown`: POSTs
-without key that were already sent when their node died. `errors`: everything else that is not 2xx.
-`failover_ms_…`: see `accounting.Failovers`. `healed_to_third`: copies made on nodes that had no
+without key that were already sent when their node died. `broken`: answers that began and broke off
+when their node died, and that the client asked for again, as one does with what may run twice;
+`sessionha router` holds short answers back until it has them whole. `errors`: everything else that
+is not 2xx. `failover_ms_…`: see `accounting.Failovers`. `healed_to_third`: copies made on nodes that had no
 seat, because an absent node was awaited no longer; in rolling restarts that is wrong.
 `replacements`: temporary copies made by writes while a node was awaited.
 """
@@ -236,7 +238,7 @@ async def _run_on(cluster: Cluster, options: Options, books: Books, rng: Random)
             whole = False
             _say(f"stopped: {error}")
     line: dict[str, object] = asdict(_closed(books, clients))
-    follows = options.front == "router"  # else clients wander from node to node anyway
+    follows = options.front != "roundrobin"  # else clients wander from node to node anyway
     if options.workers > 1:
         moved = check.moved_by_workers if follows else None
         line |= {"worker_kills": check.worker_kills, "worker_failovers": moved}

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import IO, Any, Literal
 
@@ -78,6 +78,8 @@ class Answer:
     state: tuple[str, ...] | None = None
     served: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
+    broken: bool = False
+    """It began and broke off: who had passed the beginning on could not take it back."""
 
     @property
     def ok(self) -> bool:
@@ -123,11 +125,13 @@ class Books:
     def _judge(self, operation: Operation, answer: Answer) -> Outcome:
         if answer.ok:
             return "ok"
-        if answer.status == 502 and operation == "post" and self._explained(answer):
+        lost = answer.status == 502 or answer.broken
+        if lost and operation == "post" and self.explained(answer):
             return "unknown"
         return "unavailable" if answer.status == 503 else "fail"
 
-    def _explained(self, answer: Answer) -> bool:
+    def explained(self, answer: Answer) -> bool:
+        """Whether its node may have died with it."""
         return any(death.explains(answer.invoked, answer.returned) for death in self.deaths[-2:])
 
     def _count(self, outcome: Outcome, jar: Jar, operation: Operation, answer: Answer) -> None:
@@ -217,6 +221,10 @@ class Client:
     ) -> Outcome:
         url = f"{server}/api/tokens/{token}" if token else f"{server}/api/tokens"
         answer = await self._exchange(METHODS[operation], url, jar, headers)
+        if answer.broken and operation != "post" and self._books.explained(answer):
+            self._books.report.broken += 1
+            again = await self._exchange(METHODS[operation], url, jar, headers)
+            answer = replace(again, invoked=answer.invoked)
         if answer.ok:
             jar.node = str(answer.served.get("node", ""))
             jar.holders = tuple(answer.served.get("holders", ()))
@@ -236,7 +244,8 @@ class Client:
                 return _answer(invoked, returned, response, body)
         except (aiohttp.ClientError, TimeoutError) as error:
             why = f"{type(error).__name__}: {error}"
-            return Answer(invoked, time.monotonic_ns(), 0, why=why)
+            broken = isinstance(error, aiohttp.ClientPayloadError)
+            return Answer(invoked, time.monotonic_ns(), 0, why=why, broken=broken)
 
 
 def _answer(invoked: int, returned: int, response: aiohttp.ClientResponse, body: bytes) -> Answer:

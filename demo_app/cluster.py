@@ -20,11 +20,12 @@ from typing import Literal
 
 import aiohttp
 
+from demo_app.fronts import FRONTS, SESSIONHA, export_words, follow_words
 from demo_app.processes import Group, Ports, Watchdog
 
 logger = logging.getLogger("demo_app.cluster")
 
-Front = Literal["router", "roundrobin"]
+Front = Literal["router", "roundrobin", "nginx"]
 Consistency = Literal["available", "quorum"]
 State = Literal["up", "starting", "down"]
 
@@ -111,7 +112,8 @@ class Cluster:
         self._tasks: set[asyncio.Task[None]] = set()
         self._http: aiohttp.ClientSession | None = None
         self._watchdog: Watchdog | None = None
-        self._front: Group | None = None
+        self._fronts: list[Group] = []
+        self._ports = ports
 
     @property
     def url(self) -> str:
@@ -129,18 +131,20 @@ class Cluster:
         self._watchdog = Watchdog.start([self._stores])
         for node in self.nodes.values():
             self._launch(node)
-        self._front = self._watchdog.spawn(
-            self._front_command(), self._shared, self.logs / "front.log"
-        )
+        if self.plan.front in FRONTS:
+            await self._start_balancer(self._watchdog)
+        else:
+            log = self.logs / "front.log"
+            self._fronts += [self._watchdog.spawn(self._front_command(), self._shared, log)]
         for node in self.nodes.values():
             await self.ready(node.name)
-        await self._wait("front", self._front, lambda: self._answers(f"{self.url}/"))
+        await self._wait("front", self._fronts[0], lambda: self._answers(f"{self.url}/"))
 
     async def stop(self, *, keep_logs: bool = False) -> None:
         """Kill everything, remove everything; the logs stay when they are still needed."""
         for task in self._tasks:
             task.cancel()
-        groups = [self._front, *(node.group for node in self.nodes.values())]
+        groups = [*self._fronts, *(node.group for node in self.nodes.values())]
         await asyncio.gather(*(group.kill() for group in groups if group is not None))
         if self._watchdog is not None:
             await self._watchdog.stop()
@@ -279,6 +283,25 @@ class Cluster:
             return [sys.executable, "-m", "sessionha", "router", "--listen", listen]
         urls = [node.url for node in self.nodes.values()]
         return [sys.executable, "-m", "demo_app.roundrobin", "--listen", listen, *urls]
+
+    async def _start_balancer(self, watchdog: Watchdog) -> None:
+        """A real one, and what keeps it at the cluster's view."""
+        place = self.logs / "balancer"
+        front = FRONTS[self.plan.front](place, self.front_port, self._ports.take())
+        front.prepare()
+        describing = ["--cluster", self._shared["SESSIONHA_CONFIG"]]
+        made = watchdog.spawn(
+            [*SESSIONHA, "export", *export_words(front), *describing],
+            self._shared,
+            self.logs / "front.log",
+        )
+        await made.ended(POLL)
+        await made.kill()
+        for log, command in (
+            ("front.log", front.command),
+            ("follow.log", [*SESSIONHA, "follow", *follow_words(front)]),
+        ):
+            self._fronts += [watchdog.spawn(command, self._shared, self.logs / log)]
 
     def _description(self) -> str:
         """The TOML description that the nodes and the router share."""

@@ -40,9 +40,12 @@ class Options:
 class File(NamedTuple):
     """The content of one file."""
 
-    text: str
+    text: str | None
+    """None: there shall be no such file."""
     private: bool = False
     """It has keys: for the owner only."""
+    live: bool = False
+    """A running balancer looks at it by itself: a change of it needs no reload."""
 
 
 Files = Mapping[str, File]

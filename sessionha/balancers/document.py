@@ -135,13 +135,19 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return tuple(each for each in self.routable if each.spare)
 
     @property
+    def known(self) -> tuple[Server, ...]:
+        """All that may be members, now or soon."""
+        return tuple(each for each in self.servers if each.url and each.state != "gone")
+
+    @property
     def draining(self) -> tuple[Server, ...]:
         """Those that are tried when nobody else is left."""
         return tuple(each for each in self.servers if each.state == "drain")
 
 
-def document_of(view: View, settings: Settings) -> Document:
-    """What a balancer is told when this is the cluster's view."""
+def document_of(view: View, settings: Settings, before: Document | None = None) -> Document:
+    """What a balancer is told when this is the cluster's view; `before`: what it was told last,
+    for where nodes are that are no members now."""
     members = set(view.nodes)
     absent = [node for node in settings.description.servers if node.node not in members]
     return Document(
@@ -149,7 +155,7 @@ def document_of(view: View, settings: Settings) -> Document:
         view=view.id.number,
         cookie=Cookie(name=settings.route_cookie),
         health=Health(path=_readyz(settings.health_path)),
-        servers=(*_servers(view), *_absent(absent, view)),
+        servers=(*_servers(view), *_absent(absent, view, before)),
     )
 
 
@@ -230,15 +236,24 @@ def _server(target: Target, aliases: tuple[str, ...], incarnation: str) -> Serve
     )
 
 
-def _absent(nodes: list[Node], view: View) -> Iterator[Server]:
+def _absent(nodes: list[Node], view: View, before: Document | None) -> Iterator[Server]:
+    known = () if before is None else before.servers
+    last = [server for server in known if server.url and view.member(server.node) is None]
+    for server in last:
+        yield msgspec.structs.replace(server, state=_state(server.node, view))
+    told = {server.node for server in last}
     for node in nodes:
-        left = state_of(node.node, view) is NodeState.LEFT
-        yield Server(
-            name=server_name(node.node),
-            node=node.node,
-            state="gone" if left else "down",
-            url=node.url,
-            spare=node.role == "spare",
-            weight=max(1, node.weight),
-            zone=node.zone,
-        )
+        if node.node not in told:
+            yield Server(
+                name=server_name(node.node),
+                node=node.node,
+                state=_state(node.node, view),
+                url=node.url,
+                spare=node.role == "spare",
+                weight=max(1, node.weight),
+                zone=node.zone,
+            )
+
+
+def _state(node: str, view: View) -> State:
+    return "gone" if state_of(node, view) is NodeState.LEFT else "down"

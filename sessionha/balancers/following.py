@@ -9,7 +9,7 @@ from typing import Final
 
 from sessionha.balancers.base import Balancer, Keys, Options
 from sessionha.balancers.document import Document
-from sessionha.balancers.installing import install, run, same
+from sessionha.balancers.installing import Outcome, differing, install, run, write
 from sessionha.errors import InvalidSettings
 
 logger = logging.getLogger("sessionha.balancers")
@@ -97,17 +97,20 @@ class Following:
             return "no member has told where its application is: set `url` on the nodes"
         place, keys = self._options.place, self._keys()
         files = self._balancer.files(document, keys, self._options)
-        if not same(place, files):
-            found = await install(place, files, self._check)
+        changed = differing(place, files)
+        write(place, {name: file for name, file in changed.items() if file.live})
+        others = {name: file for name, file in files.items() if not file.live}
+        if others.keys() & changed.keys():
+            found = await install(place, others, self._check)
             if not found.done:
                 return found.words
             self._behind = True
-        if not self._behind:
-            return ""
-        if not await self._balancer.adopt(document, keys, self._options) and self._reload:
-            found = await run(self._reload)
+        if self._behind and not await self._balancer.adopt(document, keys, self._options):
+            found = await run(self._reload) if self._reload else Outcome(True, "")
             if not found.done:
                 return found.words
+        if not changed and not self._behind:
+            return ""
         self._behind = False
         shown = ", ".join(f"{each.name} {each.state}" for each in document.servers)
         logger.info("the balancer is at view %d: %s", document.view, shown)

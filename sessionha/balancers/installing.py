@@ -65,6 +65,9 @@ def write(place: Path, files: Files) -> None:
         path = place / name
         if _same(path, file):
             continue
+        if file.text is None:
+            path.unlink(missing_ok=True)
+            continue
         mode = 0o600 if file.private else 0o644
         handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=place)
         try:
@@ -81,6 +84,8 @@ def write(place: Path, files: Files) -> None:
 
 
 def _same(path: Path, file: File) -> bool:
+    if file.text is None:
+        return not path.exists()
     try:
         if file.private and path.stat().st_mode & 0o077:
             return False
@@ -89,9 +94,9 @@ def _same(path: Path, file: File) -> bool:
         return False
 
 
-def same(place: Path, files: Files) -> bool:
-    """Whether these very files are in place."""
-    return all(_same(place / name, file) for name, file in files.items())
+def differing(place: Path, files: Files) -> Files:
+    """Those that are not in place as they should be."""
+    return {name: file for name, file in files.items() if not _same(place / name, file)}
 
 
 async def install(place: Path, files: Files, check: Sequence[str]) -> Outcome:
@@ -106,15 +111,13 @@ async def install(place: Path, files: Files, check: Sequence[str]) -> Outcome:
         return Outcome(True, "")
     found = await run(check)
     if not found.done:
-        write(place, {name: file for name, file in before.items() if file is not None})
-        for name in [name for name, file in before.items() if file is None]:
-            (place / name).unlink(missing_ok=True)
+        write(place, before)
     return found
 
 
-def _kept(path: Path) -> File | None:
+def _kept(path: Path) -> File:
     try:
         private = not path.stat().st_mode & 0o077
         return File(path.read_text(encoding="utf-8"), private)
     except (OSError, UnicodeDecodeError):
-        return None
+        return File(None)

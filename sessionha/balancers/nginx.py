@@ -4,11 +4,15 @@ Each server is an upstream of its own: the server, and a `backup` that answers 5
 request may go to another server is so decided by nginx's own `proxy_next_upstream`, which never
 repeats a POST that was sent; only where it went on to the backup does 598 lead to the next name. An
 `error_page 502` would repeat everything, and hide the 502 of an application.
+
+A reload closes the idle connections of clients, and a POST that comes on one at that moment fails.
+So who is a member, and who drains, is no part of the configuration: empty files beside it say it,
+which nginx looks for before it sends a request. Only a server that was not known needs a reload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Final
@@ -19,19 +23,34 @@ from sessionha.balancers.base import File, Files, Keys, Options, one_scheme, ver
 from sessionha.balancers.document import Document, Server
 from sessionha.errors import InvalidSettings
 
-HOPS: Final = 5
+HOPS: Final = 4
 """Names of a cookie that are tried in their order; then any server. nginx allows ten internal
-redirects, and the tiers after the names take four."""
+redirects; the tiers after the names take five, and an Idempotency-Key takes one."""
 
 NOWHERE: Final = 598
 """What the dead end answers: no status that an application or nginx has."""
 
+KEYED: Final = 597
+"""Leads requests with an Idempotency-Key to a chain of their own; never leaves nginx."""
+
+NAMELESS: Final = 596
+"""Leads those without names past the names."""
+
+NOBODY: Final = "sessionha_nobody"
+"""The upstream of a name that is no member's; always marked, so that nothing connects to it."""
+
 LOOPBACK: Final = "127.0.0.1:8598"
 """Of the dead end. A unix socket would be left behind by a killed nginx and stop the next one."""
 
-TIERS: Final = ("ready", "spares", "draining", "anybody")
-"""Upstreams after the names. `anybody` is every member once more: trying is better than giving
-up."""
+TIERS: Final = ("pool", "ready", "spares", "members", "anybody")
+"""Where a request goes after the names: one that is not away, by the client's address; any server;
+any spare; a member even if it drains; whoever answers, for trying is better than giving up."""
+
+AWAY: Final = "away"
+"""Suffix of the file that says: not for clients, for it drains or is no member."""
+
+OUT: Final = "out"
+"""Suffix of the file that says: no member."""
 
 KEEPALIVE: Final = 32
 """Idle connections a worker keeps to each server."""
@@ -41,7 +60,7 @@ ZONE: Final = "64k"
 
 
 class Nginx:
-    """nginx 1.9 or later; to verify signatures also njs 0.7 or later."""
+    """nginx 1.11 or later; to verify signatures also njs 0.7 or later."""
 
     place = Path("/etc/nginx/sessionha")
     verifies = False  # njs is no part of nginx itself
@@ -49,7 +68,7 @@ class Nginx:
     reload: tuple[str, ...] = ("nginx", "-s", "reload")
 
     def files(self, document: Document, keys: Keys, options: Options) -> Files:
-        """`http.conf`, `server.conf` and `proxy.conf`; with signatures verified two scripts.
+        """`http.conf`, `server.conf`, `proxy.conf` and marks; with signatures verified two scripts.
 
         Raises:
             InvalidSettings: servers that speak https, or no keys.
@@ -64,8 +83,9 @@ class Nginx:
         keys = verifying(keys, options)
         found = {
             "http.conf": File("\n".join(_http(document, options)) + "\n"),
-            "server.conf": File("\n".join(_server(options)) + "\n"),
+            "server.conf": File("\n".join(_server(document, options)) + "\n"),
             "proxy.conf": File("\n".join(_proxy(options)) + "\n"),
+            **dict(_marks(document)),
         }
         if keys:
             script = resources("sessionha.balancers").joinpath("verify.js")
@@ -82,10 +102,20 @@ class Nginx:
         return False
 
 
+def _marks(document: Document) -> Iterator[tuple[str, File]]:
+    for suffix in (AWAY, OUT):
+        yield f"{NOBODY}.{suffix}", File("", live=True)
+    for server in document.known:
+        away, out = server.state != "up", server.state == "down"
+        for suffix, there in ((AWAY, away), (OUT, out)):
+            yield f"{_upstream(server)}.{suffix}", File("" if there else None, live=True)
+
+
 def _http(document: Document, options: Options) -> Iterator[str]:
     dead = options.loopback or LOOPBACK
+    servers = document.known
     yield from (
-        f"# Servers of the cluster {document.cluster}, view {document.view}.",
+        f"# The servers of the cluster {document.cluster}.",
         "# Generated: include it in `http { }`, and server.conf in a `server { }`.",
         "",
         "# What a client brings: the cookie, or a header from one that keeps no cookies.",
@@ -105,36 +135,39 @@ def _http(document: Document, options: Options) -> Iterator[str]:
             f'map $sessionha_names $sessionha_name_{hop} {{ default ""; "~^{before}'
             f'(?<sessionha_part_{hop}>[^~]+)" $sessionha_part_{hop}; }}'
         )
-    yield from (
-        "",
-        "# A name leads to an upstream only if it stands here. Draining is passed over.",
-    )
-    known = [f"    {_word(name)} {_upstream(s)};" for s in document.routable for name in s.names]
+    yield from ("", "# A name leads to an upstream only if it stands here.")
     for hop in range(1, HOPS + 1):
         yield f"map $sessionha_name_{hop} $sessionha_upstream_{hop} {{"
-        yield "    default sessionha_nowhere;"
-        yield from known
+        yield f"    default {NOBODY};"
+        yield from (f"    {_word(name)} {_upstream(s)};" for s in servers for name in s.names)
         yield "}"
     yield from (
-        "map $sessionha_names $sessionha_first {",
-        "    default $sessionha_upstream_1;",
-        '    "" sessionha_ready;',
-        "}",
         "",
+        "# The same server for all requests of a client that has no names yet.",
+        'split_clients "$remote_addr $http_user_agent" $sessionha_pick {',
+        *_shares([server for server in servers if not server.spare]),
+        "}",
         'map $http_upgrade $sessionha_connection { default upgrade; "" ""; }',
         "",
         "# The dead end of each upstream: who is sent here tries the next one.",
-        f"upstream sessionha_nowhere {{ server {dead} max_fails=0; }}",
+        f"upstream {NOBODY} {{ server {dead} max_fails=0; }}",
         f"server {{ listen {dead}; access_log off; client_max_body_size 0; return {NOWHERE}; }}",
         "",
     )
-    for server in document.routable:
+    for server in servers:
         yield from _one(_upstream(server), [server], dead, options)
-    yield "# Clients that are nobody's yet, and those whose servers do not answer."
-    yield from _one("sessionha_ready", document.ready, dead, options)
-    yield from _one("sessionha_spares", document.spares, dead, options)
-    yield from _one("sessionha_draining", document.draining, dead, options)
-    yield from _one("sessionha_anybody", (*document.routable, *document.draining), "", options)
+    yield "# When the servers that a client names, or gets, do not answer."
+    yield from _one("sessionha_ready", [s for s in servers if not s.spare], dead, options)
+    yield from _one("sessionha_spares", [s for s in servers if s.spare], dead, options)
+    yield from _one("sessionha_anybody", servers, "", options)
+
+
+def _shares(servers: Sequence[Server]) -> Iterator[str]:
+    """Lines of `split_clients`: each server's part by weight, the last one the rest."""
+    total = sum(server.weight for server in servers)
+    for server in servers[:-1]:
+        yield f"    {server.weight * 100 / total:.2f}% {_upstream(server)};"
+    yield f"    * {_upstream(servers[-1]) if servers else NOBODY};"
 
 
 def _names(document: Document, options: Options) -> Iterator[str]:
@@ -173,29 +206,73 @@ def _one(name: str, servers: Iterable[Server], dead: str, options: Options) -> I
     yield "}"
 
 
-def _server(options: Options) -> Iterator[str]:
-    include = f'include "{options.place / "proxy.conf"}";'
-    steps = [f"name_{hop}" for hop in range(2, HOPS + 1)] + list(TIERS)
-    targets = [f"$sessionha_upstream_{hop}" for hop in range(2, HOPS + 1)]
-    targets += [f"sessionha_{tier}" for tier in TIERS]
-    following = [*steps[1:], ""]
+def _server(document: Document, options: Options) -> Iterator[str]:
+    plain = f'include "{options.place / "proxy.conf"}";'
+    keyed = [plain, "proxy_next_upstream error timeout non_idempotent;"]
     yield from (
         "# The affinity rule: the servers that the cookie names, in its order; then any.",
-        "# For a part of the site copy `location /`, with its three lines, to another prefix.",
+        "# For a part of the site copy `location /` with all that is in it to another prefix.",
         "",
         "location / {",
-        f"    {include}",
-        f"    error_page {NOWHERE} = @sessionha_{steps[0]};",
-        "    proxy_pass http://$sessionha_first;",
+        f"    {plain}",
+        f"    error_page {NOWHERE} = @sessionha_name_2;",
+        f"    error_page {KEYED} = @sessionha_keyed_name_1;",
+        f"    error_page {NAMELESS} = @sessionha_pool;",
+        f"    if ($http_idempotency_key) {{ return {KEYED}; }}",
+        f'    if ($sessionha_names = "") {{ return {NAMELESS}; }}',
+        *_unless_away(options, "$sessionha_upstream_1"),
+        "    proxy_pass http://$sessionha_upstream_1;",
         "}",
+        *_chain("sessionha_", 2, [plain], document, options),
+        "",
+        "# What was sent and may not run twice is never repeated: without `non_idempotent` nginx",
+        "# repeats no POST, LOCK or PATCH. A request with an Idempotency-Key may run twice.",
+        *_chain("sessionha_keyed_", 1, keyed, document, options),
     )
-    for step, target, after in zip(steps, targets, following, strict=True):
-        yield f"location @sessionha_{step} {{"
-        yield f"    {include}"
+
+
+def _chain(
+    prefix: str, first: int, including: Sequence[str], document: Document, options: Options
+) -> Iterator[str]:
+    """Named locations from the name number `first` to the last tier, each leading to the next."""
+    hops = range(first, HOPS + 1)
+    steps = [f"name_{hop}" for hop in hops] + list(TIERS)
+    for step, after in zip(steps, [*steps[1:], ""], strict=True):
+        yield f"location @{prefix}{step} {{"
+        yield from (f"    {line}" for line in including)
         if after:
-            yield f"    error_page {NOWHERE} = @sessionha_{after};"
-        yield f"    proxy_pass http://{target};"
+            yield f"    error_page {NOWHERE} = @{prefix}{after};"
+        yield from _target(step, document, options)
         yield "}"
+
+
+def _target(step: str, document: Document, options: Options) -> Iterator[str]:
+    """Where one location sends a request."""
+    servers = sorted(document.known, key=lambda server: server.spare)
+    if step.startswith("name_"):
+        upstream = f"$sessionha_upstream_{step.removeprefix('name_')}"
+        yield from _unless_away(options, upstream)
+        yield f"    proxy_pass http://{upstream};"
+    elif step == "pool":
+        yield from _first("$sessionha_pick", servers, AWAY, options)
+    elif step == "members":
+        yield from _first(NOBODY, servers, OUT, options)
+    else:
+        yield f"    proxy_pass http://sessionha_{step};"
+
+
+def _unless_away(options: Options, upstream: str) -> Iterator[str]:
+    yield f'    if (-f "{options.place}/{upstream}.{AWAY}") {{ return {NOWHERE}; }}'
+
+
+def _first(wanted: str, servers: Iterable[Server], suffix: str, options: Options) -> Iterator[str]:
+    """The one that is wanted if there is no such mark of it, else the first without one."""
+    yield f"    set $sessionha_target {wanted};"
+    marked = f'-f "{options.place}/$sessionha_target.{suffix}"'
+    for server in servers:
+        yield f"    if ({marked}) {{ set $sessionha_target {_upstream(server)}; }}"
+    yield f"    if ({marked}) {{ return {NOWHERE}; }}"
+    yield "    proxy_pass http://$sessionha_target;"
 
 
 def _proxy(options: Options) -> Iterator[str]:
@@ -220,8 +297,6 @@ def _proxy(options: Options) -> Iterator[str]:
         "# Also how long a websocket may be silent. Whoever is later counts as dead for a second.",
         f"proxy_read_timeout {response};",
         f"proxy_send_timeout {response};",
-        "# Without `non_idempotent`: what was sent and may not run twice is never repeated.",
-        "proxy_next_upstream error timeout;",
         f"# So that {NOWHERE} leads on. No other answer of a server is touched.",
         "proxy_intercept_errors on;",
         "recursive_error_pages on;",

@@ -103,13 +103,17 @@ def export(name: str, document: Document, settings: Settings, wishes: Wishes) ->
     except OSError as error:
         problem = f"{error.filename or options.place} cannot be written: {error.strerror}"
         raise InvalidSettings([problem]) from None
-    return "\n".join(str(options.place / name) for name in files)
+    return "\n".join(
+        str(options.place / name) for name, file in files.items() if file.text is not None
+    )
 
 
 def _shown(files: Files) -> str:
     """The files one after the other; those with keys only by name."""
     parts = []
     for name, file in files.items():
+        if not file.text:
+            continue
         text = "(has keys: written by --to DIR only)" if file.private else file.text.rstrip()
         parts.append(f"# --- {name}\n{text}\n")
     return "\n".join(parts).rstrip()
@@ -149,6 +153,7 @@ class _Run:
     ) -> None:
         self._settings = settings
         self._view: View | None = None
+        self._document: Document | None = None
         self._following = Following(balancer, options, self._keys, check=check, reload=reload)
 
     def _keys(self) -> Keys:
@@ -176,7 +181,8 @@ class _Run:
 
     def _changed(self, view: View) -> None:
         self._view = view
-        self._following.tell(document_of(view, self._settings))
+        self._document = document_of(view, self._settings, self._document)
+        self._following.tell(self._document)
 
     def _reread(self) -> None:
         try:

@@ -14,7 +14,7 @@ from sessionha.balancers import following
 from sessionha.balancers.base import File, Files, Keys, Options
 from sessionha.balancers.document import Document, document_of
 from sessionha.balancers.following import Following
-from sessionha.balancers.installing import install, run, same, write
+from sessionha.balancers.installing import differing, install, run, write
 from tests.balancers.vectors import settings, view_of
 
 NODES = {"n1": "up", "n2": "up"}
@@ -142,6 +142,25 @@ async def test_a_balancer_that_does_not_run_yet_is_reloaded_when_it_does(tmp_pat
     assert await follows._bring(document(1)), "although the files are the same"
 
 
+async def test_what_a_balancer_looks_at_by_itself_needs_no_reload(tmp_path: Path) -> None:
+    class Looking(Toy):
+        def files(self, document: Document, keys: Keys, options: Options) -> Files:
+            away = [server.name for server in document.draining]
+            marks = {name: File("" if name in away else None, live=True) for name in ("n1", "n2")}
+            return {"toy.conf": File("view"), **marks}
+
+    options, log = Options(place=tmp_path, verify=False), tmp_path / "log"
+    follows = Following(
+        Looking(tmp_path), options, dict, reload=("sh", "-c", f"echo reloaded >> {log}")
+    )
+    assert await follows._bring(document(1))
+    assert await follows._bring(document(2, n1="up", n2="drain"))
+    assert names(tmp_path) == ["log", "n2", "toy.conf"]
+    assert await follows._bring(document(3))
+    assert names(tmp_path) == ["log", "toy.conf"]
+    assert log.read_text() == "reloaded\n", "for the first time only"
+
+
 async def test_a_view_without_any_application_changes_nothing(tmp_path: Path) -> None:
     follows = Following(Toy(tmp_path), Options(place=tmp_path, verify=False), dict, reload=())
     nobody = document_of(view_of({"n1": "up"}, {"n1": ""}), settings())
@@ -153,11 +172,11 @@ def test_files_that_are_the_same_are_not_written_again(tmp_path: Path) -> None:
     files = {"toy.conf": File("one"), "keys": File("k", private=True)}
     write(tmp_path, files)
     before = (tmp_path / "toy.conf").stat().st_ino
-    assert same(tmp_path, files)
+    assert not differing(tmp_path, files)
     write(tmp_path, files)
     assert (tmp_path / "toy.conf").stat().st_ino == before
     (tmp_path / "keys").chmod(0o644)
-    assert not same(tmp_path, files), "a key that others can read"
+    assert list(differing(tmp_path, files)) == ["keys"], "a key that others can read"
 
 
 @pytest.mark.parametrize(

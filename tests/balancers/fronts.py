@@ -1,0 +1,175 @@
+"""Real balancers for the tests, each with the configuration that is made for it.
+
+A kind is one entry in `KINDS`: how it is made (`demo_app.fronts`) and what it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from demo_app.fronts import NJS, SESSIONHA, Front, Nginx, executable, follow_words
+from demo_app.processes import Group, Ports, Watchdog, rows
+from sessionha.balancers.document import Document, keys_of
+from sessionha.balancers.installing import install, run, write
+from sessionha.balancers.kinds import KINDS as CONFIGURED
+from sessionha.settings import Settings
+from tests.live.cluster import until
+
+
+class Make(Protocol):
+    """Makes a front."""
+
+    def __call__(
+        self, place: Path, port: int, own_port: int, *, response_timeout: float
+    ) -> Front: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A balancer, and what it can."""
+
+    make: Make
+    needs: tuple[Path | str, ...]
+    """Programs or files without which it does not run."""
+    can: frozenset[str] = frozenset()
+    """Of what vectors may need."""
+    unsettled: bool = field(default=False)
+    """Its processes are replaced by a reload."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "nginx": Kind(partial(Nginx, verify=False), ("nginx",), unsettled=True),
+    "nginx-njs": Kind(
+        partial(Nginx, verify=True), ("nginx", NJS), frozenset({"signature"}), unsettled=True
+    ),
+}
+
+FOLLOWED = ("nginx-njs",)
+"""Kinds that are driven in front of real nodes: of two that differ little only one."""
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def require(kind: str) -> None:
+    """Skip where the balancer is not installed; fail in CI."""
+    absent = [
+        str(each)
+        for each in KINDS[kind].needs
+        if not Path(executable(each) if isinstance(each, str) else each).exists()
+    ]
+    if absent and os.environ.get("CI") == "true":
+        pytest.fail(f"{', '.join(absent)} must be installed in CI", pytrace=False)
+    if absent:
+        pytest.skip(f"{', '.join(absent)} is not installed")
+
+
+_ports = Ports(29_000 + os.getpid() * 8 % 1_500)
+
+
+class Running:
+    """A balancer that runs with what is made of the documents that it is told."""
+
+    def __init__(
+        self, kind: str, place: Path, watchdog: Watchdog, settings: Settings, patience: float
+    ) -> None:
+        """`patience`: seconds until a server that does not answer counts as dead."""
+        self.port = _ports.take()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = place / "balancer.log"
+        self.front = KINDS[kind].make(place, self.port, _ports.take(), response_timeout=patience)
+        self.can = KINDS[kind].can
+        self._followed: Group | None = None
+        self._unsettled = KINDS[kind].unsettled
+        self._balancer = CONFIGURED[self.front.kind]
+        self._settings = settings
+        self._watchdog = watchdog
+        self._group: Group | None = None
+
+    async def tell(self, document: Document) -> None:
+        """Start it, or bring it to the document; return when it serves by that alone."""
+        options, keys = self.front.options, keys_of(self._settings)
+        files = self._balancer.files(document, keys, options)
+        if self._group is None:
+            self.front.prepare()
+            write(options.place, files)
+            self._group = self._watchdog.spawn(self.front.command, os.environ, self.log)
+            await until(f"{self.front.kind} listens", self._listens)
+            return
+        found = await install(options.place, files, self.front.check)
+        assert found.done, found.words
+        if await self._balancer.adopt(document, keys, options) or not self.front.reload:
+            return
+        before = self._processes()
+        reloaded = await run(self.front.reload)
+        assert reloaded.done, reloaded.words
+
+        async def settled() -> bool:
+            return not before & self._processes() and bool(self._processes())
+
+        if self._unsettled:
+            await until("the old processes have ended", settled)
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        assert self._group is not None, "it runs"
+        return self._group.pid
+
+    def follow(self, environment: Mapping[str, str]) -> None:
+        """From now on it follows a cluster by itself."""
+        command = [*SESSIONHA, "follow", *follow_words(self.front)]
+        self._followed = self._watchdog.spawn(command, environment, self.log)
+
+    async def _listens(self) -> bool:
+        if self._group is not None and not self._group.running:
+            raise AssertionError(f"it ended: {self.log.read_text()}")
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except ConnectionError:
+            return False
+        writer.close()
+        return True
+
+    def _processes(self) -> set[int]:
+        """Those that serve, not the one that watches them."""
+        group = self._group
+        assert group is not None, "it runs"
+        return {row.pid for row in rows() if row.parent == group.pid and row.alive}
+
+    async def stop(self) -> None:
+        """Kill it."""
+        for group in (self._followed, self._group):
+            if group is not None:
+                await group.kill()
+
+
+@asynccontextmanager
+async def running(
+    kind: str, settings: Settings, *, patience: float = 30.0
+) -> AsyncIterator[Running]:
+    """A balancer of a kind, not started before it is told a document."""
+    require(kind)
+    place = Path(tempfile.mkdtemp(prefix="sessionha-balancer-"))
+    watchdog = Watchdog.start([place])
+    made = Running(kind, place, watchdog, settings, patience)
+    try:
+        yield made
+    except BaseException:
+        if made.log.exists():
+            print(f"--- {kind}\n{made.log.read_text(errors='replace')}")
+        raise
+    finally:
+        await made.stop()
+        await watchdog.stop()
+        shutil.rmtree(place, ignore_errors=True)
