@@ -12,8 +12,8 @@ that a session shows and its client never sent there, or that are there twice. `
 without key that were already sent when their node died. `broken`: answers that began and broke off
 when their node died, and that the client asked for again, as one does with what may run twice;
 `sessionha router` holds short answers back until it has them whole. `errors`: everything else that
-is not 2xx. `failover_ms_…`: see `accounting.Failovers`. `healed_to_third`: copies made on nodes that had no
-seat, because an absent node was awaited no longer; in rolling restarts that is wrong.
+is not 2xx. `failover_ms_…`: see `accounting.Failovers`. `healed_to_third`: copies made on nodes
+that had no seat, because an absent node was awaited no longer; in rolling restarts that is wrong.
 `replacements`: temporary copies made by writes while a node was awaited.
 """
 

@@ -25,7 +25,7 @@ from sessionha.errors import InvalidSettings
 
 HOPS: Final = 4
 """Names of a cookie that are tried in their order; then any server. nginx allows ten internal
-redirects; the tiers after the names take five, and an Idempotency-Key takes one."""
+redirects; the tiers after the names take six, and an Idempotency-Key takes one."""
 
 NOWHERE: Final = 598
 """What the dead end answers: no status that an application or nginx has."""
@@ -33,18 +33,16 @@ NOWHERE: Final = 598
 KEYED: Final = 597
 """Leads requests with an Idempotency-Key to a chain of their own; never leaves nginx."""
 
-NAMELESS: Final = 596
-"""Leads those without names past the names."""
-
 NOBODY: Final = "sessionha_nobody"
 """The upstream of a name that is no member's; always marked, so that nothing connects to it."""
 
 LOOPBACK: Final = "127.0.0.1:8598"
 """Of the dead end. A unix socket would be left behind by a killed nginx and stop the next one."""
 
-TIERS: Final = ("pool", "ready", "spares", "members", "anybody")
-"""Where a request goes after the names: one that is not away, by the client's address; any server;
-any spare; a member even if it drains; whoever answers, for trying is better than giving up."""
+TIERS: Final = ("pool", "first", "last", "spares", "members", "anybody")
+"""Where a request goes after the names: to one by the client's address, the first, the last that is
+not away, so that of three all are tried; to any spare; to a member even if it drains; to whoever
+answers, for trying is better than giving up."""
 
 AWAY: Final = "away"
 """Suffix of the file that says: not for clients, for it drains or is no member."""
@@ -147,6 +145,10 @@ def _http(document: Document, options: Options) -> Iterator[str]:
         'split_clients "$remote_addr $http_user_agent" $sessionha_pick {',
         *_shares([server for server in servers if not server.spare]),
         "}",
+        "map $sessionha_names $sessionha_first {",
+        "    default $sessionha_upstream_1;",
+        '    "" $sessionha_pick;',
+        "}",
         'map $http_upgrade $sessionha_connection { default upgrade; "" ""; }',
         "",
         "# The dead end of each upstream: who is sent here tries the next one.",
@@ -157,7 +159,6 @@ def _http(document: Document, options: Options) -> Iterator[str]:
     for server in servers:
         yield from _one(_upstream(server), [server], dead, options)
     yield "# When the servers that a client names, or gets, do not answer."
-    yield from _one("sessionha_ready", [s for s in servers if not s.spare], dead, options)
     yield from _one("sessionha_spares", [s for s in servers if s.spare], dead, options)
     yield from _one("sessionha_anybody", servers, "", options)
 
@@ -217,11 +218,9 @@ def _server(document: Document, options: Options) -> Iterator[str]:
         f"    {plain}",
         f"    error_page {NOWHERE} = @sessionha_name_2;",
         f"    error_page {KEYED} = @sessionha_keyed_name_1;",
-        f"    error_page {NAMELESS} = @sessionha_pool;",
         f"    if ($http_idempotency_key) {{ return {KEYED}; }}",
-        f'    if ($sessionha_names = "") {{ return {NAMELESS}; }}',
-        *_unless_away(options, "$sessionha_upstream_1"),
-        "    proxy_pass http://$sessionha_upstream_1;",
+        *_unless_away(options, "$sessionha_first"),
+        "    proxy_pass http://$sessionha_first;",
         "}",
         *_chain("sessionha_", 2, [plain], document, options),
         "",
@@ -248,15 +247,20 @@ def _chain(
 
 def _target(step: str, document: Document, options: Options) -> Iterator[str]:
     """Where one location sends a request."""
-    servers = sorted(document.known, key=lambda server: server.spare)
+    ready = [server for server in document.known if not server.spare]
     if step.startswith("name_"):
-        upstream = f"$sessionha_upstream_{step.removeprefix('name_')}"
+        hop = step.removeprefix("name_")
+        upstream = "$sessionha_first" if hop == "1" else f"$sessionha_upstream_{hop}"
         yield from _unless_away(options, upstream)
         yield f"    proxy_pass http://{upstream};"
     elif step == "pool":
-        yield from _first("$sessionha_pick", servers, AWAY, options)
+        yield from _first("$sessionha_pick", ready, AWAY, options)
+    elif step == "first":
+        yield from _first(NOBODY, ready, AWAY, options)
+    elif step == "last":
+        yield from _first(NOBODY, ready[::-1], AWAY, options)
     elif step == "members":
-        yield from _first(NOBODY, servers, OUT, options)
+        yield from _first(NOBODY, document.known, OUT, options)
     else:
         yield f"    proxy_pass http://sessionha_{step};"
 

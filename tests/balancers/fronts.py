@@ -21,7 +21,7 @@ import pytest
 from demo_app.fronts import NJS, SESSIONHA, Front, Nginx, executable, follow_words
 from demo_app.processes import Group, Ports, Watchdog, rows
 from sessionha.balancers.document import Document, keys_of
-from sessionha.balancers.installing import install, run, write
+from sessionha.balancers.installing import differing, install, run, write
 from sessionha.balancers.kinds import KINDS as CONFIGURED
 from sessionha.settings import Settings
 from tests.live.cluster import until
@@ -44,6 +44,8 @@ class Kind:
     """Programs or files without which it does not run."""
     can: frozenset[str] = frozenset()
     """Of what vectors may need."""
+    alike: bool = False
+    """Another kind here has the same chain: how that goes on after a death is seen there."""
     unsettled: bool = field(default=False)
     """Its processes are replaced by a reload."""
 
@@ -51,7 +53,11 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "nginx": Kind(partial(Nginx, verify=False), ("nginx",), unsettled=True),
     "nginx-njs": Kind(
-        partial(Nginx, verify=True), ("nginx", NJS), frozenset({"signature"}), unsettled=True
+        partial(Nginx, verify=True),
+        ("nginx", NJS),
+        frozenset({"signature"}),
+        alike=True,
+        unsettled=True,
     ),
 }
 
@@ -88,6 +94,7 @@ class Running:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = place / "balancer.log"
         self.front = KINDS[kind].make(place, self.port, _ports.take(), response_timeout=patience)
+        self.fresh = False
         self.can = KINDS[kind].can
         self._followed: Group | None = None
         self._unsettled = KINDS[kind].unsettled
@@ -97,7 +104,10 @@ class Running:
         self._group: Group | None = None
 
     async def tell(self, document: Document) -> None:
-        """Start it, or bring it to the document; return when it serves by that alone."""
+        """Start it, or bring it to the document; return when it serves by that alone.
+
+        While it is `fresh` it also forgets who failed.
+        """
         options, keys = self.front.options, keys_of(self._settings)
         files = self._balancer.files(document, keys, options)
         if self._group is None:
@@ -106,8 +116,11 @@ class Running:
             self._group = self._watchdog.spawn(self.front.command, os.environ, self.log)
             await until(f"{self.front.kind} listens", self._listens)
             return
-        found = await install(options.place, files, self.front.check)
+        changed = differing(options.place, files)
+        found = await install(options.place, changed, self.front.check)
         assert found.done, found.words
+        if not self.fresh and all(file.live for file in changed.values()):
+            return
         if await self._balancer.adopt(document, keys, options) or not self.front.reload:
             return
         before = self._processes()

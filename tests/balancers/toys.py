@@ -45,6 +45,8 @@ class Toy:
             self._server = None
         for writer in tuple(self._connections):
             writer.transport.abort()
+        while self._connections:  # noqa: ASYNC110 (each ends with its next read)
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
