@@ -155,7 +155,7 @@ def document_of(view: View, settings: Settings, before: Document | None = None) 
         view=view.id.number,
         cookie=Cookie(name=settings.route_cookie),
         health=Health(path=_readyz(settings.health_path)),
-        servers=(*_servers(view), *_absent(absent, view, before)),
+        servers=tuple(sorted((*_servers(view), *_absent(absent, view, before)), key=_name)),
     )
 
 
@@ -200,6 +200,11 @@ def keys_of(settings: Settings) -> Mapping[str, bytes]:
     cluster secret."""
     keys = settings.keys(ROUTE_LABEL)
     return RouteCookies(keys, settings.route_cookie).balancer_keys if keys else {}
+
+
+def _name(server: Server) -> str:
+    """In this order they stay when one goes and comes back: then nothing else changes."""
+    return server.name
 
 
 def _readyz(health_path: str) -> str:

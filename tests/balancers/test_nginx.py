@@ -48,8 +48,9 @@ def test_signatures_are_not_verified_without_keys(tmp_path: Path) -> None:
 
 
 def test_only_the_marks_differ_when_a_node_drains_or_dies(tmp_path: Path) -> None:
-    before, after = document("n1", "n2"), document("n1", n2="drain")
-    view = view_of({"n1": "up"}, {"n1": "http://127.0.0.1:1"}, number=2)
+    before, after = document("n1", "n2", "n3"), document("n1", "n3", n2="drain")
+    urls = dict.fromkeys(("n1", "n3"), "http://127.0.0.1:1")
+    view = view_of({"n1": "up", "n3": "up"}, urls, number=2)
     dead = document_of(view, settings(), before)
     options = Options(place=tmp_path, verify=False)
     configured = [Nginx().files(each, {}, options) for each in (before, after, dead)]
