@@ -14,8 +14,11 @@ from sessionha.virtual import VirtualServers
 
 T_co = TypeVar("T_co", covariant=True)
 
-PolicyWord = Literal["zone", "least-load", "weighted", "round-robin"]
+PolicyWord = Literal["zone", "least-load", "weighted", "round-robin", "hash"]
 """What a router goes by when it chooses a server for a new client, in this order."""
+
+_LAST: Final = frozenset({"weighted", "round-robin", "hash"})
+"""Each of these leaves one server, so there is one of them at most."""
 
 DEFAULT_POLICY: Final[tuple[PolicyWord, ...]] = ("zone", "least-load", "weighted")
 
@@ -103,10 +106,10 @@ def _read_health_path(value: object) -> str:
 def _read_policy(value: object) -> tuple[PolicyWord, ...]:
     given = _words(value)
     words = tuple(word for word in get_args(PolicyWord) if word in given)
-    if not given or list(words) != given or {"weighted", "round-robin"} <= set(given):
+    if not given or list(words) != given or len(_LAST & set(given)) > 1:
         raise ValueError(
             "must be words in this order, with commas between them: `zone`, `least-load`, and"
-            " `weighted` or `round-robin`; for instance zone,least-load"
+            " `weighted`, `round-robin` or `hash`; for instance zone,least-load"
         )
     return words
 

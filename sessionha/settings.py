@@ -337,7 +337,7 @@ class Settings:
         "How `sessionha router` chooses a node for a new client: each word leaves the best of those"
         " that the words before it left. `zone`: its own zone's, while one is ready; `least-load`:"
         " with the fewest requests in flight for their weight; then by turns, `weighted` or"
-        " `round-robin`.",
+        " `round-robin`, or by the client's address, `hash`.",
     )
     engine_types: tuple[tuple[str, str], ...] = _row(
         ENGINE_TYPES,

@@ -441,8 +441,36 @@ def router(
     response_timeout: Annotated[
         str, typer.Option(help="How long a server may take to begin its answer.")
     ] = "30s",
+    server_requests: Annotated[
+        int, typer.Option(min=1, help="Most requests at one server at the same time; others wait.")
+    ] = 1000,
+    queue_timeout: Annotated[
+        str, typer.Option(help="How long a request waits for room at its server.")
+    ] = "5s",
+    connections: Annotated[
+        int, typer.Option(min=1, help="Most connections of clients at the same time.")
+    ] = 8192,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes; the limits are those of each.")
+    ] = 1,
     health_path: Annotated[
-        str, typer.Option(help="Path that the router answers itself: 200, or 503 without servers.")
+        str,
+        typer.Option(
+            help="Path that the router answers itself: 200, 404 when it stops, 503 without servers."
+        ),
+    ] = "",
+    check_path: Annotated[
+        str, typer.Option(help="Path asked of every server each second, such as /readyz.")
+    ] = "",
+    drain_delay: Annotated[
+        str, typer.Option(help="How long it says 404 at its health path before it stops.")
+    ] = "0s",
+    metrics: Annotated[
+        str,
+        typer.Option(help="host:port that answers /metrics; each further worker one port above."),
+    ] = "",
+    access_log: Annotated[
+        str, typer.Option(help="File for a line of JSON about each request; - for the output.")
     ] = "",
     trusted_proxies: Annotated[
         str, typer.Option(help="Addresses in front of it whose X-Forwarded-* is believed.")
@@ -456,26 +484,34 @@ def router(
         typer.Option("--witness", help="Vote as well, as the witness that SESSIONHA_NODE names."),
     ] = False,
 ) -> None:
-    """Pass each client's requests to the server that has its session."""
+    """Pass each client's requests to the server that has its session. SIGHUP reads secrets, nodes
+    and the certificate again and reopens the access log; SIGTERM drains and stops."""
     with needs("router", "the router"):
         from sessionha.router.options import Options
-        from sessionha.router.serve import serve
+        from sessionha.router.serve import Service, serve
     options = Options(
         health_path=health_path,
+        check_path=check_path,
+        server_requests=server_requests,
+        connections=connections,
+        queue_timeout=_duration("--queue-timeout", queue_timeout),
         response_timeout=_duration("--response-timeout", response_timeout),
     )
-    _log_to_stderr()
-    serve(
-        Settings.observe(
-            config=file, nodes=nodes, policy=policy, zone=zone, engine_types=engine_type or None
-        ),
-        listen,
-        options,
-        beside=_witness(file) if witness else None,
+    service = Service(
+        listen=listen,
+        workers=workers,
+        drain_delay=_duration("--drain-delay", drain_delay),
         trusted_proxies=trusted_proxies,
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
+        metrics=metrics,
+        access_log=access_log,
     )
+    _log_to_stderr()
+    settings = Settings.observe(
+        config=file, nodes=nodes, policy=policy, zone=zone, engine_types=engine_type or None
+    )
+    serve(settings, service, options, beside=_witness(file) if witness else None)
 
 
 Verify = Annotated[

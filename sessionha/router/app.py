@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final, Protocol
@@ -11,10 +12,15 @@ from typing import Any, Final, Protocol
 from sessionha.errors import SessionHAError
 from sessionha.identity import is_below
 from sessionha.rarely import Rarely
+from sessionha.router import metrics
+from sessionha.router.access import AccessLog
 from sessionha.router.affinity import IDEMPOTENT
 from sessionha.router.balance import Preference
 from sessionha.router.body import Body, Receive
+from sessionha.router.budget import Budget
+from sessionha.router.checks import Checks
 from sessionha.router.connections import Connections
+from sessionha.router.counts import BOUNDS, Counts
 from sessionha.router.exchange import HttpExchange, answer, unavailable
 from sessionha.router.headers import Endless, Malformed, Request
 from sessionha.router.options import Options
@@ -58,6 +64,8 @@ class Router:
         options: Limits and preferences.
         observer: Started and stopped with the router.
         beside: The same; a witness.
+        counts: Where what happens is counted.
+        access: Writes a line for each request; None: nothing does.
     """
 
     def __init__(
@@ -67,26 +75,46 @@ class Router:
         options: Options | None = None,
         observer: Observer | None = None,
         beside: Beside | None = None,
+        counts: Counts | None = None,
+        access: AccessLog | None = None,
     ) -> None:
         self.upstreams = upstreams
         self.options = options or Options()
-        self._cookies = cookies
-        self._cookie_name = cookies.name.encode() if cookies is not None else b""
-        self._observer = observer
+        self.counts = counts or Counts()
+        self.access = access
+        self.draining = False
+        """Told to stop: the health page says so."""
+        self.use(cookies)
+        self._budget = Budget(time.monotonic())
+        self.observer = observer
         self._rarely = Rarely[str](SAY_EVERY)
         self._beside = beside
         self._connections: Connections | None = None
-        self._anywhere = Preference("", self.options.policy, self.options.zone)
+        self._checks: Checks | None = None
+        self.prefer(self.options)
+
+    def prefer(self, options: Options) -> None:
+        """Choose servers for requests that come from now on by what these say of it."""
+        self._by_client = "hash" in options.policy
+        self._anywhere = Preference("", options.policy, options.zone)
         self._typed = [
             (prefix, self._anywhere._replace(engine_type=engine_type))
-            for prefix, engine_type in self.options.engine_types
+            for prefix, engine_type in options.engine_types
         ]
+
+    def use(self, cookies: RouteCookies | None) -> None:
+        """Verify the cookies of requests that come from now on with these."""
+        self._cookies = cookies
+        self._cookie_name = cookies.name.encode() if cookies is not None else b""
 
     async def start(self) -> None:
         """Open the connection pools and begin to follow the view (ASGI lifespan does it)."""
         self._connections = Connections(self.options)
-        if self._observer is not None:
-            self._observer.start()
+        if self.options.check_path:
+            self._checks = Checks(self.upstreams, self._connections, self.options.check_path)
+            self._checks.start()
+        if self.observer is not None:
+            self.observer.start()
         if self._beside is not None:
             await self._beside.start()
 
@@ -94,11 +122,16 @@ class Router:
         """Stop following and close all connections."""
         if self._beside is not None:
             await self._beside.stop()
-        if self._observer is not None:
-            await self._observer.stop()
+        if self.observer is not None:
+            await self.observer.stop()
+        if self._checks is not None:
+            await self._checks.stop()
+            self._checks = None
         if self._connections is not None:
             await self._connections.close()
             self._connections = None
+        if self.access is not None:
+            self.access.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: `http`, `websocket` or `lifespan`."""
@@ -123,15 +156,19 @@ class Router:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.options.metrics_port and scope["server"][1] == self.options.metrics_port:
+            await self._metrics(scope["path"], send)
+            return
         if self.options.health_path and scope["path"] == self.options.health_path:
             await self._health(send)
             return
+        began = time.monotonic()
         try:
             request = Request(scope, self._cookie_name)
         except Malformed as error:
             await self._refuse(error, send)
             return
-        prefer = self._preference(request.target)
+        prefer = self._preference(request.target, scope)
         exchange = HttpExchange(
             scope["method"],
             request,
@@ -141,9 +178,27 @@ class Router:
             upstreams=self.upstreams,
             connections=self._open(),
             options=self.options,
+            budget=self._budget,
+            counts=self.counts,
             wanted=prefer.wanted,
         )
-        await exchange.run(partial(self._candidates, request, prefer))
+        try:
+            await exchange.run(partial(self._candidates, request, prefer))
+        finally:
+            self._note(scope, exchange, time.monotonic() - began)
+
+    def _note(self, scope: Scope, exchange: HttpExchange, took: float) -> None:
+        """Count what became of a request, and write its line."""
+        status, server = exchange.status, exchange.server
+        counts = self.counts
+        if status:
+            counts.answers[server, status // 100] += 1
+            counts.seconds += took
+            counts.took[bisect_left(BOUNDS, took)] += 1
+        else:
+            counts.gone += 1
+        if self.access is not None:
+            self.access.write(scope, status, exchange.sent_bytes, took, server, exchange.attempts)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -153,7 +208,8 @@ class Router:
             self._warn(error)
             await send({"type": "websocket.close", "code": 1002})
             return
-        prefer = self._preference(request.target)
+        self.counts.sockets += 1
+        prefer = self._preference(request.target, scope)
         exchange = SocketExchange(
             scope,
             request,
@@ -168,6 +224,7 @@ class Router:
 
     async def _refuse(self, error: Malformed, send: Send) -> None:
         self._warn(error)
+        self.counts.refused["loop" if isinstance(error, Endless) else "head"] += 1
         if isinstance(error, Endless):
             await answer(send, 508, f"Loop detected: {error}.")
         else:
@@ -182,10 +239,24 @@ class Router:
             )
 
     async def _health(self, send: Send) -> None:
-        if self.upstreams.routable():
+        if self.draining:
+            await answer(send, 404, "draining")
+        elif self.upstreams.routable():
             await answer(send, 200, "ready")
         else:
             await unavailable(send, "no server is known yet")
+
+    async def _metrics(self, path: str, send: Send) -> None:
+        if path != "/metrics":
+            await answer(send, 404, "Not found.")
+            return
+        body = metrics.text(self.counts, self.upstreams)
+        headers = [
+            (b"content-type", metrics.CONTENT_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _open(self) -> Connections:
         assert self._connections is not None, "the router was not started"
@@ -202,8 +273,12 @@ class Router:
         servers = () if route is None else route.servers
         return self.upstreams.candidates(servers, prefer)
 
-    def _preference(self, target: str) -> Preference:
+    def _preference(self, target: str, scope: Scope) -> Preference:
+        found = self._anywhere
         for prefix, prefer in self._typed:
             if is_below(target.partition("?")[0], prefix):
-                return prefer
-        return self._anywhere
+                found = prefer
+                break
+        if self._by_client and scope.get("client"):
+            return found._replace(client=scope["client"][0])
+        return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from sessionha.balancers.table import Target
@@ -33,6 +35,8 @@ class Preference(NamedTuple):
     the words before it left."""
     zone: str = ""
     """What the word `zone` prefers; empty: nothing."""
+    client: str = ""
+    """What the word `hash` goes by: the client's address."""
 
     @property
     def wanted(self) -> str:
@@ -142,7 +146,16 @@ class Balance:
             return (spare, suspect, bool(zone) and targets[0].zone != zone, load)
 
         best = _least(nodes, rank)
+        if "hash" in prefer.policy:
+            return min(best, key=lambda node: _drawn(prefer.client, node, nodes[node][0].weight))
         return self._nodes.next({node: nodes[node][0].weight if weighted else 1 for node in best})
+
+
+def _drawn(client: str, node: str, weight: int) -> float:
+    """The client's lot for a node, the least wins: the same whoever else is there, and by weight
+    among many clients (weighted rendezvous hashing)."""
+    digest = blake2b(f"{client}\0{node}".encode(), digest_size=8).digest()
+    return -math.log((int.from_bytes(digest) + 1) / 2**64) / weight
 
 
 def _least(found: Iterable[T], rank: Callable[[T], Any]) -> list[T]:

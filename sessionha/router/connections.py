@@ -33,6 +33,7 @@ class Connections:
 
     def __init__(self, options: Options) -> None:
         self._message_bytes = options.message_bytes
+        self._head_bytes = options.head_bytes
         self._timeout = aiohttp.ClientTimeout(total=None, connect=options.connect_timeout)
         self._keeping = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
         self._single = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -51,6 +52,8 @@ class Connections:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
             auto_decompress=False,
+            max_line_size=self._head_bytes,
+            max_field_size=self._head_bytes,
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             middlewares=(middleware,),
             trace_configs=list(traces),
@@ -84,6 +87,15 @@ class Connections:
             allow_redirects=False,
             trace_request_ctx=connected,
         )
+
+    async def check(self, url: URL, timeout: float) -> int:
+        """The status that a server answers there within `timeout` seconds; 0: it does not."""
+        limits = aiohttp.ClientTimeout(total=timeout)
+        try:
+            async with self._kept.get(url, timeout=limits, allow_redirects=False) as response:
+                return response.status
+        except (Broken, TimeoutError, aiohttp.ClientError):
+            return 0
 
     async def websocket(
         self, url: URL, headers: Mapping[str, str], protocols: tuple[str, ...]

@@ -13,10 +13,12 @@ from yarl import URL
 
 from sessionha.router.affinity import may_repeat
 from sessionha.router.body import Body, ClientGone
+from sessionha.router.budget import Budget
 from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections
+from sessionha.router.counts import Counts
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
-from sessionha.router.upstreams import Upstream, Upstreams
+from sessionha.router.upstreams import Entry, Upstream, Upstreams
 from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 
 logger = logging.getLogger("sessionha.router")
@@ -32,6 +34,10 @@ WATCH_AFTER: Final = 0.1
 
 SHORT: Final = 64 * 1024
 """Bytes of a response that are gathered before any of it is passed on."""
+
+FIRST_STATUS: Final = 200
+LAST_STATUS: Final = 599
+"""Of final answers; nobody asked for another protocol (101), and others are none of HTTP's."""
 
 BROKEN_LIMIT: Final = 4
 """A request that kills every server it is sent to must not visit them all."""
@@ -53,9 +59,20 @@ class Outcome(Enum):
     """The connection ended without an answer, or the view excluded its node."""
     ELSEWHERE = auto()
     """The node passed the request on."""
+    FULL = auto()
+    """There was no room at the node in time."""
     SILENT = auto()
     """No answer within the response timeout."""
     CLIENT_GONE = auto()
+
+
+_FINAL: Final = frozenset({Outcome.ANSWERED, Outcome.SILENT, Outcome.CLIENT_GONE, Outcome.FULL})
+"""No other server is asked after these. The client's own is full, not dead: another would have to
+take its sessions over first."""
+
+
+_STATUS: Final = {Outcome.BROKEN: 502, Outcome.SILENT: 504}
+"""Of the router's own answer; else 503."""
 
 
 class HttpExchange:
@@ -72,6 +89,8 @@ class HttpExchange:
         upstreams: Upstreams,
         connections: Connections,
         options: Options,
+        budget: Budget,
+        counts: Counts,
         wanted: str,
     ) -> None:
         """`wanted`: what there is none of when the request has no candidates."""
@@ -83,7 +102,16 @@ class HttpExchange:
         self._upstreams = upstreams
         self._connections = connections
         self._options = options
+        self._budget = budget
+        self._counts = counts
         self._wanted = wanted
+        self.status = 0
+        """Of the answer; 0: the client left before."""
+        self.server = ""
+        """Who gave it; empty: the router itself."""
+        self.sent_bytes = 0
+        """Of the answer's body."""
+        self.attempts = 0
         self._clock: asyncio.Timeout | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -96,6 +124,7 @@ class HttpExchange:
 
     async def run(self, candidates: Candidates) -> None:
         """Serve the request: always with exactly one answer, unless the client left."""
+        self._budget.earn()
         self._watch_later()
         try:
             outcome = await self._rounds(candidates)
@@ -112,17 +141,19 @@ class HttpExchange:
         while True:
             passed_on = False
             for upstream in candidates():
+                if outcome is Outcome.BROKEN and not self._pays("broken"):
+                    return outcome
                 outcome = await self._visit(upstream)
                 if not self._continues(outcome):
                     return outcome
                 passed_on = passed_on or outcome is Outcome.ELSEWHERE
-            if not passed_on:
+            if not passed_on or not self._pays("passed_on"):
                 return outcome
             await self._upstreams.changed(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _continues(self, outcome: Outcome) -> bool:
-        if outcome in (Outcome.ANSWERED, Outcome.SILENT, Outcome.CLIENT_GONE) or self._started:
+        if outcome in _FINAL or self._started:
             return False
         return self._broken < BROKEN_LIMIT and may_repeat(
             accepted=outcome is not Outcome.NOT_ACCEPTED,
@@ -136,12 +167,41 @@ class HttpExchange:
         A kept connection may have been closed by a healthy server that tired of it.
         """
         outcome = await self._attempt(upstream, kept=self._idempotent)
-        if outcome is Outcome.BROKEN and not self._lost and self._continues(outcome):
-            outcome = await self._attempt(upstream, kept=False)
-        return outcome
+        if outcome is not Outcome.BROKEN or self._lost or not self._continues(outcome):
+            return outcome
+        return await self._attempt(upstream, kept=False) if self._pays("stale") else outcome
+
+    def _pays(self, why: str) -> bool:
+        """Whether the request may be sent once more."""
+        if not self._budget.spend(asyncio.get_running_loop().time()):
+            self._counts.denied += 1
+            return False
+        self._counts.repeats[why] += 1
+        return True
 
     async def _attempt(self, upstream: Upstream, *, kept: bool) -> Outcome:
+        options = self._options
+        entry = await upstream.enter(
+            options.server_requests, options.queue_requests, options.queue_timeout
+        )
+        if entry != "entered":
+            return self._turned_away(entry)
+        try:
+            return await self._inside(upstream, kept=kept)
+        finally:
+            upstream.leave()
+
+    def _turned_away(self, entry: Entry) -> Outcome:
+        if self._body.gone:
+            return Outcome.CLIENT_GONE
+        if entry == "gone":
+            return Outcome.NOT_ACCEPTED
+        self._counts.full += 1
+        return Outcome.FULL
+
+    async def _inside(self, upstream: Upstream, *, kept: bool) -> Outcome:
         self._lost, self._accepted = False, kept
+        self.attempts += 1
         upstream.exchanges.add(self)
         try:
             async with asyncio.timeout(self._options.response_timeout) as self._clock:
@@ -171,9 +231,12 @@ class HttpExchange:
             connected=self._connected,
         )
         try:
+            if not FIRST_STATUS <= response.status <= LAST_STATUS:
+                raise Broken(f"status {response.status}")
             self._upstreams.answered(upstream)
             if response.status == 503 and self._passed_on(response):
                 return Outcome.ELSEWHERE
+            self.server = upstream.target.name
             await self._relay(response)
         finally:
             response.close()  # no-op for one that was read to its end
@@ -193,15 +256,20 @@ class HttpExchange:
         short = response.content_length is not None and response.content_length <= SHORT
         piece = await content.read() if short else b""
         self._started = True
+        self.status = response.status
+        self.sent_bytes = len(piece)
         if self._clock is not None:
             self._clock.reschedule(None)
         headers = returned(response.raw_headers)
+        if response.status == 204:  # some tell the length of what they do not send
+            headers = [item for item in headers if item[0] != b"content-length"]
         start = {"type": "http.response.start", "status": response.status, "headers": headers}
         await self._send(start)
         more = not short
         while more:
             piece = await content.readany()
             more = not content.at_eof()
+            self.sent_bytes += len(piece)
             await self._send({"type": "http.response.body", "body": piece, "more_body": more})
         if short:
             await self._send({"type": "http.response.body", "body": piece})
@@ -262,10 +330,13 @@ class HttpExchange:
     async def _refuse(self, outcome: Outcome | None) -> None:
         if outcome is Outcome.CLIENT_GONE:
             return
+        self.status = 503 if outcome is None else _STATUS.get(outcome, 503)
         if outcome is Outcome.BROKEN:
             await answer(self._send, 502, "The server failed while it served this request.")
         elif outcome is Outcome.SILENT:
             await answer(self._send, 504, "The server did not answer in time.")
+        elif outcome is Outcome.FULL:
+            await unavailable(self._send, "the server has too many requests")
         elif outcome is None:
             await unavailable(self._send, f"no {self._wanted} is known")
         else:

@@ -37,6 +37,10 @@ MOST_HOPS: Final = 4
 """Routers on a request's way: one of the site and one of a zone are usual, more is a loop."""
 
 _HOPS: Final = HOPS.encode()
+_NOT_DISGUISED: Final = _NOT_FORWARDED | {b"content-length", b"host"}
+_NOT_NOMINATED: Final = frozenset({"host", "content-length"})
+"""A client cannot make the router drop what says to whom a request goes and where it ends."""
+
 _OF_CLIENTS: Final = frozenset({TOKEN.encode(), ROUTE.encode()})
 """What clients themselves say, as their cookies do."""
 
@@ -92,7 +96,8 @@ class Request:
         nominated = single.get(b"connection", b"")
         if nominated and nominated.lower() not in (b"keep-alive", b"close", b"upgrade"):
             for option in nominated.decode("latin-1").split(","):
-                headers.popall(option.strip(), None)
+                if option.strip().lower() not in _NOT_NOMINATED:
+                    headers.popall(option.strip(), None)
         self._frame(single)
         if self.hops >= MOST_HOPS:
             raise Endless(f"it has passed {self.hops} routers")
@@ -107,7 +112,7 @@ class Request:
                 self.route = value.decode("latin-1")
             return True
         if name == b"connection":
-            single[name] = value
+            single[name] = single[name] + b"," + value if name in single else value
         elif name == b"transfer-encoding":
             _only(single, name, value)
         elif name == _HOPS and value.isdigit():
@@ -144,7 +149,7 @@ def _only(single: dict[bytes, bytes], name: bytes, value: bytes) -> None:
 def _disguised(name: bytes) -> bool:
     """WSGI reads `X_Forwarded_For` as `X-Forwarded-For`."""
     plain = name.replace(b"_", b"-")
-    return plain in _NOT_FORWARDED or plain.startswith(_INTERNAL)
+    return plain in _NOT_DISGUISED or plain.startswith(_INTERNAL)
 
 
 def _text(value: bytes) -> str:

@@ -38,11 +38,12 @@ class ClusterObserver:
     def __init__(self, settings: Settings, changed: Callable[[View], None]) -> None:
         """Raises InvalidSettings when what finds the nodes cannot be used."""
         incarnation = new_incarnation()
+        self._secret = settings.secret
         self._streams = Streams(
             f"router-{secrets.token_hex(4)}",
             settings.cluster,
             _say_nothing,
-            secrets=lambda: settings.secret,
+            secrets=lambda: self._secret,
             incarnation=lambda: incarnation,
             role="observer",
         )
@@ -62,6 +63,12 @@ class ClusterObserver:
         self._follower.start()
         if self._seeker is not None:
             self._seeker.start()
+
+    def use(self, settings: Settings) -> None:
+        """Follow with the secret of these settings, and by the nodes that they write down."""
+        self._secret = settings.secret
+        if settings.description.addresses:
+            self._follower.seek(settings.description.addresses)
 
     async def stop(self) -> None:
         """Stop following and close the streams."""

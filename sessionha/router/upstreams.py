@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from sessionha.balancers.table import Table, Target
 from sessionha.router.affinity import in_order
@@ -20,6 +21,10 @@ RETRY_AFTER: Final = 1.0
 view has not told more by then; a dead host then costs one request a second its connect time."""
 
 
+Entry = Literal["entered", "full", "gone"]
+"""What came of asking for a place at a server."""
+
+
 class Exchange(Protocol):
     """A request or websocket that runs on an upstream."""
 
@@ -31,19 +36,83 @@ class Exchange(Protocol):
 class Upstream:
     """One target and what this router knows of it."""
 
-    __slots__ = ("exchanges", "on_trial", "retry_at", "state", "target")
+    __slots__ = (
+        "_waiting", "checked", "exchanges", "on_trial", "requests", "retry_at", "shown",
+        "target",
+    )  # fmt: skip
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.state = NodeState.READY
+        self.shown = NodeState.READY
+        """What requests showed."""
+        self.checked: NodeState | None = None
+        """What its health check told; None: nothing against it."""
         self.exchanges: set[Exchange] = set()
+        self.requests = 0
+        """Of these, those that are no websockets."""
         self.retry_at = 0.0
         self.on_trial = False
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+
+    @property
+    def state(self) -> NodeState:
+        """Ready, suspect, failed or draining, as far as this router can tell by itself."""
+        return self.checked or self.shown
 
     @property
     def in_flight(self) -> int:
         """Requests and websockets that run there through this router."""
         return len(self.exchanges)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait for room."""
+        return len(self._waiting)
+
+    async def enter(self, room: int, queue: int, timeout: float) -> Entry:
+        """Take one of `room` places, after others that wait for one; `leave` gives it back.
+
+        Who finds `queue` others waiting, or waits for `timeout` seconds, has none.
+        """
+        if self.requests < room and not self._waiting:
+            self.requests += 1
+            return "entered"
+        if len(self._waiting) >= queue:
+            return "full"
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(timeout):
+                return "entered" if await turn else "gone"
+        except TimeoutError:
+            self._give_up(turn)
+            return "full"
+        except asyncio.CancelledError:
+            self._give_up(turn)
+            raise
+
+    def leave(self) -> None:
+        """Give the place to who waits longest."""
+        self.requests -= 1
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.requests += 1
+                turn.set_result(True)
+                return
+
+    def _give_up(self, turn: asyncio.Future[bool]) -> None:
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        elif not turn.cancelled() and turn.result():
+            self.leave()  # it got its place in the same moment
+
+    def dismiss(self) -> None:
+        """The view lost it: who waits shall ask another."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(False)
 
 
 class Upstreams:
@@ -72,6 +141,8 @@ class Upstreams:
         self._balance.know(self._by_name, view.nodes)
         self._ailing.intersection_update(self._by_name.values())
         for upstream in before.values():
+            if self._by_name.get(upstream.target.name) is not upstream:
+                upstream.dismiss()
             if _was_excluded(view, upstream.target.node):
                 for exchange in tuple(upstream.exchanges):
                     exchange.node_lost()
@@ -86,8 +157,12 @@ class Upstreams:
         member, now = old.member(target.node), self.view.member(target.node)
         if member is None or now is None or member.joined != now.joined:
             self._ailing.discard(upstream)
-            upstream.state, upstream.on_trial = NodeState.READY, False
+            upstream.shown, upstream.on_trial = NodeState.READY, False
         return upstream
+
+    def all(self) -> tuple[Upstream, ...]:
+        """Every upstream of the view."""
+        return tuple(self._by_name.values())
 
     def routable(self) -> bool:
         """Whether the view has anything to connect to."""
@@ -109,32 +184,39 @@ class Upstreams:
         now = self._clock()
         for upstream in [each for each in self._ailing if now >= each.retry_at]:
             self._ailing.discard(upstream)
-            upstream.on_trial = upstream.state is NodeState.FAILED
-            upstream.state = NodeState.READY
+            upstream.on_trial = upstream.shown is NodeState.FAILED
+            upstream.shown = NodeState.READY
 
     def _mark(self, upstream: Upstream, state: NodeState) -> None:
-        upstream.state = state
+        upstream.shown = state
         upstream.on_trial = False
         upstream.retry_at = self._clock() + RETRY_AFTER
         self._ailing.add(upstream)
 
     def answered(self, upstream: Upstream) -> None:
         """It answered something."""
-        if upstream.state is not NodeState.READY:
-            upstream.state = NodeState.READY
+        if upstream.shown is not NodeState.READY:
+            upstream.shown = NodeState.READY
             self._ailing.discard(upstream)
             logger.info("%s answers again", upstream.target.name)
 
     def refused(self, upstream: Upstream) -> None:
         """It could not be connected to: failed, until a request in a while finds it alive."""
-        if upstream.state is NodeState.READY:
+        if upstream.shown is NodeState.READY:
             logger.warning("%s cannot be connected to", upstream.target.name)
         self._mark(upstream, NodeState.FAILED)
 
     def broke(self, upstream: Upstream) -> None:
         """It closed a connection without an answer: dead, or only one engine of it; suspect."""
-        if upstream.state is not NodeState.FAILED:
+        if upstream.shown is not NodeState.FAILED:
             self._mark(upstream, NodeState.SUSPECT)
+
+    def checked(self, upstream: Upstream, state: NodeState) -> None:
+        """What its health check told: READY takes back what an earlier one said."""
+        found = None if state is NodeState.READY else state
+        if found is not upstream.checked:
+            upstream.checked = found
+            logger.info("%s is %s by its health check", upstream.target.name, state)
 
     async def changed(self, timeout: float) -> None:
         """Return at the next view, or after `timeout` seconds."""

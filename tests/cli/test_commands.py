@@ -14,6 +14,7 @@ from sessionha.cli import main
 from sessionha.cli.extras import MissingExtra, needs
 from sessionha.keys import new_secret
 from sessionha.router.options import Options
+from sessionha.router.serve import Service
 from sessionha.settings import Settings
 
 Output = pytest.CaptureFixture[str]
@@ -138,11 +139,13 @@ class Served:
 
     def __init__(self) -> None:
         self.settings: Settings | None = None
-        self.listen = ""
+        self.service: Service | None = None
         self.options: Options | None = None
 
-    def __call__(self, settings: Settings, listen: str, options: Options, **others: object) -> None:
-        self.settings, self.listen, self.options = settings, listen, options
+    def __call__(
+        self, settings: Settings, service: Service, options: Options, **others: object
+    ) -> None:
+        self.settings, self.service, self.options = settings, service, options
 
 
 @pytest.fixture
@@ -158,14 +161,15 @@ def test_the_router_follows_the_named_nodes(
     monkeypatch.setenv("SESSIONHA_SECRET", new_secret())
     words = ["--nodes", "n1=http://127.0.0.1:7001", "--listen", "127.0.0.1:8080"]
     words += ["--engine-type", "/api=api", "--zone", "a", "--response-timeout", "5min"]
-    words += ["--policy", "zone,round-robin", "--engine-type", "web"]
+    words += ["--policy", "zone,round-robin", "--engine-type", "web", "--workers", "3"]
+    words += ["--drain-delay", "5s", "--check-path", "/readyz"]
 
     assert main(["router", *words]) == 0
 
     assert served.settings is not None
     assert served.settings.description.order == ("n1",)
-    assert served.listen == "127.0.0.1:8080"
-    assert served.options == Options(response_timeout=300.0)
+    assert served.service == Service(listen="127.0.0.1:8080", workers=3, drain_delay=5.0)
+    assert served.options == Options(response_timeout=300.0, check_path="/readyz")
     assert served.settings.policy == ("zone", "round-robin")
     assert served.settings.zone == "a"
     assert served.settings.engine_types == (("/api", "api"), ("/", "web"))
@@ -193,7 +197,9 @@ def test_the_router_without_its_extra_names_it_and_exits_2(
     capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "sessionha.router.serve", raising=False)
+    for name in ("front", "serve"):
+        monkeypatch.delitem(sys.modules, f"sessionha.router.{name}", raising=False)
+        monkeypatch.delattr(f"sessionha.router.{name}", raising=False)
 
     assert main(["router"]) == 2
     assert "pip install 'sessionha[router]'" in capsys.readouterr().err

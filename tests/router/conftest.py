@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -13,6 +15,7 @@ import pytest
 import uvicorn
 
 from sessionha.identity import Epoch, Position, ViewID
+from sessionha.router import front
 from sessionha.router.app import Router
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstreams
@@ -49,15 +52,27 @@ def closed_port() -> int:
         return port
 
 
-@asynccontextmanager
-async def serving(application: Application, http: Any = "auto") -> AsyncIterator[str]:
+def serving(application: Application, http: Any = "auto") -> AbstractAsyncContextManager[str]:
     """The application behind a real uvicorn on a free port of loopback; gives its URL."""
-    config = uvicorn.Config(
+    return running(uvicorn.Server(uvicorn.Config(
         application, http=http, log_config=None, access_log=False, lifespan="off",
         proxy_headers=False, date_header=False, server_header=False, timeout_graceful_shutdown=1,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    )))  # fmt: skip
+
+
+def front_of(router: Router, clock: Callable[[], float] = time.monotonic) -> front.Front:
+    """The server of the router's own."""
+    options = replace(router.options, drain_timeout=1.0)
+    config = front.config(
+        router, options, router.counts, clock=clock, log_config=None, lifespan="off"
+    )
+    return front.Front(config)
+
+
+@asynccontextmanager
+async def running(server: uvicorn.Server) -> AsyncIterator[str]:
+    """The server on a free port of loopback; gives its URL."""
+    config = server.config
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         config.load()
@@ -155,6 +170,9 @@ class World:
         self.client = client
         self.upstreams = Upstreams(asyncio.get_running_loop().time)
         self.url = ""
+        self.front: front.Front | None = None
+        self.now = 0.0
+        """Seconds, for the deadlines of the front."""
 
     async def enter(self, context: AbstractAsyncContextManager[str]) -> str:
         return await self._stack.enter_async_context(context)
@@ -170,13 +188,17 @@ class World:
         server = RawServer(act)
         return server, await self.enter(server.listening())
 
-    async def route(self, *members: Member, http: str = "auto", **options: Any) -> Router:
-        """Start the router with these members in view 1."""
+    async def route(self, *members: Member, http: str = "front", **options: Any) -> Router:
+        """Start the router with these members in view 1, on its own server or another's parser."""
         router = Router(self.upstreams, RouteCookies([KEY]), Options(**options))
         self.upstreams.view_changed(view_of(*members))
         await router.start()
         self._stack.push_async_callback(router.stop)
-        self.url = await self.enter(serving(router, http))
+        if http == "front":
+            self.front = front_of(router, lambda: self.now)
+            self.url = await self.enter(running(self.front))
+        else:
+            self.url = await self.enter(serving(router, http))
         return router
 
     async def request(

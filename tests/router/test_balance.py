@@ -156,3 +156,37 @@ def test_a_policy_and_a_zone_that_contradict_each_other_are_refused(
     settings = Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret=secret, **given)
     with pytest.raises(InvalidSettings, match=remedy):
         build(settings)
+
+
+def hashed(client: str) -> Preference:
+    return Preference(policy=("hash",), client=client)
+
+
+CLIENTS = [f"10.0.{number // 250}.{number % 250}" for number in range(500)]
+
+
+def chosen(*members: Member) -> dict[str, str]:
+    """The server of each client by its address."""
+    return {client: Router(*members, prefer=hashed(client)).first() for client in CLIENTS}
+
+
+def test_by_hash_a_client_without_a_cookie_has_the_same_server_at_every_router() -> None:
+    assert chosen(*four()) == chosen(*reversed(four()))
+
+
+def test_by_hash_the_clients_of_a_lost_server_move_and_nobody_else() -> None:
+    before, after = chosen(*four()), chosen(*four()[1:])
+    moved = {client for client in CLIENTS if before[client] != after[client]}
+    assert moved == {client for client in CLIENTS if before[client] == "n1"}
+
+
+def test_by_hash_servers_have_clients_by_their_weight() -> None:
+    count = Counter(chosen(*four(n1=3)).values())
+    assert 200 < count["n1"] < 300, count  # of 500, half are expected
+    assert all(50 < count[name] < 120 for name in ("n2", "n3", "n4")), count
+
+
+def test_hash_is_one_of_the_words_that_leave_one_server() -> None:
+    with pytest.raises(InvalidSettings, match="`weighted`, `round-robin` or `hash`"):
+        Settings.observe({}, policy="weighted,hash")
+    assert Settings.observe({}, policy="zone,hash").policy == ("zone", "hash")

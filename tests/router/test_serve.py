@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -12,7 +13,9 @@ from sessionha.keys import ROUTE_LABEL
 from sessionha.peer.base import Sender
 from sessionha.peer.messages import Done, Installed, Message, Watch
 from sessionha.peer.streams import Streams
-from sessionha.router.serve import build, serve
+from sessionha.router.options import Options
+from sessionha.router.serve import Service, Serving, build, serve
+from sessionha.session.cookies import RouteCookies
 from sessionha.settings import Settings
 from sessionha.view import NO_MEMBERS
 from tests.router.conftest import World, member, route_cookie, serving, view_of
@@ -61,10 +64,64 @@ def test_a_router_without_nodes_says_which_setting_is_missing() -> None:
 
 
 def test_a_listen_address_without_a_port_is_refused() -> None:
+    settings = Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret=SECRET)
     with pytest.raises(InvalidSettings, match="host:port"):
-        serve(Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret=SECRET), "localhost")
+        serve(settings, Service(listen="localhost"))
 
 
 def test_a_router_is_told_of_the_nodes_by_discovery_too() -> None:
     settings = Settings.observe({}, secret=SECRET, nodes="dns://shop:7946")
     assert build(settings).upstreams.view == NO_MEMBERS
+
+
+def of_file(file: Path, secret: str) -> Settings:
+    file.write_text(secret)
+    file.chmod(0o600)
+    return Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret_file=str(file))
+
+
+def test_a_reload_takes_new_secrets_over(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    serving = Serving(of_file(file, SECRET), Service(), Options(), None, None)
+    renewed = of_file(file, SECRET[::-1])
+    cookie = route_cookie("n1", key=renewed.keys(ROUTE_LABEL)[0]).partition("=")[2]
+    assert cookies_of(serving).read(cookie) is None
+    serving.reload()
+    assert cookies_of(serving).read(cookie) is not None
+
+
+def test_a_reload_that_is_refused_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "secret"
+    settings = of_file(file, SECRET)
+    serving = Serving(settings, Service(), Options(), None, None)
+    before = cookies_of(serving)
+    file.write_text("short")
+    serving.reload()
+    assert cookies_of(serving) is before
+    assert "goes on with the settings it has" in caplog.text
+
+
+def cookies_of(serving: Serving) -> RouteCookies:
+    found = serving._router._cookies
+    assert found is not None
+    return found
+
+
+def test_a_witness_does_not_go_with_several_workers() -> None:
+    class Beside:
+        async def start(self) -> None: ...
+
+        async def stop(self) -> None: ...
+
+    settings = Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret=SECRET)
+    with pytest.raises(InvalidSettings, match="a witness is one process"):
+        serve(settings, Service(workers=2), beside=Beside())
+
+
+@pytest.mark.parametrize("service", [Service(metrics="nowhere"), Service(tls_certificate="/none")])
+def test_what_cannot_be_served_is_said_before_the_router_starts(service: Service) -> None:
+    settings = Settings.observe({}, nodes="n1=http://127.0.0.1:1", secret=SECRET)
+    with pytest.raises(InvalidSettings, match=r"`metrics`|/none"):
+        serve(settings, service)

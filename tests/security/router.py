@@ -6,9 +6,9 @@ import logging
 import sys
 
 from sessionha.router.options import Options
-from sessionha.router.serve import serve
+from sessionha.router.serve import Service, serve
 from sessionha.settings import Settings
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.NOTSET)
-    serve(Settings.observe(), sys.argv[1], Options(health_path="/readyz"))
+    serve(Settings.observe(), Service(listen=sys.argv[1]), Options(health_path="/readyz"))
