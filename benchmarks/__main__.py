@@ -4,7 +4,8 @@
 which each request changes one small element; `inprocess` gives microseconds per
 request without sockets; `profile read|write` shows where they go; `store` and `stream` measure the
 store and the stream between two nodes alone; `detection` how soon five nodes know that one died;
-`healing` how long three nodes take to have all copies again after one died, and what that costs.
+`healing` how long three nodes take to have all copies again after one died, and what that costs;
+`router` what the router and real load balancers in front of a server cost.
 `django flask` (or one of them) compare the kinds of sessions of those frameworks under wrk.
 """
 
@@ -21,6 +22,7 @@ from benchmarks import (
     detection,
     elements,
     frameworks,
+    fronts,
     healing,
     inprocess,
     load,
@@ -40,6 +42,7 @@ BENCHMARKS = (
     "stream",
     "detection",
     "healing",
+    "router",
 )
 
 
@@ -82,12 +85,16 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _variants(parser: argparse.ArgumentParser, found: argparse.Namespace) -> tuple[str, ...]:
     wrk = found.benchmark == "load" or found.benchmark in frameworks.FRAMEWORKS
-    known = application.VARIANTS if wrk else inprocess.VARIANTS
-    default = (application.SESSIONHA,) if found.benchmark == "profile" else known
+    known: tuple[str, ...] = application.VARIANTS if wrk else inprocess.VARIANTS
+    default: tuple[str, ...] = (application.SESSIONHA,) if found.benchmark == "profile" else known
+    if found.benchmark == "router":
+        known, default = fronts.VARIANTS, fronts.installed()
     chosen = tuple(found.variants.split(",")) if found.variants else default
     unknown = sorted(set(chosen) - set(known))
     if unknown:
         parser.error(f"{found.benchmark} has no variants {unknown}; it has {list(known)}")
+    if found.benchmark == "router" and fronts.DIRECT not in chosen:
+        parser.error("router compares with the variant `direct`: name it as well")
     return chosen
 
 
@@ -128,6 +135,8 @@ def _run(found: argparse.Namespace) -> int:
         asked = {found.benchmark, found.route}
         chosen = tuple(name for name in frameworks.FRAMEWORKS if name in asked)
         return frameworks.main(chosen, plan, quiet=found.json, save=found.save)
+    if found.benchmark == "router":
+        return fronts.main(plan, quiet=found.json, save=found.save)
     if found.benchmark == "elements":
         return elements.main(plan, quiet=found.json, save=found.save)
     return load.main(plan, quiet=found.json, save=found.save)

@@ -14,6 +14,7 @@ from benchmarks import (
     detection,
     elements,
     figures,
+    fronts,
     healing,
     inprocess,
     load,
@@ -189,6 +190,27 @@ def test_a_short_comparison_is_valid(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.processes
+def test_fronts_are_compared_with_none() -> None:
+    plan = load.Plan(("direct", "router", "nginx"), rounds=2)
+    run = load.Run(plan)
+    for variant, rate, p50 in (("direct", 1000.0, 100), ("router", 240.0, 300), ("nginx", 900, 80)):
+        samples = [load.Sample(rate, p50, 2 * p50, 40.0), load.Sample(rate / 2, p50, 2 * p50, 40.0)]
+        run.samples[variant, fronts.ROUTE] = samples
+    found = fronts.report(run)
+    assert found["of_direct"] == {"direct": 1.0, "router": 0.24, "nginx": 0.9}
+    assert found["goal"] == {"router": 0.25, "met": False}
+    assert found["fronts"]["router"]["added_p50_us"]["median"] == 200
+    assert "MISSED" in fronts.text(run)
+
+
+@pytest.mark.processes
+@pytest.mark.needs("wrk")
+def test_a_short_comparison_of_the_router_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["router", "--rounds", "1", "--seconds", "1", "--variants", "direct,router", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["valid"]
+
+
 def test_a_driver_counts_what_it_wrote() -> None:
     run = inprocess.measure(("bare", "cookie"), 1)
     assert run.errors == []
