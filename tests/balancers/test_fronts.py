@@ -193,16 +193,23 @@ async def test_no_request_fails_while_a_server_drains(
     await back(cluster, front, browser, primary)
 
 
-async def test_a_server_that_joins_gets_clients_without_a_restart(
+async def test_a_server_that_joins_gets_clients_without_a_restart_and_nobody_is_cut_off(
     cluster: Cluster, front: Running, browser: Browser
 ) -> None:
     before = front.pid
-    await back(cluster, front, browser, "n4")
+    visitor = browser.copy()
+    await begun(front, visitor)
+    async with browser.http.ws_connect(f"{front.url}/talk", headers=visitor.headers()) as talk:
+        await talk.send_str("before")
+        await talk.receive_json(timeout=20)
+        await back(cluster, front, browser, "n4")
 
-    async def stays() -> bool:
-        return [await begun(front, browser.copy(), "n4") for _ in range(5)] == ["n4"] * 5
+        async def stays() -> bool:
+            return [await begun(front, browser.copy(), "n4") for _ in range(5)] == ["n4"] * 5
 
-    await until("its clients stay with it, when processes of before are gone", stays)
-    assert front.pid == before
+        await until("its clients stay with it, when processes of before are gone", stays)
+        assert front.pid == before
+        await talk.send_str("after")
+        assert (await talk.receive_json(timeout=20))["token"] == "after"
     await cluster.kill("n4")
     await cluster.settled()
