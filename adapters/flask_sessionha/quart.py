@@ -85,9 +85,11 @@ class SessionInterface(Interface, QuartInterface):
         assert isinstance(session, QuartSession), "it was opened here"
         exchange = session.exchange
         if response is None:
-            session.settle()
-            await exchange.aend()
-            exchange.leave()
+            try:
+                session.settle()
+                await exchange.aend()
+            finally:
+                exchange.leave()
             return
         try:
             if exchange.told is None:
@@ -100,6 +102,9 @@ class SessionInterface(Interface, QuartInterface):
             tell(self, app, session, response, refused=True)
             exchange.leave()
             return
+        except BaseException:
+            exchange.leave()
+            raise
         tell(self, app, session, response)
         body = getattr(response, "response", None)
         if _goes_on(body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from flask import Flask
 from flask.sessions import SecureCookieSessionInterface
 from quart import Quart, session, websocket
@@ -11,7 +12,7 @@ from werkzeug.datastructures import Headers
 
 from flask_sessionha import FormerCookies
 from flask_sessionha.quart import QuartSession, Session
-from sessionha import SessionUnavailable
+from sessionha import ElementNotEncodable, SessionUnavailable
 from sessionha.settings import Settings
 from tests.session.fakes import FakeEngine
 
@@ -104,6 +105,34 @@ async def test_what_cannot_be_had_or_committed_is_answered_with_503() -> None:
     assert (await client.get("/count")).status_code == 503
     engine.state.failure = None
     assert await (await client.get("/count")).get_data() == b"2"
+
+
+@pytest.mark.parametrize("path", ["/odd", "/odd-talk"])
+async def test_what_cannot_be_stored_still_leaves_the_request(path: str) -> None:
+    app = application()
+    exchanges = []
+
+    @app.get("/odd")
+    async def odd() -> str:
+        exchanges.append(mine().exchange)
+        session["odd"] = object()
+        return ""
+
+    @app.websocket("/odd-talk")
+    async def odd_talk() -> None:
+        await websocket.accept()
+        exchanges.append(mine().exchange)
+        session["odd"] = object()
+
+    async with app.test_app() as tested:
+        client = tested.test_client()
+        if path == "/odd":
+            assert (await client.get(path)).status_code == 500
+        else:
+            with pytest.raises(ElementNotEncodable):
+                async with client.websocket(path):
+                    pass
+    assert [each.left for each in exchanges] == [True]
 
 
 async def test_probes_start_the_engine_only_to_say_that_it_is_ready() -> None:
