@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -40,6 +41,8 @@ class Suite:
     plugin: str
     tests: Sequence[str] = ("tests",)
     """What of the sdist is run."""
+    python: str = ""
+    """The least Python, such as "3.12", where that is newer than ours."""
     differ: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, python: Path, whose: str) -> list[str]:
@@ -83,6 +86,24 @@ def suites(names: Iterable[str] = ()) -> list[Suite]:
     return [Suite(name, **rows[name]) for name in names or rows]
 
 
+def interpreter(least: str) -> Path | None:
+    """A Python that is at least so new: ours, or the newest on the PATH; None without."""
+    minor = int(least.partition(".")[2] or 0)
+    if sys.version_info >= (3, minor):
+        return Path(sys.executable)
+    for name in (f"python3.{number}" for number in range(minor + 9, minor - 1, -1)):
+        found = shutil.which(name)
+        if found is not None and _runs(found):
+            return Path(found)
+    return None
+
+
+def _runs(python: str) -> bool:
+    """Version managers have commands of all versions, which only say that one is not chosen."""
+    done = subprocess.run([python, "-c", ""], capture_output=True, check=False)
+    return done.returncode == 0
+
+
 def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
     """Run each suite twice; as many things at a time as there are cores."""
     with (
@@ -95,8 +116,8 @@ def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
             for name in dict.fromkeys(suite.environment for suite in asked)
         }
         sdists = {
-            sdist: pool.submit(_fetched, place, sdist)
-            for sdist in dict.fromkeys(suite.sdist for suite in asked)
+            suite.sdist: pool.submit(_fetched, place, suite)
+            for suite in {suite.sdist: suite for suite in asked}.values()
         }
         ready = [(s, pythons[s.environment].result(), sdists[s.sdist].result()) for s in asked]
         runs = {
@@ -115,18 +136,24 @@ def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
 def _environment(place: Path, name: str, asked: Sequence[Suite]) -> Path:
     sharing = [suite for suite in asked if suite.environment == name]
     needs = [need for suite in sharing for need in (suite.sdist, *suite.needs)]
-    subprocess.run([sys.executable, "-m", "venv", str(place / name)], check=True)
+    subprocess.run([str(_needed(sharing[0].python)), "-m", "venv", str(place / name)], check=True)
     python = place / name / "bin" / "python"
     _pip(python, "install", "--quiet", *needs, str(ROOT))
     return python
 
 
-def _fetched(place: Path, sdist: str) -> Path:
+def _needed(least: str) -> Path:
+    found = interpreter(least)
+    assert found is not None, f"Python {least} or newer must be on the PATH"
+    return found
+
+
+def _fetched(place: Path, suite: Suite) -> Path:
     """The unpacked sdist."""
-    name = sdist.partition("==")[0]
-    target = place / f"{name}-sdist"
-    _pip(Path(sys.executable), "download", "--quiet", "--no-deps", "--no-binary", name, sdist,
-         "--dest", str(target))  # fmt: skip
+    name = suite.sdist.partition("==")[0]
+    target = place / f"{suite.sdist}-sdist"
+    _pip(_needed(suite.python), "download", "--quiet", "--no-deps", "--no-binary", name,
+         suite.sdist, "--dest", str(target))  # fmt: skip
     with tarfile.open(next(target.glob("*.tar.gz"))) as archive:
         archive.extractall(target, filter="data")
     return next(path for path in target.iterdir() if path.is_dir())
@@ -164,7 +191,11 @@ def main() -> int:
         prog="python -m tests.upstream.suite", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="all without")
-    found = compare(suites(parser.parse_args().names))
+    asked = suites(parser.parse_args().names)
+    for suite in asked:
+        if interpreter(suite.python) is None:
+            print(f"{suite.name}: left out, Python {suite.python} or newer must be on the PATH")
+    found = compare([suite for suite in asked if interpreter(suite.python) is not None])
     for name, compared in found.items():
         print(f"{name}: {compared}")
         for test in compared.wrong:
