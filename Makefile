@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# one for each core, but none where a debugger is asked for; groups: tests/conftest.py
+WORKERS := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help install demo test check lint format bench docs wheel clean
 
@@ -23,7 +25,7 @@ demo: $(INSTALLED) ## Start the demo shop: a cluster, a router and a page that k
 test: lint check ## Run every check, as CI does
 
 check: $(INSTALLED) ## Run the tests (ARGS selects some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
