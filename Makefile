@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# one for each core, but none where a debugger is asked for; groups: tests/conftest.py
+# tests/conftest.py says how many, and who does what; none where a debugger is asked for
 WORKERS := --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help install demo test check lint format bench docs wheel clean

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.simulation import fresh
+
+LIVE = Path(__file__).with_name("live")
+
+LESS = 5
+"""How much nicer than live clusters the other tests are beside them."""
+
+_NICE = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,14 +29,26 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(fresh.told())
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, because who drives servers mostly waits for them; and no more
+    than there is work for."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers run the tests (`make check`), one of them has all that start servers,
-    because clusters beside each other would be too busy to keep their deadlines; these come first,
-    as they take longest. Of the others a module stays whole, for the sake of its fixtures."""
-    items.sort(key=lambda item: not _starts_servers(item))
+    """How several workers share the tests (`make check`). One has all live clusters, which would be
+    too busy beside each other to keep their deadlines; they come first, as they take longest. Of
+    the others a module stays whole, for the sake of its fixtures; those with servers come last,
+    when most of what computes is done."""
+    items.sort(key=lambda item: (not _is_live(item), _starts_servers(item)))
     for item in items:
-        group = "processes" if _starts_servers(item) else str(item.path)
+        group = "live" if _is_live(item) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _is_live(item: pytest.Item) -> bool:
+    return item.path.is_relative_to(LIVE)
 
 
 def _starts_servers(item: pytest.Item) -> bool:
@@ -46,6 +66,10 @@ def _no_settings_from_outside() -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """`@pytest.mark.needs("wrk")`: skipped where the program is absent, but never in CI."""
+    config = item.config
+    if hasattr(config, "workerinput") and _NICE not in config.stash and not _is_live(item):
+        config.stash[_NICE] = True
+        os.nice(LESS)
     for mark in item.iter_markers("needs"):
         absent = [program for program in mark.args if shutil.which(program) is None]
         if absent and os.environ.get("CI") == "true":

@@ -28,6 +28,7 @@ from tests.contract.site import (
     gthread,
     gunicorn_sync,
     uvicorn,
+    uwsgi,
 )
 
 NODES: Final = 3
@@ -37,6 +38,10 @@ KINDS: Final[Mapping[str, Sequence[Sequence[str]]]] = {
     "flask-sync": [gunicorn_sync("flask_app:app")],
     "flask-gevent": [gevent("flask_app:app")],
     "flask-mixed": [serve("flask_app:app") for serve in (gunicorn_sync, gevent, gthread)],
+    "asgi-uvicorn": [uvicorn("asgi_app:app")],
+    "wsgi-gthread": [gthread("wsgi_app:app")],
+    "wsgi-uwsgi": [uwsgi("uwsgi_app:app")],
+    "litestar-uvicorn": [uvicorn("litestar_app:app")],
     "quart-uvicorn": [uvicorn("quart_app:app")],
     "fastapi-uvicorn": [uvicorn("fastapi_app:app")],
     "django-gthread": [gthread("django_app:wsgi")],

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.live.test_servers import GUNICORN, UVICORN, ServedCluster
 
 ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "n1", "n2"
+UWSGI = ["--master", "--need-app", "--die-on-term", "--disable-logging", "--catch-exceptions"]
 _KEPT = [word for word in GUNICORN if word not in ("--max-requests", "50")]
 
 
@@ -44,12 +45,24 @@ def gevent(application: str) -> list[str]:
     return [*_KEPT, "--worker-class", "gevent", f"tests.contract.applications.{application}"]
 
 
+def uwsgi(application: str, *options: str) -> list[str]:
+    """The same: a process of uWSGI, of four threads where nothing else is said."""
+    given = options or ("--threads", "4")
+    return ["uwsgi", *UWSGI, *given, f"tests.contract.applications.{application}"]
+
+
 class ContractCluster(ServedCluster):
     """Some nodes. They complain when the application makes the mistakes that it is asked for."""
 
-    def __init__(self, *commands: Sequence[str], nodes: int = 2, **environment: str) -> None:
+    def __init__(
+        self,
+        *commands: Sequence[str],
+        nodes: int = 2,
+        late: Collection[str] = (),
+        **environment: str,
+    ) -> None:
         """`commands`: those of the nodes, in turn."""
-        super().__init__(nodes, commands[0])
+        super().__init__(nodes, commands[0], late=late)
         self._commands = dict(zip(self.names, itertools.cycle(commands), strict=False))
         path = os.pathsep.join([str(ROOT), str(ROOT / "adapters")])
         for server in self.servers.values():

@@ -76,5 +76,6 @@ async def redis_server(*options: str) -> AsyncIterator[int]:
             await until("redis-server listens", listens)
             yield port
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # a test may have ended it
+                process.kill()
             await process.wait()

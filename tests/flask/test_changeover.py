@@ -18,7 +18,7 @@ KEY = "d17e-40b9-4c6f-8a02-61f5-cc38-9be4-207d"  # of the tests' applications on
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.needs("redis-server"),
-    pytest.mark.filterwarnings("ignore:The 'SESSION_USE_SIGNER' option:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The 'use_signer' option:DeprecationWarning"),
 ]
 
 

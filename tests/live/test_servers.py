@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -67,8 +68,10 @@ PATIENT = {
 class ServedCluster(Cluster):
     """Nodes of any server. They are watched through their metrics: no request is made."""
 
-    def __init__(self, nodes: int, command: Sequence[str], workers: int = 1) -> None:
-        super().__init__(nodes, workers=workers)
+    def __init__(
+        self, nodes: int, command: Sequence[str], workers: int = 1, late: Collection[str] = ()
+    ) -> None:
+        super().__init__(nodes, workers=workers, late=late)
         self.tell(**PATIENT)
         self._command = list(command)
         self.admin = {name: f"127.0.0.1:{free_port()}" for name in self.servers}
@@ -77,11 +80,14 @@ class ServedCluster(Cluster):
 
     def _launch(self, server: Server) -> None:
         program, *options, application = self._command
-        command = [sys.executable, "-m", program, *options]
+        command = [sys.executable, "-m", program, *options, "--workers", str(server.workers)]
         if program == "uvicorn":
-            command += ["--port", str(server.port), "--workers", str(server.workers)]
+            command += ["--port", str(server.port)]
+        elif program == "uwsgi":
+            command[:3] = [str(Path(sys.executable).with_name(program))]
+            command += ["--http-socket", f"127.0.0.1:{server.port}", "--module"]
         else:
-            command += ["--bind", f"127.0.0.1:{server.port}", "--workers", str(server.workers)]
+            command += ["--bind", f"127.0.0.1:{server.port}"]
         server.group = self.watchdog.spawn([*command, application], server.environment, server.log)
 
     def workers(self, name: str) -> list[int]:
