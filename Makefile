@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # tests/conftest.py says how many, and who does what; none where a debugger is asked for
-WORKERS := --numprocesses auto --dist loadgroup --no-loadscope-reorder
+WORKERS := --numprocesses auto
 
 .PHONY: help install demo test check lint format bench docs wheel clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,14 +38,25 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """How several workers share the tests (`make check`). One has all live clusters, which would be
-    too busy beside each other to keep their deadlines; they come first, as they take longest. Of
-    the others a module stays whole, for the sake of its fixtures; those with servers come last,
-    when most of what computes is done."""
+    """The live tests first, as they take longest, and the others with servers last, when most of
+    what computes is done."""
     items.sort(key=lambda item: (not _is_live(item), _starts_servers(item)))
-    for item in items:
-        group = "live" if _is_live(item) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """How several workers share the tests (`make check`): in this order, a module at a time, for
+    the sake of its fixtures; and all live clusters on one worker, because beside each other they
+    would be too busy to keep their deadlines."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Shared(LoadFileScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            live = nodeid.startswith("tests/live/")
+            return "live" if live else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False
+    return Shared(config, log)
 
 
 def _is_live(item: pytest.Item) -> bool:

@@ -28,10 +28,17 @@ SOON = 20.0
 POLL = 0.02
 """Seconds between two looks."""
 
-FIRST_PORT = 21_000 + os.getpid() * 16 % 8_000
-"""Test runs at the same time shall not race for one port; below the outgoing connections' range."""
 
-_ports = Ports(FIRST_PORT)
+def first_port() -> int:
+    """Below the outgoing connections' range, and so that neither test runs at the same time nor the
+    workers of one come near each other: the port of a node that is down must be free when it
+    returns."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    run = os.getppid() if worker else os.getpid()
+    return 21_000 + (run * 16 + int(worker.removeprefix("gw") or 0) * 1_000) % 8_000
+
+
+_ports = Ports(first_port())
 
 SETTINGS = {
     "SESSIONHA_SECRET": "insecure-loopback",
