@@ -25,7 +25,7 @@ from demo_app.processes import Group, Ports, Watchdog
 
 logger = logging.getLogger("demo_app.cluster")
 
-Front = Literal["router", "roundrobin", "nginx"]
+Front = Literal["router", "roundrobin", "nginx", "haproxy", "envoy"]
 Consistency = Literal["available", "quorum"]
 State = Literal["up", "starting", "down"]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from demo_app.processes import ROOT
 from sessionha.balancers.base import Options
 
 SESSIONHA: Final = (sys.executable, "-m", "sessionha")
@@ -132,13 +133,129 @@ http {{
         return NJS.exists() if self.verify is None else self.verify
 
 
+@dataclass(frozen=True)
+class HAProxy:
+    """HAProxy, with the example in `adapters/haproxy` as its main configuration."""
+
+    place: Path
+    port: int
+    """Of clients."""
+    own_port: int
+    """Names the socket that its exits lead to."""
+    response_timeout: float = 30.0
+    retrusted: float = 1.0
+
+    kind = "haproxy"
+
+    @property
+    def options(self) -> Options:
+        return Options(
+            place=self.place / "sessionha",
+            verify=True,
+            response_timeout=self.response_timeout,
+            retrusted=self.retrusted,
+            loopback=f"abns@sessionha-{self.own_port}",
+            socket=str(self.place / "admin.sock"),
+        )
+
+    @property
+    def command(self) -> list[str]:
+        return [*self._haproxy, "-W", "-db", "-p", str(self.place / "haproxy.pid")]
+
+    @property
+    def check(self) -> list[str]:
+        return [*self._haproxy, "-c", "-q"]
+
+    @property
+    def reload(self) -> list[str]:
+        return ["sh", "-c", f"kill -USR2 $(cat {self.place}/haproxy.pid)"]
+
+    def prepare(self) -> None:
+        told = {
+            "/run/haproxy/admin.sock": str(self.place / "admin.sock"),
+            "bind :8080": f"bind 127.0.0.1:{self.port}",
+        }
+        _write_example("haproxy/haproxy.cfg", self.place, told)
+
+    @property
+    def _haproxy(self) -> list[str]:
+        files = (self.place / "haproxy.cfg", self.place / "sessionha" / "sessionha.cfg")
+        return [executable("haproxy"), *(word for file in files for word in ("-f", str(file)))]
+
+
+@dataclass(frozen=True)
+class Envoy:
+    """Envoy, with the example in `adapters/envoy` as its main configuration."""
+
+    place: Path
+    port: int
+    """Of clients."""
+    own_port: int
+    """Of its administration."""
+    response_timeout: float = 30.0
+    retrusted: float = 1.0
+
+    kind = "envoy"
+
+    @property
+    def options(self) -> Options:
+        return Options(
+            place=self.place / "sessionha",
+            verify=True,
+            response_timeout=self.response_timeout,
+            retrusted=self.retrusted,
+        )
+
+    @property
+    def command(self) -> list[str]:
+        return [*self._envoy, "--log-level", "warning", "--concurrency", "2"]
+
+    @property
+    def check(self) -> list[str]:
+        return [*self._envoy, "--mode", "validate", "--log-level", "error"]
+
+    @property
+    def reload(self) -> list[str]:
+        return []
+
+    def prepare(self) -> None:
+        told = {
+            "/etc/envoy/": f"{self.place}/sessionha/",
+            "port_value: 9901": f"port_value: {self.own_port}",
+            "0.0.0.0, port_value: 8080": f"127.0.0.1, port_value: {self.port}",
+        }
+        _write_example("envoy/envoy.yaml", self.place, told)
+
+    @property
+    def _envoy(self) -> list[str]:
+        # Without hot restart, which several Envoys of one host would have to agree on.
+        main = ["-c", str(self.place / "envoy.yaml"), "--disable-hot-restart"]
+        return [executable("envoy"), *main]
+
+
+def _write_example(example: str, place: Path, told: Mapping[str, str]) -> None:
+    """Write an example of `adapters`, changed where it has what is of this machine."""
+    path = ROOT / "adapters" / example
+    text = path.read_text(encoding="utf-8")
+    for usual, ours in told.items():
+        assert usual in text, f"{path} has {usual}"
+        text = text.replace(usual, ours)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / path.name).write_text(text, encoding="utf-8")
+
+
 NJS: Final = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 """Where Debian has it."""
 
-FRONTS: Final[Mapping[str, type[Nginx]]] = {"nginx": Nginx}
+FRONTS: Final[Mapping[str, type[Nginx | HAProxy | Envoy]]] = {
+    "nginx": Nginx,
+    "haproxy": HAProxy,
+    "envoy": Envoy,
+}
 
 
 def executable(program: str) -> str:
-    """Where a program is, also in the directories that only root has in its path; else its name."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    """Where a program is, also beside Python, and where only root looks for one; else its name."""
+    beside = os.path.dirname(sys.executable)
+    path = os.pathsep.join([beside, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     return shutil.which(program, path=path) or program

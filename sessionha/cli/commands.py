@@ -533,7 +533,7 @@ ResponseTimeout = Annotated[
 @app.command()
 def export(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="nginx …, or json: the document itself.")
+        str, typer.Argument(metavar="KIND", help="nginx, haproxy, envoy, or json: the document.")
     ],
     cluster: Annotated[
         Path | None,
@@ -576,7 +576,7 @@ def export(
 
 @app.command()
 def follow(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="nginx …")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="nginx, haproxy or envoy.")],
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="DIR", help="Where the files are, if not in the usual place."),

@@ -6,21 +6,34 @@ A kind is one entry in `KINDS`: how it is made (`demo_app.fronts`) and what it c
 from __future__ import annotations
 
 import asyncio
+import csv
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import aiohttp
 import pytest
 
-from demo_app.fronts import NJS, SESSIONHA, Front, Nginx, executable, follow_words
+from demo_app.fronts import (
+    NJS,
+    SESSIONHA,
+    Envoy,
+    Front,
+    HAProxy,
+    Nginx,
+    executable,
+    follow_words,
+)
 from demo_app.processes import Group, Ports, Watchdog, rows
 from sessionha.balancers.document import Document, keys_of
+from sessionha.balancers.envoy import ROUTES
+from sessionha.balancers.haproxy_socket import Unusable, ask
 from sessionha.balancers.installing import differing, install, run, write
 from sessionha.balancers.kinds import KINDS as CONFIGURED
 from sessionha.settings import Settings
@@ -35,6 +48,9 @@ class Make(Protocol):
     ) -> Front: ...
 
 
+At = Callable[[Front, Document], Awaitable[bool]]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A balancer, and what it can."""
@@ -46,8 +62,49 @@ class Kind:
     """Of what vectors may need."""
     alike: bool = False
     """Another kind here has the same chain: how that goes on after a death is seen there."""
-    unsettled: bool = field(default=False)
+    repeats: int = 300_000
+    """Bytes of a body that it sends again when a server dies with it."""
+    unsettled: bool = False
     """Its processes are replaced by a reload."""
+    at: At | None = None
+    """Whether it is at what it was told, and has seen that all servers live; None: it does not
+    look at them by itself."""
+
+
+RETRUSTED = 0.1
+"""Seconds after which the balancers here look again at a server that failed."""
+
+
+async def _haproxy_at(front: Front, document: Document) -> bool:
+    try:
+        told = await ask(front.options.socket, "show stat")
+    except Unusable:
+        return False
+    rows = list(csv.DictReader(told.removeprefix("# ").splitlines()))
+    names = {server.name for server in document.known}
+    checked = [row for row in rows if row["svname"] in names and row["check_status"]]
+    up = {row["svname"] for row in checked if row["check_status"] in ("L4OK", "L7OK")}
+    return up == names and all(row["status"] != "DOWN" for row in checked)
+
+
+async def _envoy_at(front: Front, document: Document) -> bool:
+    assert isinstance(front, Envoy)
+    url = f"http://127.0.0.1:{front.own_port}"
+    try:
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{url}/clusters?format=json") as response:
+                clusters = (await response.json(content_type=None))["cluster_statuses"]
+            async with http.get(f"{url}/config_dump?resource=dynamic_route_configs") as response:
+                routes = await response.text()
+    except aiohttp.ClientError:
+        return False
+    hosts = [host for each in clusters for host in each.get("host_statuses", ())]
+    ports = {host["address"]["socket_address"]["port_value"] for host in hosts}
+    healthy = all(host["health_status"].get("eds_health_status") == "HEALTHY" for host in hosts)
+    ill = any("failed_active_health_check" in host["health_status"] for host in hosts)
+    members = {each.port for each in (*document.routable, *document.draining)}
+    version = (front.options.place / ROUTES).read_text(encoding="utf-8").split('"', 2)[1]
+    return ports == members and healthy and not ill and version in routes
 
 
 KINDS: Mapping[str, Kind] = {
@@ -59,9 +116,23 @@ KINDS: Mapping[str, Kind] = {
         alike=True,
         unsettled=True,
     ),
+    "haproxy": Kind(
+        partial(HAProxy, retrusted=RETRUSTED),
+        ("haproxy",),
+        frozenset({"signature"}),
+        repeats=12_000,
+        unsettled=True,
+        at=_haproxy_at,
+    ),
+    "envoy": Kind(
+        partial(Envoy, retrusted=RETRUSTED),
+        ("envoy",),
+        frozenset({"signature", "every-cookie"}),
+        at=_envoy_at,
+    ),
 }
 
-FOLLOWED = ("nginx-njs",)
+FOLLOWED = ("nginx-njs", "haproxy", "envoy")
 """Kinds that are driven in front of real nodes: of two that differ little only one."""
 
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -98,6 +169,7 @@ class Running:
         self.can = KINDS[kind].can
         self._followed: Group | None = None
         self._unsettled = KINDS[kind].unsettled
+        self._at = KINDS[kind].at
         self._balancer = CONFIGURED[self.front.kind]
         self._settings = settings
         self._watchdog = watchdog
@@ -108,6 +180,11 @@ class Running:
 
         While it is `fresh` it also forgets who failed.
         """
+        await self._tell(document)
+        if (at := self._at) is not None:
+            await until(f"{self.front.kind} is there", lambda: at(self.front, document))
+
+    async def _tell(self, document: Document) -> None:
         options, keys = self.front.options, keys_of(self._settings)
         files = self._balancer.files(document, keys, options)
         if self._group is None:
@@ -123,12 +200,12 @@ class Running:
             return
         if await self._balancer.adopt(document, keys, options) or not self.front.reload:
             return
-        before = self._processes()
+        before = self.processes()
         reloaded = await run(self.front.reload)
         assert reloaded.done, reloaded.words
 
         async def settled() -> bool:
-            return not before & self._processes() and bool(self._processes())
+            return not before & self.processes() and bool(self.processes())
 
         if self._unsettled:
             await until("the old processes have ended", settled)
@@ -154,7 +231,7 @@ class Running:
         writer.close()
         return True
 
-    def _processes(self) -> set[int]:
+    def processes(self) -> set[int]:
         """Those that serve, not the one that watches them."""
         group = self._group
         assert group is not None, "it runs"

@@ -39,14 +39,16 @@ FIRST = ("n1", "n2", "n3")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:
     """Three nodes, and a fourth that is not started; each group has copies on all three."""
-    async with Cluster(4, late=("n4",), consistency="available", backups=2) as made:
+    async with Cluster(
+        4, late=("n4",), consistency="available", backups=2, health_path="/", drain_delay="1s"
+    ) as made:
         yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=FOLLOWED)
 async def front(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
     """A balancer that follows the cluster, and at first knows three nodes."""
-    settings = Settings.observe({**cluster.environment, "SESSIONHA_HEALTH_PATH": "/"})
+    settings = Settings.observe(cluster.environment)
     urls = {name: cluster[name].url for name in FIRST}
     async with running(request.param, settings, patience=PATIENCE) as made:
         await made.tell(document_of(view_of(dict.fromkeys(FIRST, "up"), urls), settings))

@@ -78,7 +78,7 @@ async def test_what_was_sent_is_repeated_only_where_that_does_no_harm(kind: str)
     was refused goes to the next server whole."""
     states = {"n1": "up", "n2": "up"}
     toys = Toys(*states)
-    body = b"x" * 300_000
+    body = b"x" * KINDS[kind].repeats
     async with toys, running(kind, settings()) as balancer, clients() as http:
         document = document_of(view_of(states, toys.urls), settings())
         balancer.fresh = True
