@@ -218,6 +218,8 @@ class Router:
             upstreams=self.upstreams,
             connections=self._open(),
             options=self.options,
+            budget=self._budget,
+            counts=self.counts,
             wanted=prefer.wanted,
         )
         await exchange.run(partial(self._candidates, request, prefer))

@@ -86,11 +86,6 @@ class Framing:
         """Set for good when something was refused: what comes later is thrown away."""
 
     @property
-    def idle(self) -> bool:
-        """No byte of a next request is here, and the last one was read whole."""
-        return not self._held and self._between
-
-    @property
     def in_head(self) -> bool:
         """A head has begun and is not complete."""
         return bool(self._held) and self._answered and self._between

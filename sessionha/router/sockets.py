@@ -12,7 +12,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from sessionha.router.body import Receive
+from sessionha.router.budget import Budget
 from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections, NotUpgraded
+from sessionha.router.counts import Counts
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
 from sessionha.router.upstreams import Upstream, Upstreams
@@ -52,6 +54,8 @@ class SocketExchange:
         upstreams: Upstreams,
         connections: Connections,
         options: Options,
+        budget: Budget,
+        counts: Counts,
         wanted: str,
     ) -> None:
         """`wanted`: what there is none of when the websocket has no candidates."""
@@ -61,6 +65,8 @@ class SocketExchange:
         self._upstreams = upstreams
         self._connections = connections
         self._options = options
+        self._budget = budget
+        self._counts = counts
         self._wanted = wanted
         self._target = request.target
         self._headers = CIMultiDict(request.headers)
@@ -101,13 +107,22 @@ class SocketExchange:
             return await self._pass_refusal(refusal)
         except (Broken, TimeoutError, aiohttp.ClientError):
             self._upstreams.broke(upstream)
-            return False
+            return not await self._may_go_on()
         try:
             self._upstreams.answered(upstream)
             await self._carry(socket, handshake.headers)
         finally:
             await session.close()
         return True
+
+    async def _may_go_on(self) -> bool:
+        """Whether the handshake may be sent to another server; else the client is told."""
+        if self._budget.spend(asyncio.get_running_loop().time()):
+            self._counts.repeats["broken"] += 1
+            return True
+        self._counts.denied += 1
+        await self._refuse(502, [], b"The server failed while it served this request.\n")
+        return False
 
     async def _carry(
         self, socket: aiohttp.ClientWebSocketResponse, headers: tuple[tuple[bytes, bytes], ...]

@@ -129,6 +129,7 @@ async def canary(front: Front) -> None:
     assert await front.send(raw) == (200,)
 
 
+@pytest.mark.processes
 async def test_the_next_request_never_sees_bytes_of_a_hostile_one(front: Front) -> None:
     """For each of the corpus: its statuses and the end of the connection, what arrives at a real
     server, and that a request behind it, on the same connection to that server, arrives alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import aiohttp
 import pytest
 
 from sessionha.router.budget import Budget
@@ -259,6 +260,22 @@ def test_a_budget_is_earned_by_requests_and_by_time() -> None:
     assert budget.spend(0.0)
     assert [budget.spend(1.0), budget.spend(1.0)] == [True, False]
     assert [budget.spend(100.0) for _ in range(3)] == [True, True, False]
+
+
+async def test_a_handshake_that_fails_everywhere_is_repeated_within_the_budget(
+    world: World,
+) -> None:
+    async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+
+    server, url = await world.raw(act)
+    router = await world.route(*(member(f"n{number}", url) for number in range(5)))
+    router._budget = Budget(0.0, share=0.0, every_second=0.0, reserve=2.0)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as failed:
+        await world.client.ws_connect(world.url)
+    assert failed.value.status == 502
+    assert len(server.heads) == 3
+    assert (router.counts.repeats["broken"], router.counts.denied) == (2, 1)
 
 
 async def test_when_everything_fails_repeats_are_a_part_of_the_requests(world: World) -> None:

@@ -54,7 +54,7 @@ def certificate(place: Path, name: str) -> bytes:
         check=False,
     )
     assert made.returncode == 0, made.stderr.decode()
-    return ssl.PEM_cert_to_DER_cert((place / "certificate.pem").read_text()).strip()
+    return ssl.PEM_cert_to_DER_cert((place / "certificate.pem").read_text())
 
 
 def neighbours() -> int:
