@@ -113,6 +113,8 @@ error_log stderr warn;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
+    open_file_cache max=1000;  # as for a site with files; who is away must be seen at once
+    open_file_cache_errors on;
 {temporary}
     include {place}/sessionha/http.conf;
     server {{

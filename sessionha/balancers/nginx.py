@@ -282,7 +282,8 @@ def _first(wanted: str, servers: Iterable[Server], suffix: str, options: Options
 def _proxy(options: Options) -> Iterator[str]:
     response = _time(options.response_timeout)
     yield from (
-        "# How requests are passed on.",
+        "# How requests are passed on. Who is away is looked up each time.",
+        "open_file_cache off;",
         "proxy_http_version 1.1;",
         "proxy_set_header Host $http_host;",
         "proxy_set_header Upgrade $http_upgrade;",

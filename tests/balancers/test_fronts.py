@@ -201,7 +201,9 @@ async def test_a_server_that_joins_gets_clients_without_a_restart_and_nobody_is_
     before = front.pid
     visitor = browser.copy()
     await begun(front, visitor)
-    async with browser.http.ws_connect(f"{front.url}/talk", headers=visitor.headers()) as talk:
+    async with browser.http.ws_connect(
+        f"{front.url}/talk", headers=visitor.headers(), heartbeat=0.5
+    ) as talk:
         await talk.send_str("before")
         await talk.receive_json(timeout=20)
         await back(cluster, front, browser, "n4")
