@@ -186,6 +186,7 @@ class _Surroundings:
                 f"backend {name} from sessionha",
                 "    balance roundrobin",
                 *_repeating(),
+                *(_cleaning() if name == READY else ()),
                 *([f"    retries {LAST_RETRIES}"] if name == LAST else []),
                 *self._servers(name, backends),
                 *(self._exits() if name != LAST else ()),
@@ -221,11 +222,8 @@ class _Surroundings:
     def _chained(self) -> Iterator[str]:
         cookie, options = self._document.cookie, self._options
         yield from (
-            "    acl again var(txn.sessionha_next) -m bool",
             *_repeating(),
-            "    http-request del-header x-sessionha-names unless again",
-            "    http-request del-header sessionha-hops unless again",
-            "    http-response del-header sessionha-retry",
+            *_cleaning(),
             "    # What a client brings: one cookie, or a header from who keeps no cookies.",
             f"    http-request set-var(txn.sessionha_cookie) req.cook({cookie.name})"
             f" if !again {{ req.cook_cnt({cookie.name}) eq 1 }}",
@@ -281,6 +279,14 @@ def _repeating() -> Iterator[str]:
         "    http-request wait-for-body time 10s"
         f" if repeatable {{ req.hdr_val(content-length) 1:{REPEATED_BYTES} }}"
     )
+
+
+def _cleaning() -> Iterator[str]:
+    """Where requests of clients arrive: what only routers may say."""
+    yield "    acl again var(txn.sessionha_next) -m bool"
+    yield "    http-request del-header x-sessionha-names unless again"
+    yield "    http-request del-header sessionha-hops unless again"
+    yield "    http-response del-header sessionha-retry"
 
 
 def _time(seconds: float) -> str:

@@ -116,10 +116,11 @@ async def test_a_forged_cookie_leads_nowhere_and_an_unknown_name_does_no_harm(
 ) -> None:
     answer = await named(browser, "n9", "n8").get(f"{front.url}/who")
     assert answer.status == 200
-    forged = [await named(browser, name, key=b"f" * 32).get(f"{front.url}/who") for name in FIRST]
+    twice = [name for name in FIRST for _ in range(2)]  # who gets servers in turn never gets these
+    forged = [await named(browser, name, key=b"f" * 32).get(f"{front.url}/who") for name in twice]
     assert {answer.status for answer in forged} == {200}
     if "signature" in front.can:
-        assert [answer.node for answer in forged] != list(FIRST)
+        assert [answer.node for answer in forged] != twice
 
 
 async def test_a_websocket_goes_to_the_primary(front: Running, browser: Browser) -> None:
