@@ -62,6 +62,7 @@ from sessionha.peer.messages import (
 from sessionha.peer.relay import Relays
 from sessionha.peer.streams import Streams
 from sessionha.reloading import Following, Reloaded, announce, read_again
+from sessionha.session.affinity import Reason, misrouted
 from sessionha.session.cookies import RouteCookies, check_key, cluster_tag
 from sessionha.session.terms import Event
 from sessionha.settings import Settings
@@ -166,6 +167,8 @@ class Engine:
         self.server = _server(settings)
         self.backups = settings.backups if settings.has_peers else 0
         self.events: Counter[str] = Counter()
+        self.affinity: Counter[Reason] = Counter()
+        """Requests of clients with a session or a route, by how they found their way."""
         self._following: Following | None = None
         self._remarks: _Remarks | None = None
         self._keys = keys
@@ -225,6 +228,27 @@ class Engine:
     def count(self, event: Event) -> None:
         """Count something that operators want to see."""
         self.events[event] += 1
+
+    def servers(self) -> Mapping[str, tuple[str, NodeState]]:
+        """Node ID and state of every node of the view that holds sessions, by server name."""
+        own, membership = self.settings.node, self.membership
+        return {
+            server_name(node): (
+                node,
+                self.node_state if node == own else membership.node_state(node),
+            )
+            for node in (member.node for member in membership.view().servers)
+        }
+
+    def misrouted(self, server: str) -> Reason:
+        """Why a request came here whose route names another server first."""
+        membership = self.membership
+        named = membership.view().served_as(server)
+        return misrouted(named, self.settings.node, membership.node_state)
+
+    def audit(self, reason: Reason) -> None:
+        """Count a request by how it found its way."""
+        self.affinity[reason] += 1
 
     @property
     def node_state(self) -> NodeState:
@@ -512,6 +536,7 @@ class Engine:
 
     def _prepare(self) -> None:
         self.events.clear()
+        self.affinity.clear()
         self._accompanied = [make(self) for make in self._companions]
         for companion in self._accompanied:
             companion.prepare()

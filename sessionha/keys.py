@@ -13,6 +13,7 @@ ROUTE_LABEL: Final = b"sessionha route cookie"
 ADMIN_LABEL: Final = b"sessionha admin token"
 APPLICATION_LABEL: Final = b"sessionha application key"
 LOG_LABEL: Final = b"sessionha log hash"
+CANARY_LABEL: Final = b"sessionha canary"
 
 _HASH: Final = "sha256"
 _HASH_BYTES: Final = 32

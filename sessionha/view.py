@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
-from sessionha.identity import NO_VIEW, ViewID
+from sessionha.identity import NO_VIEW, ViewID, server_name
 
 Role = Literal["server", "spare", "witness"]
 Departure = Literal["left", "returning", "failed"]
 """How a member went: for good, saying that it will come back, or without a word."""
+SLOTS: Final = 64
+"""Engine slots whose names are known for a node although no such engine is published now: after
+an engine's death its name in a cookie still leads to the node, where a sibling serves."""
 Drains = Literal["", "returning", "leaving"]
 """How a member that drains will go: it comes back soon, or goes for good."""
 
@@ -130,6 +134,24 @@ class View(msgspec.Struct, frozen=True, array_like=True, dict=True):
     @cached_property
     def _by_node(self) -> dict[str, Member]:
         return {member.node: member for member in self.members}
+
+    def served_as(self, server: str) -> Member | None:
+        """The member that a route cookie names so, itself or one of its engines."""
+        node, _ = self.server_names.get(server, ("", ""))
+        return self.member(node)
+
+    @cached_property
+    def server_names(self) -> Mapping[str, tuple[str, str]]:
+        """Node and engine slot by the names that route cookies carry; the slot is empty for the
+        address that all engines of the node share."""
+        names: dict[str, tuple[str, str]] = {}
+        for member in self.members:
+            apart = any(engine.url for engine in member.engines)
+            slots = [*map(str, range(SLOTS if apart else 0)), *(e.engine for e in member.engines)]
+            names |= {server_name(member.node, slot): (member.node, slot) for slot in slots}
+        for member in self.members:  # last: a node's own name wins over a name of an engine
+            names[server_name(member.node)] = (member.node, "")
+        return names
 
     @cached_property
     def by_name(self) -> tuple[str, ...]:

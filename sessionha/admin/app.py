@@ -22,7 +22,7 @@ from sessionha.admin.metrics import CONTENT_TYPE, text
 from sessionha.admin.snapshot import counts, status
 from sessionha.admin.subjects import NO_STORE, SubjectsPage
 from sessionha.admin.tally import Tally
-from sessionha.admin.tokens import Role, may, role_of
+from sessionha.admin.tokens import REALM, Role, may, role_of
 from sessionha.admin.topology import topology
 from sessionha.engine import Engine
 
@@ -99,7 +99,7 @@ def _guarded(
             f"{why}: `sessionha token --role {needed}`, with the secret of this cluster, prints"
             " the bearer token\n",
             401,
-            {**NO_STORE, "www-authenticate": 'Bearer realm="sessionha"'},
+            {**NO_STORE, "www-authenticate": f"Bearer {REALM}"},
         )
 
     return guarded

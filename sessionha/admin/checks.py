@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from sessionha.session.affinity import PASSED_OVER, Reason
 from sessionha.settings import Settings
 from sessionha.store.base import Usage
 from sessionha.store.place import VOLATILE
@@ -82,6 +83,8 @@ class Facts:
     """Whether the seats of an absent node are kept."""
     at_risk: int = 0
     """Groups that this node leads and nobody else has a copy of."""
+    ways: Mapping[Reason, int] = field(default_factory=dict)
+    """How requests of known clients found their way to this process (`session.affinity`)."""
     found_by_itself: bool = True
     """Something accepts connections where others are told to reach this node."""
 
@@ -93,6 +96,13 @@ SKEW_NOTED: Final = 1.0
 SKEW: Final = 2.0
 """Seconds by which clocks may differ: cookies carry a deadline of the wall clock, and every node
 allows it that much (contract, section 4)."""
+
+FEW: Final = 100
+"""Requests that say nothing about a balancer yet."""
+
+ASTRAY: Final = 0.05
+"""Of the requests of known clients. While a death is found out, and after a change of keys, some
+are passed over as they should be."""
 
 _OTHERS_CAN_READ: Final = 0o077
 
@@ -235,6 +245,23 @@ def _copies(facts: Facts) -> Iterable[Problem] | None:
     return found
 
 
+def _affinity(facts: Facts) -> Iterable[Problem] | None:
+    total = sum(facts.ways.values())
+    if not facts.settings.has_peers or total < FEW:
+        return None
+    astray = {reason: facts.ways.get(reason, 0) for reason in PASSED_OVER}
+    share = sum(astray.values()) / total
+    if share <= ASTRAY:
+        return []
+    most = max(astray, key=astray.__getitem__)
+    found = (
+        f"{share:.0%} of {total} requests of known clients came past their server without a reason"
+        f" of the cluster's, most with `{most}`"
+    )
+    remedy = "`sessionha doctor https://…`, with the public address, finds the layer that does it"
+    return [Problem("warn", found, remedy)]
+
+
 def _clocks(facts: Facts) -> Iterable[Problem] | None:
     if all(heard.error for heard in facts.heard.values()):
         return None
@@ -248,6 +275,13 @@ def _clocks(facts: Facts) -> Iterable[Problem] | None:
         for node, heard in facts.heard.items()
         if abs(heard.skew) > SKEW_NOTED
     ]
+
+
+def skew(theirs: float, asked: float, answered: float) -> float:
+    """By how much a clock that showed `theirs` between two instants of this one is surely off."""
+    if theirs < asked:
+        return theirs - asked
+    return max(theirs - answered, 0.0)
 
 
 # --- what the nodes must have in common -----------------------------------------------------------
@@ -455,6 +489,7 @@ CHECKS: Final[Mapping[str, tuple[str, Check]]] = {
     "majority": ("more electors answer than are needed", _majority),
     "peers": ("every other node answers and is a member", _peers),
     "copies": ("no group lacks one that could be made, and nobody is held", _copies),
+    "affinity": ("requests come to the server that their cookie names first", _affinity),
     "clocks": ("those of other nodes agree with this node's", _clocks),
     "description": ("no node has another one", _description),
     "settings": ("every member has the same, where that matters", _settings),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from sessionha.admin.checks import Facts, Finding, Heard, findings
+from sessionha.admin.checks import Facts, Finding, Heard, findings, skew
 from sessionha.admin.snapshot import store_of, strangers
 from sessionha.agreement import OF_A_CLUSTER, shown
 from sessionha.engine import Engine
@@ -71,6 +71,7 @@ async def gathered(engine: Engine) -> Facts:
         held=tuple(sorted(engine.state.delays.held())),
         awaited=any(delay.left != 0 for delay in engine.state.delays.running()),
         at_risk=engine.state.redundancy.health().at_risk.groups,
+        ways=engine.affinity,
         found_by_itself=not settings.advertise or await _listens(settings.advertise),
     )
 
@@ -110,7 +111,7 @@ async def _ask(streams: Streams, node: str, address: str) -> Heard:
     answered = time.time()
     if not isinstance(reply, Inspected):
         return Heard(address, error="it answers something else: is it of another version?")
-    return Heard(address, skew=_skew(reply.now / 1000, asked, answered))
+    return Heard(address, skew=skew(reply.now / 1000, asked, answered))
 
 
 async def _listens(address: str) -> bool:
@@ -122,13 +123,6 @@ async def _listens(address: str) -> bool:
         return False
     writer.close()
     return True
-
-
-def _skew(theirs: float, asked: float, answered: float) -> float:
-    """By how much a clock that showed `theirs` between two instants of this one is surely off."""
-    if theirs < asked:
-        return theirs - asked
-    return max(theirs - answered, 0.0)
 
 
 def _mode(file: Path | None) -> int:

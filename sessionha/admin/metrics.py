@@ -59,10 +59,14 @@ STATE: Final = {
 """Counts of the state manager that have a help text; one without is shown all the same."""
 
 KINDS: Final = {
-    "visits": "What went otherwise than usual in requests, by name",
-    "membership": "What happened to the node's membership, by name",
+    "visits": ("What went otherwise than usual in requests, by name", "event"),
+    "membership": ("What happened to the node's membership, by name", "event"),
+    "affinity": (
+        "Requests of known clients, by whether they came where their cookie says",
+        "reason",
+    ),
 }
-"""Counts that are one metric with the label `event`: their names are words of the source."""
+"""Counts that are one metric with a label: their names are words of the source."""
 
 
 def text(engine: Engine, total: Counter[str]) -> bytes:
@@ -95,7 +99,8 @@ def _counters(total: Counter[str]) -> Iterator[Metric]:
         yield CounterMetricFamily(f"sessionha_stream_{name}", meaning, value=count)
     yield _detections(kinds["membership"])
     for kind, counts in kinds.items():
-        family = CounterMetricFamily(f"sessionha_{kind}", KINDS[kind], labels=["event"])
+        meaning, label = KINDS[kind]
+        family = CounterMetricFamily(f"sessionha_{kind}", meaning, labels=[label])
         for name, count in counts.items():
             if not name.startswith(DETECTIONS):
                 family.add_metric([name], count)

@@ -38,6 +38,7 @@ def counts(engine: Engine) -> dict[str, int]:
     """What this engine has done since it started, by `kind/name`."""
     found = {f"state/{name}": count for name, count in asdict(engine.state.node.counters).items()}
     found |= {f"visits/{name}": count for name, count in engine.events.items()}
+    found |= {f"affinity/{name}": count for name, count in engine.affinity.items()}
     found |= {f"membership/{name}": count for name, count in engine.membership.counts.items()}
     if engine.streams is not None:
         streams = asdict(engine.streams.counters)

@@ -15,6 +15,9 @@ Role = Literal["read", "operate", "data"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """Every role, each with the rights of those before it."""
 
+REALM: Final = 'realm="sessionha"'
+"""How an administration that wants a token can be told from anything else."""
+
 _SCHEME: Final = b"bearer"
 
 

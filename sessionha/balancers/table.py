@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from sessionha.identity import server_name
 from sessionha.topology.health import NodeState, state_of
 from sessionha.view import Member, View
-
-SLOTS: Final = 64
-"""Engine slots whose names are known for a node although no such engine is published now: after
-an engine's death its name in a cookie still leads to the node, where a sibling serves."""
 
 
 class Target(NamedTuple):
@@ -41,16 +37,7 @@ class Table:
             for member in view.members
             if member.role != "witness"
         }
-        self._names: dict[str, tuple[str, str]] = {}
-        for member in view.members:
-            apart = any(engine.url for engine in member.engines)
-            for slot in map(str, range(SLOTS if apart else 0)):
-                self._names[server_name(member.node, slot)] = (member.node, slot)
-            for engine in member.engines:
-                name = server_name(member.node, engine.engine)
-                self._names[name] = (member.node, engine.engine)
-        for member in view.members:  # last: a node's own name wins over a name of an engine
-            self._names[server_name(member.node)] = (member.node, "")
+        self._names = view.server_names
         self.nodes = tuple(filter(None, self._of_node.values()))
         """The targets of each node that has any."""
         self.targets = tuple(target for node in self.nodes for target in node)

@@ -9,7 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
-from sessionha.admin.tokens import Role, tokens
+from sessionha.admin.tokens import REALM, Role, tokens
 from sessionha.errors import InvalidSettings
 from sessionha.settings import ADMIN_PORT, Settings
 
@@ -81,6 +81,19 @@ def _is_address(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number
         return False
+
+
+def is_administration(url: str) -> bool:
+    """Whether an administration answers at the URL. No token is told before that is known."""
+    opener = build_opener(ProxyHandler({}), _Stay())
+    try:
+        opener.open(f"{url}/v1/doctor", timeout=TIMEOUT).close()
+    except HTTPError as answer:
+        with answer:
+            return REALM in (answer.headers.get("WWW-Authenticate") or "")
+    except (URLError, OSError, HTTPException):
+        return False
+    return False
 
 
 def ask(

@@ -150,7 +150,14 @@ def topology(
 
 @app.command()
 def doctor(
-    address: Address = None,
+    address: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[URL]",
+            help="The node's administration, such as 10.0.0.1:7947, or the public address,"
+            " https://shop.example/.",
+        ),
+    ] = None,
     url: TheSame = None,
     engines: Annotated[
         int | None, typer.Option(min=1, help="How many processes of the node should live.")
@@ -158,7 +165,12 @@ def doctor(
     file: ConfigFile = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Look for what is wrong with a node, and say what to do; exits 1 when a check fails."""
+    """Look for what is wrong with a node, or with what stands in front of the nodes, and say what
+    to do; exits 1 when a check fails.
+
+    URL is a node's administration, or the public address of the application, such as
+    https://shop.example/: then canaries go through it, and each tells where it came out.
+    """
     with needs("cli", "the examination"):
         from sessionha.cli.doctor import examine
     found = examine(file, _one(address, url), engines)

@@ -21,6 +21,8 @@ from rich.text import Text
 
 from sessionha.admin.checks import Finding
 from sessionha.cli import asking
+from sessionha.cli.canaries import Canaries
+from sessionha.cli.front import Tour, diagnose
 from sessionha.errors import InvalidSettings, StoreError
 from sessionha.settings import Settings
 from sessionha.store.place import choose
@@ -65,12 +67,17 @@ class Examination:
 
 
 def examine(file: Path | None, url: str | None, engines: int | None) -> Examination:
-    """Look at the node at `url`, by default this machine's. `engines`: how many should live."""
+    """Look at the node at `url`, by default this machine's, or at what stands in front of nodes
+    where `url` is no node's administration. `engines`: how many should live."""
     try:
         settings = Settings.observe(config=file)
         address, bearer = asking.address_of(settings, url), asking.token(settings, "read")
     except InvalidSettings as error:
         return Examination([_unusable(problem) for problem in error.problems])
+    if url is not None and "://" in url and not asking.is_administration(address):
+        parts = urlsplit(url)
+        seen = Canaries(url, settings).run()
+        return Examination(diagnose(Tour(seen, parts.path or "/", parts.hostname or "")))
     try:
         answer = asking.ask(address, "/v1/doctor", bearer, has="checks", timeout=TIMEOUT)
     except asking.Unreached as problem:

@@ -158,6 +158,11 @@ class RouteCookies:
             remember(self._verified, text, known)
         return known
 
+    def knows_key(self, text: str) -> bool:
+        """Whether this does not look like a cookie that was signed with a key of others."""
+        match = _ROUTE.fullmatch(text) if len(text) <= ROUTE_CHARS else None
+        return match is None or match[3] in self._signers
+
     def _verify(self, text: str) -> Route | None:
         if len(text) > ROUTE_CHARS:
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from sessionha.peer.messages import Create
+from sessionha.session.affinity import Reason
 from sessionha.session.cookies import (
     SKEW_SECONDS,
     CookieAttributes,
@@ -23,9 +24,6 @@ from sessionha.values.codec import DEPTH
 
 Event = Literal[
     "session_cookie_refused",
-    "route_cookie_refused",
-    "route_cookie_foreign",
-    "route_elsewhere",
     "session_foreign",
     "session_gone",
     "session_unavailable",
@@ -82,6 +80,12 @@ class Home(Protocol):
 
     def count(self, event: Event) -> None:
         """Count something that operators want to see."""
+
+    def misrouted(self, server: str) -> Reason:
+        """Why a request came here whose route names another server first (`affinity`)."""
+
+    def audit(self, reason: Reason) -> None:
+        """Count a request of a client with a session or a route, by how it found its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +154,13 @@ class Presented(NamedTuple):
     """Names and tickets of secondary sessions."""
     signs: RouteCookies | None
     """Who verified the route."""
+    unread: Literal["", "keys_differ", "refused"]
+    """Why there is no route, though a cookie of its name came."""
     until: int
     """When the first ticket is over: seconds of the wall clock."""
 
 
-NOTHING: Final = Presented(None, None, (), None, 0)
+NOTHING: Final = Presented(None, None, (), None, "", 0)
 
 
 def presented(home: Home, terms: Terms, headers: Sequence[str], now: float) -> Presented:
@@ -170,12 +176,12 @@ def presented(home: Home, terms: Terms, headers: Sequence[str], now: float) -> P
 def _read(home: Home, terms: Terms, headers: Sequence[str], now: float) -> Presented:
     signs, cookies = home.route_cookies, terms.cookies
     route = None
-    good = True
+    unread: Literal["", "keys_differ", "refused"] = ""
     if signs is not None and (values := cookie_values(headers, signs.name)):
         route = only_valid(values, signs.read)
         if route is None:
-            good = False
-            home.count("route_cookie_refused")
+            unread = "refused" if any(map(signs.knows_key, values)) else "keys_differ"
+    good = not unread
     tickets: dict[str, Ticket] = {}
     asked = [("", cookies, cookie_values(headers, cookies.name))]
     for name, values in cookies.secondary_values(headers).items():
@@ -186,8 +192,9 @@ def _read(home: Home, terms: Terms, headers: Sequence[str], now: float) -> Prese
         elif values:
             good = False
     until = min((found.deadline for found in tickets.values()), default=0) + SKEW_SECONDS
-    told = Presented(route, tickets.pop("", None), tuple(tickets.items()), signs, until)
-    if good and (told.ticket or tickets) and len(headers) == 1 and len(headers[0]) <= SEEN_CHARS:
+    ticket = tickets.pop("", None)
+    told = Presented(route, ticket, tuple(tickets.items()), signs, unread, until)
+    if good and (ticket or tickets) and len(headers) == 1 and len(headers[0]) <= SEEN_CHARS:
         remember(terms.seen, headers[0], told, SEEN)
     return told
 

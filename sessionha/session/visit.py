@@ -26,6 +26,7 @@ from sessionha.errors import (
 )
 from sessionha.identity import GroupID, Position, server_name
 from sessionha.peer.messages import Create
+from sessionha.session.affinity import Reason
 from sessionha.session.company import Company, Part
 from sessionha.session.cookies import (
     SECONDARIES,
@@ -68,6 +69,11 @@ class Visit(Part):
     """Whether the client was last served by another cluster, or another life of this one."""
     astray = False
     """Whether that was another cluster altogether, which may have the client's sessions still."""
+    unread: Literal["", "keys_differ", "refused"] = ""
+    """Why there is no route, though a cookie of its name came."""
+    way: Reason | None = None
+    """How the request found its way; None: there is no session or route of its client, or it is
+    not known yet."""
     refusal: SessionError | None = None
     """Why the response must be refused: a commit at another door, in which its changes were."""
     _outer: Visit | None = None
@@ -94,13 +100,11 @@ class Visit(Part):
         told = presented(home, terms, cookie_headers, now) if cookie_headers else NOTHING
         ticket, route = told.ticket, told.route
         self.route: Route | None = route
-        if route is not None:
-            if route.cluster != home.cluster:
-                self.foreign = True
-                self.astray = not same_cluster(route.cluster, home.cluster)
-                home.count("route_cookie_foreign")
-            elif route.servers[0] != home.server:
-                home.count("route_elsewhere")
+        if route is not None and route.cluster != home.cluster:
+            self.foreign = True
+            self.astray = not same_cluster(route.cluster, home.cluster)
+        if told.unread:
+            self.unread = told.unread
         Part.__init__(self, terms, ticket, now)
         if ticket is None:
             self.company = company = Company(home, None)
@@ -136,6 +140,11 @@ class Visit(Part):
         """This one."""
         return self
 
+    @property
+    def home(self) -> Home:
+        """The engine that it happens in."""
+        return self._home
+
     def arrive(self) -> bool:
         """Find the sessions if this node may serve them at once; False: call `acquire`."""
         if not self._secondary:
@@ -144,7 +153,24 @@ class Visit(Part):
             found = self._find_all()
         if found and (self._secondary or self._outer is not None):
             self._gather()
+        if self._outer is None and (way := self._way(found)) is not None:
+            self.way = way
+            self._home.audit(way)
         return found
+
+    def _way(self, found: bool) -> Reason | None:
+        """`found`: its sessions are here."""
+        route, home = self.route, self._home
+        if route is None:
+            if home.route_cookies is None or not self.terms.session_requests:
+                return None
+            has_session = self.ticket is not None or self._secondary
+            return self.unread or ("no_route" if has_session else None)
+        if self.foreign:
+            return "foreign"
+        if route.servers[0] == home.server:
+            return "kept" if found else "stale_cookie"
+        return home.misrouted(route.servers[0])
 
     def _find_all(self) -> bool:
         for part in self.parts():

@@ -6,13 +6,15 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from copy import copy
 from functools import partial
 from typing import Any, Final, Literal
 
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
+from sessionha.session.canaries import REFUSED, Arrived
 from sessionha.session.carrier import carry, lay_down
 from sessionha.session.cookies import SameSite
-from sessionha.session.headers import ROUTE, TOKEN
+from sessionha.session.headers import HOPS, ROUTE, TOKEN
 from sessionha.session.session import Session, UnavailableSession
 from sessionha.session.visit import Visit, opted_out, visit_of
 from sessionha.web.base import (
@@ -32,6 +34,7 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.canary import JSON, MARK, answer, wish_here
 from sessionha.web.optout import Exclude, OptsOut, opt_out
 from sessionha.web.signals import retire_first
 
@@ -49,6 +52,7 @@ _STARTS: Final = frozenset(
 )
 _TOKEN: Final = TOKEN.encode()
 _ROUTE: Final = ROUTE.encode()
+_HOPS: Final = HOPS.encode()
 _ASKED: Final = frozenset({b"host", _TOKEN, _ROUTE})
 _PROTOCOL_ERROR: Final = 1002
 _TRY_AGAIN_LATER: Final = 1013  # the close code of websockets that 503 would be for requests
@@ -118,8 +122,10 @@ class SessionMiddleware:
             answer = await self._probed(self._health[scope["path"]])
             await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
             return
-        if self._opts_out is not None and self._opts_out(scope["path"], scope):
-            await self._without(scope, receive, send)
+        is_canary = scope["query_string"].startswith(MARK) and kind == "http"
+        if is_canary or (self._opts_out is not None and self._opts_out(scope["path"], scope)):
+            serve = self._canary if is_canary else self._without
+            await serve(scope, receive, send)
             return
         engine = self._engine
         if engine is None or not engine.running:
@@ -158,6 +164,27 @@ class SessionMiddleware:
             visit.leave()
             if outer is not None:  # frameworks share one scope among the applications they mount
                 scope["sessionha"], scope["session"] = outside, values
+
+    async def _canary(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a canary in the application's place; its session is one like any other."""
+        engine = self._engine
+        if engine is None or not engine.running:
+            engine = await self.running_engine(late=True)
+        wish = wish_here(engine, scope["query_string"].decode("latin-1"))
+        if wish is None:
+            await _answer(send, 403, REFUSED, [(b"cache-control", b"no-store")])
+            return
+        arrived = _arrived_with(scope, self.terms.attributes.path)
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
+            visit = visit_of(scope["sessionha"])
+            assert visit is not None, "the request runs"
+            body = answer(engine, visit, arrived, wish)
+            await _answer(send, 200, body, [(b"cache-control", b"no-store")], media_type=JSON)
+
+        twin = copy(self)
+        twin.app, twin._opts_out = application, None
+        await twin({**scope, "query_string": b""}, receive, send)
 
     async def _without(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request that is opted out."""
@@ -273,6 +300,14 @@ def asked_of_scope(scope: Scope) -> Asked:
     )
 
 
+def _arrived_with(scope: Scope, session_path: str) -> Arrived:
+    """What a canary came with."""
+    headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+    cookies = [value for name, value in headers if name == b"cookie"]
+    hops = next((value for name, value in headers if name == _HOPS), "")
+    return Arrived(cookies, scope["path"], hops, session_path)
+
+
 def has_several_hosts(scope: Scope) -> bool:
     """See `SEVERAL_HOSTS`."""
     return [name for name, _ in scope["headers"]].count(b"host") > 1
@@ -371,9 +406,10 @@ async def _answer(
     headers: list[tuple[bytes, bytes]],
     *,
     kind: str = "http.response",
+    media_type: str = "text/plain; charset=utf-8",
 ) -> None:
     about = [
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", media_type.encode()),
         (b"content-length", str(len(body)).encode()),
     ]
     await send({"type": f"{kind}.start", "status": status, "headers": [*about, *headers]})

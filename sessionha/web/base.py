@@ -73,6 +73,9 @@ class Engine(Home, Protocol):
     def node_state(self) -> NodeState:
         """The state of its node."""
 
+    def servers(self) -> Mapping[str, tuple[str, NodeState]]:
+        """Node ID and state of every node of its view that holds sessions, by server name."""
+
 
 def refusal_headers(why: SessionUnavailable) -> list[tuple[str, str]]:
     """What a 503 tells besides its status: when to come back, and whether somewhere else."""

@@ -10,13 +10,15 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from sessionha.errors import SessionUnavailable, StoreFull
+from sessionha.session.canaries import QUERY, REFUSED, Arrived
 from sessionha.session.carrier import Carried, carry, lay_down
 from sessionha.session.cookies import SameSite
-from sessionha.session.headers import ROUTE, TOKEN
+from sessionha.session.headers import HOPS, ROUTE, TOKEN
 from sessionha.session.visit import Visit, opted_out, visit_of
 from sessionha.web.base import (
     ALIVE,
@@ -35,6 +37,7 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.canary import JSON, answer, wish_here
 from sessionha.web.optout import Exclude, opt_out
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
 
@@ -56,7 +59,14 @@ WAIT: Final = "sessionha.wait"
 
 _TOKEN: Final = "HTTP_" + TOKEN.upper().replace("-", "_")
 _ROUTE: Final = "HTTP_" + ROUTE.upper().replace("-", "_")
-_REASONS: Final = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+_HOPS: Final = "HTTP_" + HOPS.upper().replace("-", "_")
+_REASONS: Final = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    503: "Service Unavailable",
+}
 
 
 class Startable(Protocol):
@@ -127,6 +137,8 @@ class WSGISessionMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         try:
             host = self._host
+            if environ.get("QUERY_STRING", "").startswith(QUERY):
+                return self._canary(environ, start_response)
             if self._health or self._opts_out is not None:
                 path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
                 if page := self._health.get(path):
@@ -145,6 +157,30 @@ class WSGISessionMiddleware:
             refusals.say(error)
             return _refused(start_response, error)[1]
         return _Exchange(self, host, visit, environ, start_response).run()
+
+    def _canary(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a canary in the application's place; its session is one like any other.
+
+        Raises:
+            EngineSilent: it does not answer.
+        """
+        host = self._host
+        if host is None or not host.running:
+            host = self.start(late=True)
+        wish = wish_here(host.engine, environ["QUERY_STRING"])
+        if wish is None:
+            return _answered(start_response, 403, REFUSED, NO_STORE)[1]
+        arrived = arrived_with(environ, self.terms.attributes.path)
+
+        def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            visit = visit_of(environ[self.environ_key])
+            assert visit is not None, "the request runs"
+            body = host.call(partial(answer, host.engine, visit, arrived, wish))
+            return _answered(start_response, 200, body, NO_STORE, media_type=JSON)[1]
+
+        twin = copy(self)
+        twin.app, twin._opts_out = application, None
+        return twin({**environ, "QUERY_STRING": ""}, start_response)
 
     def _without(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Serve a request that is opted out."""
@@ -224,6 +260,13 @@ def asked_of_environ(environ: Mapping[str, Any]) -> Asked:
         environ.get(_TOKEN),
         environ.get(_ROUTE, ""),
     )
+
+
+def arrived_with(environ: Mapping[str, Any], session_path: str = "") -> Arrived:
+    """What a canary came with. `session_path`: the path attribute of the session's cookie."""
+    header = environ.get("HTTP_COOKIE")
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return Arrived([header] if header else [], path, environ.get(_HOPS, ""), session_path)
 
 
 def joins_hosts(environ: Mapping[str, Any]) -> bool:
@@ -479,10 +522,15 @@ Answered = tuple[Callable[[bytes], object], list[bytes]]
 
 
 def _answered(
-    start_response: StartResponse, status: int, body: bytes, headers: Headers
+    start_response: StartResponse,
+    status: int,
+    body: bytes,
+    headers: Headers,
+    *,
+    media_type: str = "text/plain; charset=utf-8",
 ) -> Answered:
     about = [
-        ("content-type", "text/plain; charset=utf-8"),
+        ("content-type", media_type),
         ("content-length", str(len(body))),
     ]
     return start_response(f"{status} {_REASONS[status]}", [*about, *headers]), [body]

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from sessionha.admin.app import build
-from sessionha.admin.doctor import _skew, gathered
+from sessionha.admin.checks import skew
+from sessionha.admin.doctor import gathered
 from sessionha.admin.snapshot import store_of
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import tokens
@@ -80,6 +81,6 @@ async def test_a_peer_that_does_not_prove_itself_is_told_from_one_behind_a_firew
 
 
 def test_a_difference_of_clocks_counts_as_far_as_it_is_sure() -> None:
-    assert _skew(theirs=10.2, asked=10.0, answered=10.5) == 0.0
-    assert _skew(theirs=12.0, asked=10.0, answered=10.5) == 1.5
-    assert _skew(theirs=8.0, asked=10.0, answered=10.5) == -2.0
+    assert skew(theirs=10.2, asked=10.0, answered=10.5) == 0.0
+    assert skew(theirs=12.0, asked=10.0, answered=10.5) == 1.5
+    assert skew(theirs=8.0, asked=10.0, answered=10.5) == -2.0

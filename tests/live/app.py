@@ -169,6 +169,7 @@ class Application:
             "members": {member.node: member.incarnation for member in view.members},
             "counters": asdict(state.node.counters),
             "events": dict(engine.events),
+            "affinity": dict(engine.affinity),
             "membership": dict(membership.counts),
             "unproven": list(membership.unproven()),
             "engines": sorted(state.node.store.living_slots()),

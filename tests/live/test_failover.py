@@ -388,7 +388,7 @@ async def test_a_forged_cookie_that_names_an_outside_host_connects_to_nobody(
             if not signed:
                 assert (answer.status, answer.session) == (200, {"n": 1})
                 told = await cluster.ask(name)
-                assert told["events"]["route_cookie_refused"] == 1
+                assert told["affinity"]["refused"] == 1
         assert asked == []
 
 

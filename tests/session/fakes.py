@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sessionha.errors import SessionError, SessionRevoked
 from sessionha.identity import Epoch, GroupID, Position, SessionKey, server_name
 from sessionha.peer.messages import Batch, Owner, SessionChange
+from sessionha.session.affinity import Reason
 from sessionha.session.cookies import RouteCookies, cluster_tag
 from sessionha.session.terms import Event
 from sessionha.settings import Settings
@@ -265,6 +266,7 @@ class FakeEngine:
         self.starts = 0
         self.node_state = NodeState.READY
         self.counts: list[str] = []
+        self.ways: list[Reason] = []
 
     def has_siblings(self) -> bool:
         """It is the only one."""
@@ -288,6 +290,16 @@ class FakeEngine:
 
     def count(self, event: Event) -> None:
         self.counts.append(event)
+
+    def servers(self) -> dict[str, tuple[str, NodeState]]:
+        return {server_name(node): (node, self.node_state) for node in self.state.holders}
+
+    def misrouted(self, server: str) -> Reason:
+        del server
+        return "lb_ignored"
+
+    def audit(self, reason: Reason) -> None:
+        self.ways.append(reason)
 
     async def start(self) -> None:
         self.running = True

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from sessionha.identity import NO_VIEW, server_name
+from sessionha.session.affinity import Reason
 from sessionha.session.cookies import (
     CookieAttributes,
     Route,
@@ -42,6 +43,7 @@ class Place:
     engine: str = "0"
     backups: int = 1
     events: Counter[str] = field(default_factory=Counter)
+    ways: Counter[Reason] = field(default_factory=Counter)
 
     @property
     def node_server(self) -> str:
@@ -56,6 +58,13 @@ class Place:
 
     def count(self, event: Event) -> None:
         self.events[event] += 1
+
+    def misrouted(self, server: str) -> Reason:
+        del server
+        return "lb_ignored"
+
+    def audit(self, reason: Reason) -> None:
+        self.ways[reason] += 1
 
 
 def terms(

@@ -570,7 +570,7 @@ def test_every_group_is_acquired_where_the_request_arrives() -> None:
         seen = await contents(browser, n3, "", *NAMES)
         assert seen == {"": {"n": 1}, "cart": {"n": 1}, "wizard": {"n": 1}}
         assert n3.place.state.node.counters.handovers + n3.place.state.node.counters.promotions > 0
-        assert n3.place.events == {"route_elsewhere": 1}
+        assert n3.place.ways == {"lb_ignored": 1}
 
     in_world(scenario)
 
