@@ -195,8 +195,9 @@ class Application:
             }
 
 
-def create_app() -> Starlette:
-    """The application of one process; its settings come from the environment."""
+def create_app(**arguments: Any) -> Starlette:
+    """The application of one process; its settings come from the environment. `arguments`: more of
+    the middleware's."""
     engine = engine_for(Settings.load(), (SECRET_KEY.encode(),))
     own = Application(engine)
     routes = [
@@ -219,5 +220,5 @@ def create_app() -> Starlette:
         Route("/node", own.node),
         WebSocketRoute("/talk", own.talk),
     ]
-    sessions = Middleware(SessionMiddleware, secret_key=SECRET_KEY, engine=engine)
+    sessions = Middleware(SessionMiddleware, secret_key=SECRET_KEY, engine=engine, **arguments)
     return Starlette(routes=routes, middleware=[sessions])

@@ -232,12 +232,14 @@ class Cluster:
         with host:
             server.group = self.watchdog.spawn(command, server.environment, server.log)
 
-    def launch_router(self) -> str:
-        """Start a router, which dies with the cluster; its URL."""
+    def launch_router(self, **settings: str) -> str:
+        """Start a router, which dies with the cluster; its URL. `settings`: other than the
+        nodes'."""
         listen = f"127.0.0.1:{_ports.take()}"
         command = [sys.executable, "-m", "sessionha", "router", "--listen", listen]
-        log = self._place / "router.log"
-        self._others.append(self.watchdog.spawn(command, self.environment, log))
+        log = self._place / f"router-{listen.rpartition(':')[2]}.log"
+        own = {f"SESSIONHA_{name.upper()}": value for name, value in settings.items()}
+        self._others.append(self.watchdog.spawn(command, {**self.environment, **own}, log))
         return f"http://{listen}"
 
     def launch_claimant(self, name: str, **settings: str) -> None:
