@@ -38,6 +38,7 @@ INTERRUPTED: Final = (
 )
 
 _REFUSED: Final = (SessionUnavailable, StoreFull)
+_CANARY: Final = "sessionha-canary="
 _EXCHANGE: Final = "_sessionha"
 """The request's attribute with its exchange."""
 
@@ -66,7 +67,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
             return page
         self.process_request(request)
         try:
-            response = self.get_response(request)
+            response = _canary_page(request)
+            if response is None:
+                response = self.get_response(request)
             return self.process_response(request, response)
         except BaseException:
             _give_up(request)
@@ -82,7 +85,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
             entering = door().admit_async(cookies, promise(), secure=secure, environ=meta)
             self._enter(request, await entering, former)
         try:
-            response = await cast("Awaitable[Any]", self.get_response(request))
+            response = _canary_page(request)
+            if response is None:
+                response = await cast("Awaitable[Any]", self.get_response(request))
             return await self.aprocess_response(request, response)
         except BaseException:
             _give_up(request)
@@ -370,6 +375,23 @@ def _health_page(request: HttpRequest) -> HttpResponse | None:
     status, body = answer
     headers = {"cache-control": "no-store"}
     return HttpResponse(body, status=status, content_type="text/plain", headers=headers)
+
+
+def _canary_page(request: HttpRequest) -> HttpResponse | None:
+    """The answer to a canary of `sessionha doctor`, whose session begins or ends."""
+    if not request.META.get("QUERY_STRING", "").startswith(_CANARY):
+        return None
+    exchange: MixedExchange | None = getattr(request, _EXCHANGE, None)
+    found = None if exchange is None else exchange.canary(request.META)
+    if exchange is None or found is None:
+        return None
+    if exchange.session.failure is None:
+        if found.wish == "begin":
+            request.session["sessionha canary"] = True
+        elif found.wish == "end":
+            request.session.flush()
+    headers = {"cache-control": "no-store"}
+    return HttpResponse(found.body, found.media_type, found.status, headers=headers)
 
 
 def _close(*exchanges: MixedExchange) -> None:

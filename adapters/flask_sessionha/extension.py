@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flask import Response, request
+from flask import Response, request, session
 
 from flask_sessionha.commands import commands
 from flask_sessionha.interface import SessionInterface
 from flask_sessionha.logins import follow_logins
-from flask_sessionha.shared import Extension, check
+from flask_sessionha.shared import CANARY, Extension, canary_of, check
 from sessionha import SessionUnavailable, refusal
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Session(Extension["Flask"]):
         app.register_error_handler(SessionUnavailable, _unavailable)
         if opened is None or opened[0].health_paths:
             app.before_request(_Health(interface, app))
+        app.before_request(_canary)
         app.cli.add_command(commands(app.config, self._settings))
         follow_logins(app)
 
@@ -60,6 +61,14 @@ class _Health:
         return Response(
             answer[1], answer[0], {"cache-control": "no-store"}, content_type="text/plain"
         )
+
+
+def _canary() -> Response | None:
+    """Answers canaries of `sessionha doctor`, before anything else of the application."""
+    if not request.query_string.startswith(CANARY):
+        return None
+    answer = canary_of(session, request.environ)
+    return None if answer is None else Response(*answer)
 
 
 def _unavailable(error: Any) -> Response:

@@ -6,13 +6,13 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from quart import Response, has_websocket_context, request
+from quart import Response, has_websocket_context, request, session
 from quart.sessions import SessionInterface as QuartInterface
 
 from flask_sessionha.configuration import permanent_by_default
 from flask_sessionha.cookies import refuse, tell
 from flask_sessionha.session import ServerSession, UnavailableSession, session_of
-from flask_sessionha.shared import Extension, Interface, check
+from flask_sessionha.shared import CANARY, Extension, Interface, canary_of, check
 from sessionha import Exchange, SessionUnavailable, StoreFull, refusal
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class Session(Extension["Quart"]):
         app.before_serving(life.start)
         app.after_serving(life.stop)
         app.before_request(life.probe)
+        app.before_request(_canary)
 
 
 class _Life:
@@ -160,6 +161,21 @@ class _Life:
             return None
         about = {"cache-control": "no-store", "content-type": "text/plain; charset=utf-8"}
         return Response(answer[1], answer[0], about)
+
+
+def _canary() -> Response | None:
+    """Answers canaries of `sessionha doctor`, before anything else of the application."""
+    query: bytes = request.query_string
+    if not query.startswith(CANARY):
+        return None
+    environ = {
+        "QUERY_STRING": query.decode("latin-1"),
+        "PATH_INFO": f"{request.root_path}{request.path}",
+        "HTTP_COOKIE": request.headers.get("Cookie", ""),
+        "HTTP_SESSIONHA_HOPS": request.headers.get("Sessionha-Hops", ""),
+    }
+    answer = canary_of(session, environ)
+    return None if answer is None else Response(*answer)
 
 
 class _Closing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -45,6 +45,26 @@ class Interface:
     def open(self, app: Application) -> tuple[Door, Promise] | None:
         """The application's door, and what it promises now; None without a secret key."""
         return self.doors.open(app, self.get_cookie_name(app))
+
+
+CANARY = b"sessionha-canary="
+"""What the query of a canary of `sessionha doctor` begins with."""
+
+
+def canary_of(session: Any, environ: Mapping[str, Any]) -> tuple[bytes, int, dict[str, str]] | None:
+    """Body, status and headers of the answer to a canary, whose session begins or ends; None: the
+    request has no session of ours."""
+    exchange = getattr(session, "exchange", None)
+    found = None if exchange is None else exchange.canary(environ)
+    if found is None:
+        return None
+    if exchange.session.failure is None:
+        if found.wish == "begin":
+            session["sessionha canary"] = True
+        elif found.wish == "end":
+            session.destroy()
+    headers = {"cache-control": "no-store", "content-type": found.media_type}
+    return found.body, found.status, headers
 
 
 class Extension(Generic[App]):

@@ -246,11 +246,11 @@ def _copies(facts: Facts) -> Iterable[Problem] | None:
 
 
 def _affinity(facts: Facts) -> Iterable[Problem] | None:
-    total = sum(facts.ways.values())
-    if not facts.settings.has_peers or total < FEW:
+    if not facts.settings.has_peers:
         return None
+    total = sum(facts.ways.values())
     astray = {reason: facts.ways.get(reason, 0) for reason in PASSED_OVER}
-    share = sum(astray.values()) / total
+    share = sum(astray.values()) / max(total, FEW)
     if share <= ASTRAY:
         return []
     most = max(astray, key=astray.__getitem__)

@@ -16,6 +16,7 @@ import msgspec
 from sessionha.identity import encode64
 from sessionha.session.affinity import Reason
 from sessionha.session.cookies import cookie_values
+from sessionha.session.session import Session
 from sessionha.session.visit import Visit
 from sessionha.topology.health import NodeState
 
@@ -161,9 +162,8 @@ def _names(headers: Sequence[str]) -> Iterable[str]:
     return dict.fromkeys(name.strip() for name, equals, _ in pairs if equals)
 
 
-def grant(visit: Visit, wish: Wish) -> None:
+def grant(session: Session, wish: Wish) -> None:
     """Begin or end the canary's session; one that is unavailable is left alone."""
-    session = visit.session
     if session.failure is not None:
         return
     if wish == "begin":

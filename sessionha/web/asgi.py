@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from sessionha.errors import InvalidSettings, SessionHAError, SessionUnavailable, StoreFull
-from sessionha.session.canaries import REFUSED, Arrived
+from sessionha.session.canaries import REFUSED, Arrived, grant
 from sessionha.session.carrier import carry, lay_down
 from sessionha.session.cookies import SameSite
 from sessionha.session.headers import HOPS, ROUTE, TOKEN
@@ -179,7 +179,8 @@ class SessionMiddleware:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
             visit = visit_of(scope["sessionha"])
             assert visit is not None, "the request runs"
-            body = answer(engine, visit, arrived, wish)
+            body = answer(engine, visit, arrived)
+            grant(visit.session, wish)
             await _answer(send, 200, body, [(b"cache-control", b"no-store")], media_type=JSON)
 
         twin = copy(self)

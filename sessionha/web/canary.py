@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from sessionha.keys import CANARY_LABEL
-from sessionha.session.canaries import QUERY, Arrived, Standing, Wish, grant, report, wish_of
+from sessionha.session.canaries import QUERY, Arrived, Standing, Wish, report, wish_of
 
 if TYPE_CHECKING:
     from sessionha.session.visit import Visit
@@ -22,9 +22,7 @@ def wish_here(engine: Engine, query: str) -> Wish | None:
     return wish_of(query, engine.settings.keys(CANARY_LABEL), engine.now())
 
 
-def answer(engine: Engine, visit: Visit, arrived: Arrived, wish: Wish) -> bytes:
-    """The body of the response; the session is begun or ended as the canary wishes."""
+def answer(engine: Engine, visit: Visit, arrived: Arrived) -> bytes:
+    """The body of the response."""
     standing = Standing(engine.settings.node, engine.node_state, engine.servers())
-    body = msgspec.json.encode(report(visit, arrived, standing, engine.now()))
-    grant(visit, wish)
-    return body
+    return msgspec.json.encode(report(visit, arrived, standing, engine.now()))

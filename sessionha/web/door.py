@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sessionha.errors import SessionError, SessionUnavailable, StoreFull
+from sessionha.session.canaries import QUERY, REFUSED, Wish
 from sessionha.session.carrier import NO_REQUEST, Carried, carry, lay_down
 from sessionha.session.cookies import remember
 from sessionha.session.session import Session
@@ -48,10 +49,11 @@ from sessionha.web.base import (
     refusals,
     warn_of_weak_keys,
 )
+from sessionha.web.canary import JSON, answer, wish_here
 from sessionha.web.optout import Exclude, OptsOut, opt_out
 from sessionha.web.signals import retire_first
 from sessionha.web.threads import EngineSilent, Host, drive, host_for
-from sessionha.web.wsgi import acquire, asked_of_environ, doors, joins_hosts
+from sessionha.web.wsgi import acquire, arrived_with, asked_of_environ, doors, joins_hosts
 
 log = logging.getLogger("sessionha.web")
 
@@ -79,6 +81,16 @@ class SeveralHosts(SessionUnavailable):
     """Nobody can say whose session the request is to have. Answered as 400."""
 
     elsewhere = False
+
+
+class Canary(NamedTuple):
+    """The answer to a canary, which must not be cached; and what becomes of its session."""
+
+    status: int
+    body: bytes
+    media_type: str
+    wish: Wish
+    """`begin`: put something into the session; `end`: end it; `look`: leave it alone."""
 
 
 class Refusal(NamedTuple):
@@ -228,6 +240,11 @@ class Door:
         if engine is None or not engine.running:
             engine = await self.astart(late=True)
         return readiness(engine)
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine that runs; None: none does."""
+        return self._engine if self._engine is not None and self._engine.running else None
 
     @property
     def health_paths(self) -> Sequence[str]:
@@ -389,6 +406,19 @@ class Exchange:
         if visit is None:
             return None
         return _cookie(visit) if host is None else host.call(partial(_cookie, visit))
+
+    def canary(self, environ: Mapping[str, Any]) -> Canary | None:
+        """The answer to a canary of `sessionha doctor`, in the application's place; None: the
+        request is none. `environ`: of WSGI, or what is in it of a canary."""
+        query: str = environ.get("QUERY_STRING", "")
+        if self.opted_out or not query.startswith(QUERY):
+            return None
+        engine, visit, host = self._door.engine, self._visit, self._host
+        wish = None if engine is None or visit is None else wish_here(engine, query)
+        if wish is None or engine is None or visit is None:
+            return Canary(403, REFUSED, "text/plain; charset=utf-8", "look")
+        told = partial(answer, engine, visit, arrived_with(environ))
+        return Canary(200, told() if host is None else host.call(told), JSON, wish)
 
     # --- in request threads ---
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from sessionha.errors import SessionUnavailable, StoreFull
-from sessionha.session.canaries import QUERY, REFUSED, Arrived
+from sessionha.session.canaries import QUERY, REFUSED, Arrived, grant
 from sessionha.session.carrier import Carried, carry, lay_down
 from sessionha.session.cookies import SameSite
 from sessionha.session.headers import HOPS, ROUTE, TOKEN
@@ -175,7 +175,8 @@ class WSGISessionMiddleware:
         def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
             visit = visit_of(environ[self.environ_key])
             assert visit is not None, "the request runs"
-            body = host.call(partial(answer, host.engine, visit, arrived, wish))
+            body = host.call(partial(answer, host.engine, visit, arrived))
+            grant(visit.session, wish)
             return _answered(start_response, 200, body, NO_STORE, media_type=JSON)[1]
 
         twin = copy(self)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from sessionha.admin.checks import CHECKS, Facts, Finding, Heard, findings
+from sessionha.cli.front import CHECKS as IN_FRONT
 from sessionha.identity import NO_VIEW
 from sessionha.keys import new_secret
+from sessionha.session.affinity import REASONS
 from sessionha.settings import Settings
 from sessionha.store.base import Usage
 from sessionha.topology.health import NodeState
@@ -112,6 +114,10 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
     "a stranger": (
         {"view": View(members=(member(1), member(2)))},
         "peers", "warn", "n3 at 127.0.0.1:7003 answers, and is not a member", "its log",
+    ),
+    "a balancer that ignores the route": (
+        {"ways": {"kept": 700, "lb_ignored": 290, "no_route": 10}},
+        "affinity", "warn", "30% of 1000 requests of known clients", "sessionha doctor https://",
     ),
     "a clock that is a little off": (
         {"heard": heard(n2=Heard("x:1", skew=1.5))}, "clocks", "warn", "1.5 s ahead", "NTP",
@@ -230,6 +236,14 @@ def test_a_secret_that_others_can_read_is_told(tmp_path: Path) -> None:
 def test_every_check_is_explained_to_operators() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
     assert [name for name in CHECKS if f"`{name}`" not in page] == []
+    front = page.partition("### In front of the nodes")[2]
+    assert [name for name in (*IN_FRONT, *REASONS) if f"`{name}`" not in front] == []
+
+
+def test_a_few_requests_say_nothing_of_a_balancer() -> None:
+    """Nor does what it does while a death is found out, or what is right."""
+    for ways in ({"lb_ignored": 4}, {"kept": 96, "lb_ignored": 4}, {"server_gone": 1000}):
+        assert problems(facts(ways=ways)) == []
 
 
 def test_no_check_is_without_a_problem_that_it_can_name() -> None:

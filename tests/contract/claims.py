@@ -180,6 +180,23 @@ class Contract:
 
     # --- several servers ---
 
+    async def test_canaries_are_answered_in_the_place_of_the_application(
+        self, visitor: Visitor
+    ) -> None:
+        """`sessionha doctor URL` sees what the node sees, with a session like any other."""
+        told = await visitor.canary("begin")
+        assert (told["node"], told["session"], told["way"]) == (FIRST, "none", None)
+        assert set(visitor.jar) == {self.cookie, told["route_cookie"]}
+        told = await visitor.canary("look")
+        assert (told["session"], told["way"]) == ("kept", "kept")
+        assert (told["path"], set(told["cookies"])) == ("/who", set(visitor.jar))
+        told = await visitor.canary("look", node=SECOND)
+        assert (told["node"], told["session"], told["way"]) == (SECOND, "kept", "lb_ignored")
+        await visitor.canary("end", node=SECOND)
+        assert self.cookie not in visitor.jar
+        forged = await visitor.ask("who", **{"sessionha-canary": "look.1.x.y"})
+        assert (forged.status, forged.body, forged.cookies) == (403, "canary refused\n", {})
+
     async def test_the_other_node_has_the_session(self, visitor: Visitor) -> None:
         await visitor.get("count", node=FIRST)
         assert await visitor.get("count", node=SECOND) == {"n": 2}

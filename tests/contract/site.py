@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import secrets
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -15,12 +16,15 @@ from typing import Any
 
 import aiohttp
 
-from tests.live.cluster import READY, Server, until
+from sessionha.keys import CANARY_LABEL, hkdf
+from sessionha.session.canaries import Wish, canary
+from tests.live.cluster import READY, SETTINGS, Server, until
 from tests.live.test_servers import GUNICORN, UVICORN, ServedCluster
 
 ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "n1", "n2"
 UWSGI = ["--master", "--need-app", "--die-on-term", "--disable-logging", "--catch-exceptions"]
+CANARY_KEY = hkdf(SETTINGS["SESSIONHA_SECRET"].encode(), CANARY_LABEL)
 _KEPT = [word for word in GUNICORN if word not in ("--max-requests", "50")]
 
 
@@ -133,6 +137,12 @@ class Visitor:
             else:
                 self.jar[morsel.key] = morsel.value
         return answer
+
+    async def canary(self, wish: Wish, *, node: str = FIRST) -> Any:
+        """What a node reports of a canary with the jar."""
+        query = canary(CANARY_KEY, wish, time.time(), secrets.token_hex(8))
+        name, _, token = query.partition("=")
+        return await self.get("who", node=node, **{name: token})
 
     async def get(self, act: str, *, node: str = FIRST, **parameters: str) -> Any:
         """What a request that succeeds is answered."""
