@@ -98,7 +98,7 @@ SKEW: Final = 2.0
 allows it that much (contract, section 4)."""
 
 FEW: Final = 100
-"""Requests that say nothing about a balancer yet."""
+"""Requests that say little about a balancer: fewer count as if they were so many."""
 
 ASTRAY: Final = 0.05
 """Of the requests of known clients. While a death is found out, and after a change of keys, some
