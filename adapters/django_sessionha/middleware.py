@@ -67,9 +67,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
             return page
         self.process_request(request)
         try:
-            response = _canary_page(request)
-            if response is None:
-                response = self.get_response(request)
+            page = _canary_page(request)
+            response = self.get_response(request) if page is None else page
             return self.process_response(request, response)
         except BaseException:
             _give_up(request)

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from flask_sessionha.configuration import Application, Doors, Exclude, check_cookie, warn_of_ignored
 from flask_sessionha.cookies import Attributes
 from flask_sessionha.former import Former, SubjectOf, user_of
-from sessionha import Door, Promise
+from sessionha import Door, Exchange, Promise
 
 App = TypeVar("App")
 
@@ -54,9 +54,9 @@ CANARY = b"sessionha-canary="
 def canary_of(session: Any, environ: Mapping[str, Any]) -> tuple[bytes, int, dict[str, str]] | None:
     """Body, status and headers of the answer to a canary, whose session begins or ends; None: the
     request has no session of ours."""
-    exchange = getattr(session, "exchange", None)
+    exchange: Exchange | None = getattr(session, "exchange", None)
     found = None if exchange is None else exchange.canary(environ)
-    if found is None:
+    if exchange is None or found is None:
         return None
     if exchange.session.failure is None:
         if found.wish == "begin":

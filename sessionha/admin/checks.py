@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from sessionha.session.affinity import PASSED_OVER, Reason
 from sessionha.settings import Settings
@@ -15,6 +15,7 @@ from sessionha.topology.health import NodeState
 from sessionha.view import NO_MEMBERS, View
 
 Outcome = Literal["ok", "warn", "fail"]
+Of = TypeVar("Of")
 
 
 class Finding(NamedTuple):
@@ -111,9 +112,17 @@ _PLAIN: Final = "is not encrypted"
 
 def findings(facts: Facts) -> list[Finding]:
     """Every check that applies to the node, in one order."""
+    return results(CHECKS, facts)
+
+
+def results(
+    checks: Mapping[str, tuple[str, Callable[[Of], Iterable[Problem] | None]]], of: Of
+) -> list[Finding]:
+    """What these checks find, in their order: those that apply. Of each its name, what is said
+    where nothing is wrong, and the check, which tells None where it does not apply."""
     found: list[Finding] = []
-    for name, (fine, check) in CHECKS.items():
-        problems = check(facts)
+    for name, (fine, check) in checks.items():
+        problems = check(of)
         if problems is not None:
             listed = [Finding(name, *problem) for problem in problems]
             found += listed or [Finding(name, "ok", fine)]

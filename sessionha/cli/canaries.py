@@ -136,7 +136,7 @@ class Canaries:
         self._host = parts.hostname or ""
         self._secure = parts.scheme == "https"
         self._base = f"{parts.scheme}://{parts.netloc}{self.path}"
-        self._key = settings.keys(CANARY_LABEL)[0]
+        self._keys = settings.keys(CANARY_LABEL)
         self._routes = settings.keys(ROUTE_LABEL)
         self._ask = send or ask
         self._clock = clock
@@ -212,7 +212,7 @@ class Canaries:
                 return
 
     def _send(self, wish: Wish, client: Client, about: Seen) -> Seen:
-        query = canary(self._key, wish, self._clock(), secrets.token_hex(8))
+        query = canary(self._keys, wish, self._clock(), secrets.token_hex(8))
         sent = client.sends(self.path, self._host, secure=self._secure)
         asked = self._clock()
         got = self._ask(f"{self._base}?{query}", sent)

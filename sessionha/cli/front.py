@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sessionha.admin.checks import SKEW, SKEW_NOTED, Finding, Outcome, Problem, skew
+from sessionha.admin.checks import SKEW, SKEW_NOTED, Finding, Outcome, Problem, results, skew
 from sessionha.cli.canaries import Seen, Told, covers
 from sessionha.session.canaries import Report
 
@@ -59,13 +59,7 @@ def missing(heard: Heard) -> list[str]:
 
 def diagnose(tour: Tour) -> list[Finding]:
     """Every check that applies, in one order: what comes first explains what comes after."""
-    found: list[Finding] = []
-    for name, (fine, check) in CHECKS.items():
-        problems = check(tour)
-        if problems is not None:
-            listed = [Finding(name, *problem) for problem in problems]
-            found += listed or [Finding(name, "ok", fine)]
-    return found
+    return results(CHECKS, tour)
 
 
 # --- who answers ----------------------------------------------------------------------------------
@@ -332,7 +326,7 @@ def _ignores(tour: Tour, followed: Follows) -> Problem:
     never = sorted(missed - reached)
     total, misses = len(followed.tried), len(followed.misses)
     always = {each.node for each in followed.tried}
-    if kept and never and set(never) == missed:
+    if len(always) > 1 and never and set(never) == missed:
         return Problem(
             "fail",
             f"{tour.layer} passes nothing to {_listed(never)}, which the cluster says is ready",

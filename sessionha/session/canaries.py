@@ -29,7 +29,7 @@ VALID: Final = 86_400
 REFUSED: Final = b"canary refused\n"
 """With 403: nothing more is told to whom cannot sign."""
 
-REQUEST_CHARS: Final = 128
+REQUEST_CHARS: Final = 256
 ELEMENT: Final = "sessionha canary"
 COOKIES: Final = 32
 """Names of cookies that are told: browsers keep about 50 for a domain."""
@@ -37,24 +37,32 @@ COOKIES: Final = 32
 Wish = Literal["look", "begin", "end"]
 """To be told what the node sees; with a session that begins; or with one that ends."""
 
-_TOKEN: Final = re.compile(r"(look|begin|end)\.([0-9]{1,12})\.([0-9a-f]{16})\.([A-Za-z0-9_-]{43})")
+SIGNATURES: Final = 4
+"""A rotation of secrets has three at most."""
+
+_TOKEN: Final = re.compile(
+    r"((look|begin|end)\.([0-9]{1,12})\.[0-9a-f]{16})((?:\.[A-Za-z0-9_-]{43}){1,4})"
+)
 
 
-def canary(key: bytes, wish: Wish, now: float, nonce: str) -> str:
-    """The query of a canary. `nonce`: 16 hexadecimal digits, so that no cache knows the answer."""
+def canary(keys: Sequence[bytes], wish: Wish, now: float, nonce: str) -> str:
+    """The query of a canary, signed with each key, at most `SIGNATURES` of them: a node that lacks
+    one of the cluster's secrets shall answer too. `nonce`: 16 hexadecimal digits, so that no cache
+    knows the answer."""
     text = f"{wish}.{int(now)}.{nonce}"
-    return f"{QUERY}{text}.{_signature(key, text)}"
+    return ".".join([f"{QUERY}{text}", *(_signature(key, text) for key in keys[:SIGNATURES])])
 
 
 def wish_of(query: str, keys: Iterable[bytes], now: float) -> Wish | None:
     """What a canary's query asks for; None where none of the keys signed it, or long ago."""
     match = _TOKEN.fullmatch(query.removeprefix(QUERY)) if len(query) <= REQUEST_CHARS else None
-    if match is None or abs(now - int(match[2])) > VALID:
+    if match is None or abs(now - int(match[3])) > VALID:
         return None
-    text = match[0][:-44]
-    if not any(hmac.compare_digest(_signature(key, text), match[4]) for key in keys):
-        return None
-    return match[1]  # type: ignore[return-value]
+    for key in keys:
+        own = _signature(key, match[1])
+        if any(hmac.compare_digest(own, given) for given in match[4].split(".")[1:]):
+            return match[2]  # type: ignore[return-value]
+    return None
 
 
 def _signature(key: bytes, text: str) -> str:

@@ -122,7 +122,7 @@ class SessionMiddleware:
             answer = await self._probed(self._health[scope["path"]])
             await _answer(send, *answer, headers=[(b"cache-control", b"no-store")])
             return
-        is_canary = scope["query_string"].startswith(MARK) and kind == "http"
+        is_canary = kind == "http" and scope.get("query_string", b"").startswith(MARK)
         if is_canary or (self._opts_out is not None and self._opts_out(scope["path"], scope)):
             serve = self._canary if is_canary else self._without
             await serve(scope, receive, send)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -92,24 +93,26 @@ def test_two_clusters_behind_one_address() -> None:
 
 def test_where_every_clock_is_wrong_it_is_this_machines() -> None:
     two = Report(**{**fields(REPORT), "node": "n2"})
-    late = {"asked": 1060.0, "answered": 1060.1}
-    found = wrong(replace(NEW, **late), replace(NEW, report=two, **late))
-    assert found["clocks"] == ("fail", "this machine's clock is 60.0 s ahead of those of n1, n2")
+    late = [replace(NEW, report=each, asked=1060.0, answered=1060.1) for each in (REPORT, two)]
+    words = "this machine's clock is 60.0 s ahead of those of n1, n2"
+    assert wrong(*late)["clocks"] == ("fail", words)
 
 
-def fields(report: Report) -> dict[str, object]:
+def fields(report: Report) -> dict[str, Any]:
     return {name: getattr(report, name) for name in report.__struct_fields__}
 
 
 def test_a_canary_is_what_a_secret_of_the_cluster_signed_within_a_day() -> None:
     nonce = "0123456789abcdef"
-    query = canary(KEY, "begin", 1e9, nonce)
+    query = canary([KEY], "begin", 1e9, nonce)
     assert wish_of(query, [b"x" * 32, KEY], 1e9) == "begin"
     assert wish_of(query, [KEY], 1e9 + VALID) == "begin", "clocks may be wrong"
     assert wish_of(query, [KEY], 1e9 + VALID + 1) is None
     assert wish_of(query, [b"x" * 32], 1e9) is None
     assert wish_of(query.replace("begin", "end"), [KEY], 1e9) is None
     assert wish_of(query + "&page=2", [KEY], 1e9) is None
+    several = canary([bytes([n]) * 32 for n in range(9)], "look", 1e9, nonce)
+    assert wish_of(several, [bytes([3]) * 32], 1e9) == "look", "of secrets that are exchanged"
 
 
 def test_a_client_sends_cookies_where_browsers_would() -> None:

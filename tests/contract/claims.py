@@ -189,7 +189,8 @@ class Contract:
         assert set(visitor.jar) == {self.cookie, told["route_cookie"]}
         told = await visitor.canary("look")
         assert (told["session"], told["way"]) == ("kept", "kept")
-        assert (told["path"], set(told["cookies"])) == ("/who", set(visitor.jar))
+        assert told["path"].endswith("/who")
+        assert set(told["cookies"]) == set(visitor.jar)
         told = await visitor.canary("look", node=SECOND)
         assert (told["node"], told["session"], told["way"]) == (SECOND, "kept", "lb_ignored")
         await visitor.canary("end", node=SECOND)

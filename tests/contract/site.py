@@ -140,7 +140,7 @@ class Visitor:
 
     async def canary(self, wish: Wish, *, node: str = FIRST) -> Any:
         """What a node reports of a canary with the jar."""
-        query = canary(CANARY_KEY, wish, time.time(), secrets.token_hex(8))
+        query = canary([CANARY_KEY], wish, time.time(), secrets.token_hex(8))
         name, _, token = query.partition("=")
         return await self.get("who", node=node, **{name: token})
 

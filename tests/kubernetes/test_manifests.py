@@ -153,7 +153,7 @@ def test_probes_and_the_end_of_a_pod_agree_with_the_settings(file: str) -> None:
     assert spec["terminationGracePeriodSeconds"] > found.drain_timeout + found.drain_delay + 30
 
 
-@pytest.mark.parametrize(("file", "restart"), zip(APPLICATIONS, (True, False), strict=True))
+@pytest.mark.parametrize(("file", "restart"), list(zip(APPLICATIONS, (True, False), strict=True)))
 def test_a_pod_drains_before_it_stops(
     file: str, restart: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

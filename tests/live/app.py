@@ -20,6 +20,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sessionha import SessionMiddleware, current_session, session_from
+from sessionha.admin.administration import Administration
 from sessionha.engine import Engine, engine_for
 from sessionha.settings import Settings
 from sessionha.state.records import get_group, rows
@@ -198,7 +199,7 @@ class Application:
 def create_app(**arguments: Any) -> Starlette:
     """The application of one process; its settings come from the environment. `arguments`: more of
     the middleware's."""
-    engine = engine_for(Settings.load(), (SECRET_KEY.encode(),))
+    engine = engine_for(Settings.load(), (SECRET_KEY.encode(),), (Administration,))
     own = Application(engine)
     routes = [
         Route("/who", own.who),
