@@ -40,6 +40,13 @@ TIMES: Final = 3
 SERVERS: Final = 16
 """Servers that are named, at most."""
 
+UNAVAILABLE: Final = 503
+REPEATS: Final = 2
+"""Of a canary that is answered with 503: while a node joins or fails, some are."""
+
+PAUSE: Final = 1.0
+"""Seconds between them, as nodes say with Retry-After."""
+
 FIRST: Final = 6
 """Tries until something must have answered as a node does."""
 
@@ -130,6 +137,7 @@ class Canaries:
         *,
         send: Callable[[str, Mapping[str, str]], Seen] | None = None,
         clock: Callable[[], float] = time.time,
+        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         parts = urlsplit(url)
         self.path = parts.path or "/"
@@ -140,6 +148,7 @@ class Canaries:
         self._routes = settings.keys(ROUTE_LABEL)
         self._ask = send or ask
         self._clock = clock
+        self._pause = pause
         self.seen: list[Seen] = []
 
     def run(self) -> Sequence[Seen]:
@@ -212,17 +221,25 @@ class Canaries:
                 return
 
     def _send(self, wish: Wish, client: Client, about: Seen) -> Seen:
-        query = canary(self._keys, wish, self._clock(), secrets.token_hex(8))
-        sent = client.sends(self.path, self._host, secure=self._secure)
-        asked = self._clock()
-        got = self._ask(f"{self._base}?{query}", sent)
+        got = self._once(wish, client)
+        for _ in range(REPEATS):
+            if got.status != UNAVAILABLE:
+                break
+            self._pause(PAUSE)
+            got = self._once(wish, client)
         client.keep(got.told)
         if got.report is not None:
             client.node = got.report.node
         return replace(
-            got, kind=about.kind, named=about.named, key=about.key, stuck_to=about.stuck_to,
-            sent=tuple(sent), asked=asked, answered=self._clock(),
-        )  # fmt: skip
+            got, kind=about.kind, named=about.named, key=about.key, stuck_to=about.stuck_to
+        )
+
+    def _once(self, wish: Wish, client: Client) -> Seen:
+        query = canary(self._keys, wish, self._clock(), secrets.token_hex(8))
+        sent = client.sends(self.path, self._host, secure=self._secure)
+        asked = self._clock()
+        got = self._ask(f"{self._base}?{query}", sent)
+        return replace(got, sent=tuple(sent), asked=asked, answered=self._clock())
 
 
 def _route(report: Report, servers: tuple[str, ...]) -> Route:

@@ -132,6 +132,20 @@ def test_a_client_sends_cookies_where_browsers_would() -> None:
     assert "a" not in client.sends("/", "shop.example", secure=False)
 
 
+def test_a_canary_is_sent_again_where_a_node_is_unavailable_for_a_moment() -> None:
+    """While a node joins or fails some requests are answered with 503."""
+    answers = [Seen(kind="", status=503), *[replace(NEW, told=())] * 99]
+    paused: list[float] = []
+    canaries = Canaries(
+        "http://shop.example/", SETTINGS,
+        send=lambda url, cookies: answers.pop(0), pause=paused.append,
+    )  # fmt: skip
+    assert all(seen.status == 200 for seen in canaries.run())
+    assert paused == [1.0]
+    answers = [Seen(kind="", status=503)] * 99
+    assert {seen.status for seen in canaries.run()} >= {503}
+
+
 def test_where_no_node_answers_few_requests_are_sent() -> None:
     asked: list[str] = []
 

@@ -18,6 +18,7 @@ from tests.front import layers
 from tests.front.app import CLOCK, PATH
 from tests.front.layers import Layer, serving
 from tests.live.cluster import Cluster, free_port, until
+from tests.live.test_servers import PATIENT
 
 Output = pytest.CaptureFixture[str]
 
@@ -38,8 +39,9 @@ class FrontCluster(Cluster):
             consistency="available",
             backups=1,
             health_path="/",
-            heal_after="2s",
+            heal_after="0s",
         )
+        self.tell(**PATIENT)
         for server in self.servers.values():
             server.environment[PATH] = "/app"
         self["n4"].environment["SESSIONHA_SECRET"] = OTHER
@@ -109,7 +111,7 @@ async def test_round_robin_is_named(cluster: FrontCluster, capsys: Output) -> No
     front = RoundRobin(list(cluster.urls().values())).application()
     async with serving(front) as url:
         code, wrong = await examine(capsys, f"{url}/app/")
-    assert (code, list(wrong)) == (1, ["balancer"])
+    assert (code, list(wrong)) == (1, ["balancer"]), wrong
     assert "spreads requests over n1, n2, n3 whatever `hsr` says" in wrong["balancer"][0]
     told = [(await cluster.ask(name))["affinity"] for name in cluster.living]
     assert all(each["lb_ignored"] for each in told)
@@ -154,7 +156,7 @@ async def test_a_misconfigured_layer_is_named(
     make, path, check, words = LAYERS[layer]
     async with make(cluster.urls()).listening() as url:
         code, wrong = await examine(capsys, url + path)
-    assert (code, list(wrong)) == (1, [check])
+    assert (code, list(wrong)) == (1, [check]), wrong
     assert words in wrong[check][0]
     assert wrong[check][1], "with a remedy"
 
@@ -164,7 +166,7 @@ async def test_a_server_that_gets_nothing_is_named(cluster: FrontCluster, capsys
     del servers["n3"]
     async with Layer(servers).listening() as url:
         code, wrong = await examine(capsys, f"{url}/app/")
-    assert (code, list(wrong)) == (1, ["balancer"])
+    assert (code, list(wrong)) == (1, ["balancer"]), wrong
     assert "passes nothing to n3" in wrong["balancer"][0]
 
 
@@ -174,11 +176,11 @@ async def test_a_router_with_other_route_keys_is_named(
     """A rotation of the secret that was not brought to its end."""
     url = await routed(cluster, secret=SECOND)
     code, wrong = await examine(capsys, f"{url}/app/")
-    assert (code, list(wrong)) == (1, ["route keys"])
+    assert (code, list(wrong)) == (1, ["route keys"]), wrong
     assert "with other keys than the nodes sign with" in wrong["route keys"][0]
     url = await routed(cluster, route_cookie="another")
     code, wrong = await examine(capsys, f"{url}/app/")
-    assert (code, list(wrong)) == (1, ["route keys"])
+    assert (code, list(wrong)) == (1, ["route keys"]), wrong
     assert "does not read the nodes' route cookies" in wrong["route keys"][0]
 
 
@@ -191,7 +193,7 @@ async def test_an_ignored_drain_is_named(cluster: FrontCluster, capsys: Output) 
         await until("n2 says so", lambda: ready(n2, 404))
         async with layers.IgnoresDrains(cluster.urls()).listening() as url:
             code, wrong = await examine(capsys, f"{url}/app/")
-        assert (code, list(wrong)) == (1, ["drain"])
+        assert (code, list(wrong)) == (1, ["drain"]), wrong
         assert "gives new clients to n2, which is draining" in wrong["drain"][0]
         async with Layer(cluster.urls()).listening() as url:
             assert await examine(capsys, f"{url}/app/") == (0, {})
@@ -228,5 +230,5 @@ async def test_a_node_that_is_unlike_the_others_is_named(
     async with AsyncExitStack() as stack:
         url = await with_node(cluster, name, stack)
         code, wrong = await examine(capsys, f"{url}/app/")
-    assert (code, list(wrong)) == (1, [check])
+    assert (code, list(wrong)) == (1, [check]), wrong
     assert words in wrong[check][0]
