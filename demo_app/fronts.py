@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -136,18 +136,15 @@ http {{
 
 
 @dataclass(frozen=True)
-class HAProxy:
-    """HAProxy, with the example in `adapters/haproxy` as its main configuration."""
+class _Example:
+    """A balancer with an example of `adapters` as its main configuration."""
 
     place: Path
     port: int
     """Of clients."""
     own_port: int
-    """Names the socket that its exits lead to."""
     response_timeout: float = 30.0
     retrusted: float = 1.0
-
-    kind = "haproxy"
 
     @property
     def options(self) -> Options:
@@ -156,9 +153,31 @@ class HAProxy:
             verify=True,
             response_timeout=self.response_timeout,
             retrusted=self.retrusted,
-            loopback=f"abns@sessionha-{self.own_port}",
-            socket=str(self.place / "admin.sock"),
         )
+
+    def _write(self, example: str, told: Mapping[str, str]) -> None:
+        """Write the example, changed where it has what is of this machine."""
+        path = ROOT / "adapters" / example
+        text = path.read_text(encoding="utf-8")
+        for usual, ours in told.items():
+            assert usual in text, f"{path} has {usual}"
+            text = text.replace(usual, ours)
+        self.place.mkdir(parents=True, exist_ok=True)
+        (self.place / path.name).write_text(text, encoding="utf-8")
+
+
+class HAProxy(_Example):
+    """HAProxy, with the example in `adapters/haproxy` as its main configuration.
+
+    Its own port: names the socket that its exits lead to.
+    """
+
+    kind = "haproxy"
+
+    @property
+    def options(self) -> Options:
+        loopback, socket = f"abns@sessionha-{self.own_port}", str(self.place / "admin.sock")
+        return replace(super().options, loopback=loopback, socket=socket)
 
     @property
     def command(self) -> list[str]:
@@ -177,7 +196,7 @@ class HAProxy:
             "/run/haproxy/admin.sock": str(self.place / "admin.sock"),
             "bind :8080": f"bind 127.0.0.1:{self.port}",
         }
-        _write_example("haproxy/haproxy.cfg", self.place, told)
+        self._write("haproxy/haproxy.cfg", told)
 
     @property
     def _haproxy(self) -> list[str]:
@@ -185,28 +204,13 @@ class HAProxy:
         return [executable("haproxy"), *(word for file in files for word in ("-f", str(file)))]
 
 
-@dataclass(frozen=True)
-class Envoy:
-    """Envoy, with the example in `adapters/envoy` as its main configuration."""
+class Envoy(_Example):
+    """Envoy, with the example in `adapters/envoy` as its main configuration.
 
-    place: Path
-    port: int
-    """Of clients."""
-    own_port: int
-    """Of its administration."""
-    response_timeout: float = 30.0
-    retrusted: float = 1.0
+    Its own port: of its administration.
+    """
 
     kind = "envoy"
-
-    @property
-    def options(self) -> Options:
-        return Options(
-            place=self.place / "sessionha",
-            verify=True,
-            response_timeout=self.response_timeout,
-            retrusted=self.retrusted,
-        )
 
     @property
     def command(self) -> list[str]:
@@ -226,24 +230,13 @@ class Envoy:
             "port_value: 9901": f"port_value: {self.own_port}",
             "0.0.0.0, port_value: 8080": f"127.0.0.1, port_value: {self.port}",
         }
-        _write_example("envoy/envoy.yaml", self.place, told)
+        self._write("envoy/envoy.yaml", told)
 
     @property
     def _envoy(self) -> list[str]:
         # Without hot restart, which several Envoys of one host would have to agree on.
         main = ["-c", str(self.place / "envoy.yaml"), "--disable-hot-restart"]
         return [executable("envoy"), *main]
-
-
-def _write_example(example: str, place: Path, told: Mapping[str, str]) -> None:
-    """Write an example of `adapters`, changed where it has what is of this machine."""
-    path = ROOT / "adapters" / example
-    text = path.read_text(encoding="utf-8")
-    for usual, ours in told.items():
-        assert usual in text, f"{path} has {usual}"
-        text = text.replace(usual, ours)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / path.name).write_text(text, encoding="utf-8")
 
 
 NJS: Final = Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
