@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ LIVE = Path(__file__).with_name("live")
 LESS = 5
 """How much nicer than live clusters the other tests are beside them."""
 
+HASHES = "PYTHONHASHSEED"
+
 _NICE = pytest.StashKey[bool]()
 
 
@@ -23,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     fresh.choose()
     if hasattr(config, "workerinput"):
         os.setpgid(0, 0)  # else engines under test would take the workers for those of a server
+    elif config.getoption("numprocesses", None):  # parameters out of a set: all in one order
+        os.environ.setdefault(HASHES, str(SystemRandom().randrange(1, 2**32)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -70,9 +75,9 @@ def _starts_servers(item: pytest.Item) -> bool:
 @pytest.fixture(autouse=True, scope="session")
 def _no_settings_from_outside() -> None:
     """Tests say what they set; a developer's own SESSIONHA_* variables would mix in, and what a
-    worker is told of the terminal."""
+    worker is told of the terminal and of hashes, which are different ones in each server."""
     names = [name for name in os.environ if name.startswith("SESSIONHA_")]
-    for name in (*names, "COLUMNS", "LINES"):
+    for name in (*names, "COLUMNS", "LINES", HASHES):
         os.environ.pop(name, None)
 
 
