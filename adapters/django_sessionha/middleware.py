@@ -384,11 +384,10 @@ def _canary_page(request: HttpRequest) -> HttpResponse | None:
     found = None if exchange is None else exchange.canary(request.META)
     if exchange is None or found is None:
         return None
-    if exchange.session.failure is None:
-        if found.wish == "begin":
-            request.session["sessionha canary"] = True
-        elif found.wish == "end":
-            request.session.flush()
+    if found.wish == "begin":
+        request.session["sessionha canary"] = True
+    elif found.wish == "end":
+        request.session.flush()
     headers = {"cache-control": "no-store"}
     return HttpResponse(found.body, found.media_type, found.status, headers=headers)
 

@@ -58,11 +58,10 @@ def canary_of(session: Any, environ: Mapping[str, Any]) -> tuple[bytes, int, dic
     found = None if exchange is None else exchange.canary(environ)
     if exchange is None or found is None:
         return None
-    if exchange.session.failure is None:
-        if found.wish == "begin":
-            session["sessionha canary"] = True
-        elif found.wish == "end":
-            session.destroy()
+    if found.wish == "begin":
+        session["sessionha canary"] = True
+    elif found.wish == "end":
+        session.destroy()
     headers = {"cache-control": "no-store", "content-type": found.media_type}
     return found.body, found.status, headers
 

@@ -170,10 +170,19 @@ def _names(headers: Sequence[str]) -> Iterable[str]:
     return dict.fromkeys(name.strip() for name, equals, _ in pairs if equals)
 
 
-def grant(session: Session, wish: Wish) -> None:
-    """Begin or end the canary's session; one that is unavailable is left alone."""
+def allowed(session: Session, wish: Wish) -> Wish:
+    """What a canary may do of what it wishes: it begins a session where there is none, and ends one
+    that a canary began. The session of a browser that somebody leads here stays as it is."""
     if session.failure is not None:
-        return
+        return "look"
+    if wish == "begin":
+        return wish if session.new else "look"
+    return wish if wish == "look" or ELEMENT in session else "look"
+
+
+def grant(session: Session, wish: Wish) -> None:
+    """Begin or end the canary's session, if it may."""
+    wish = allowed(session, wish)
     if wish == "begin":
         session[ELEMENT] = True
     elif wish == "end":

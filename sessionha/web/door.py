@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sessionha.errors import SessionError, SessionUnavailable, StoreFull
-from sessionha.session.canaries import QUERY, REFUSED, Wish
+from sessionha.session.canaries import QUERY, REFUSED, Wish, allowed
 from sessionha.session.carrier import NO_REQUEST, Carried, carry, lay_down
 from sessionha.session.cookies import remember
 from sessionha.session.session import Session
@@ -418,7 +418,8 @@ class Exchange:
         if wish is None or engine is None or visit is None:
             return Canary(403, REFUSED, "text/plain; charset=utf-8", "look")
         told = partial(answer, engine, visit, arrived_with(environ))
-        return Canary(200, told() if host is None else host.call(told), JSON, wish)
+        body = told() if host is None else host.call(told)
+        return Canary(200, body, JSON, allowed(visit.session, wish))
 
     # --- in request threads ---
 

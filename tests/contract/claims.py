@@ -198,6 +198,13 @@ class Contract:
         forged = await visitor.ask("who", **{"sessionha-canary": "look.1.x.y"})
         assert (forged.status, forged.body, forged.cookies) == (403, "canary refused\n", {})
 
+    async def test_canaries_leave_the_session_of_a_person_alone(self, visitor: Visitor) -> None:
+        """Also where somebody leads a browser to the address of one, out of a log."""
+        await visitor.get("count")
+        for wish in ("begin", "end"):
+            assert (await visitor.canary(wish))["session"] == "kept"
+        assert await visitor.get("count") == {"n": 2}
+
     async def test_the_other_node_has_the_session(self, visitor: Visitor) -> None:
         await visitor.get("count", node=FIRST)
         assert await visitor.get("count", node=SECOND) == {"n": 2}
