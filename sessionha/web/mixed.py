@@ -119,7 +119,7 @@ class MixedDoor(Door):
         agreed = self._agreed(promise)
         if agreed.choice is not None and joins_hosts(environ):  # as also ASGIRequest does
             raise SeveralHosts
-        host = self._running_host()
+        host = self._running_host(late=True)
         headers = [cookies] if cookies else []
         asked = partial(asked_of_environ, environ)
         arrive = partial(self._arrived, host.engine, agreed, headers, secure, asked)
@@ -128,9 +128,10 @@ class MixedDoor(Door):
     def _agreed(self, promise: Promise) -> Agreed:
         return self._promised.get(promise) or self._agree(promise)
 
-    def _running_host(self) -> Host:
+    def _running_host(self, *, late: bool = False) -> Host:
+        """`late`: for a server's request. A command or a shell begins with what it looks for."""
         host = self._host
-        return host if host is not None and host.running else self.start(late=True)
+        return host if host is not None and host.running else self.start(late=late)
 
     # --- outside of requests ---
 

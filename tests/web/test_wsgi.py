@@ -42,6 +42,8 @@ from sessionha.topology.health import NodeState
 from sessionha.web import workers, wsgi
 from sessionha.web.asgi import Message, Receive, Scope, Send, SessionMiddleware
 from sessionha.web.base import Refusals
+from sessionha.web.door import Promise
+from sessionha.web.mixed import MixedDoor
 from sessionha.web.threads import Host, host_for
 from sessionha.web.wsgi import WAIT, WSGISessionMiddleware
 from tests.session.fakes import FakeEngine
@@ -779,6 +781,23 @@ def test_a_request_that_has_to_start_its_node_says_so(
     assert [server.get("/count").json for _ in range(2)] == [{"n": 1}, {"n": 2}]
     assert caplog.text.count("joins its cluster with its first request") == 1
     app.start().stop()
+
+
+def test_code_outside_of_requests_may_start_its_node(
+    member: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command or a shell is no server that lacks a hook: nothing is said or counted."""
+    promise = Promise((KEY,), "sessionid", 3600)
+    door = MixedDoor(promise, engine=member)
+    assert door.find(None, promise).session.new
+    assert door.sessions_of("user:1").sessions == ()
+    assert "joins its cluster" not in caplog.text
+    counted = [member.events["late_start"]]
+    door.start().stop()
+    door.admit("", promise, secure=False, environ={}).finish()
+    assert caplog.text.count("joins its cluster with its first request") == 1
+    assert [*counted, member.events["late_start"]] == [0, 1]
+    door.start().stop()
 
 
 def test_a_child_of_a_node_with_peers_leaves_its_parents_loop_alone(member: Engine) -> None:
