@@ -36,6 +36,27 @@ def check_settings(app_configs: Any, **_: object) -> list[CheckMessage]:  # noqa
     return [*found, *_addresses([found_settings.url, *urls])]
 
 
+@register("security", deploy=True)
+def check_deployment(app_configs: Any, **_: object) -> list[CheckMessage]:  # noqa: ARG001
+    """What is right on one machine, and a risk on several."""
+    try:
+        nodes = door().settings.description.nodes
+    except InvalidSettings:
+        return []  # the other check says so
+    far = [node.peer for node in nodes if node.peer and not _is_near(f"//{node.peer}")]
+    if len(nodes) < 2 or not far:
+        return []
+    return [
+        Warning(
+            "Nodes send each other sessions beyond this machine, authenticated but not encrypted"
+            f" ({far[0]}): who can listen between them can read session data.",
+            hint="Put a private network, or a tunnel with encryption, under the addresses in"
+            " `nodes`; then add this ID to SILENCED_SYSTEM_CHECKS.",
+            id="sessionha.W004",
+        )
+    ]
+
+
 def _pairing() -> Iterable[CheckMessage]:
     """Engine and middleware belong together."""
     engine = _is_kind(f"{settings.SESSION_ENGINE}.SessionStore", SessionStore)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any, Final
 
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from sessionha import MixedDoor, Promise
+from sessionha import InvalidSettings, MixedDoor, Promise
 
 SETTING: Final = "SESSIONHA"
 """The dict of Django's settings with sessionha's: `SESSIONHA = {"nodes": …, "secret": …}`."""
@@ -53,8 +54,33 @@ def door() -> MixedDoor:
     if _door is None:
         with _making:
             if _door is None:
-                _door = MixedDoor(promise(), **keywords())
+                _door = _made_door()
     return _door
+
+
+def _made_door() -> MixedDoor:
+    problems = [*_old_engine_problems()]
+    try:
+        made = MixedDoor(promise(), **keywords())
+    except InvalidSettings as error:
+        raise InvalidSettings([*error.problems, *problems]) from None
+    if problems:
+        raise InvalidSettings(problems)
+    return made
+
+
+def _old_engine_problems() -> Iterable[str]:
+    """What would give every browser with an old cookie a 500."""
+    if not (engine := old_engine()):
+        return
+    remedy = "name the module that SESSION_ENGINE named before, or leave it out"
+    try:
+        found = import_module(engine)
+    except (ImportError, TypeError, ValueError) as error:  # these two: an odd or relative name
+        yield f"`migrate_from` {engine!r} cannot be imported ({error}): {remedy}"
+        return
+    if not hasattr(found, "SessionStore"):
+        yield f"`migrate_from` {engine!r} is no session engine, it has no SessionStore: {remedy}"
 
 
 def keywords() -> dict[str, Any]:

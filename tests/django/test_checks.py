@@ -10,16 +10,19 @@ from django.test import override_settings
 
 import sessionha
 from django_sessionha import configuration
+from django_sessionha.middleware import SessionMiddleware
 from sessionha import InvalidSettings
+from sessionha.keys import new_secret
 
 OURS = "django_sessionha.middleware.SessionMiddleware"
 THEIRS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
-def found(**settings: Any) -> list[str]:
-    """The IDs of what the checks say about a project with these settings."""
+def found(*, deploy: bool = False, **settings: Any) -> list[str]:
+    """The IDs of what our checks say about a project with these settings."""
     with override_settings(**settings):
-        return [message.id or "" for message in run_checks(tags=["security"])]
+        messages = run_checks(tags=["security"], include_deployment_checks=deploy)
+    return [each.id for each in messages if each.id and each.id.startswith("sessionha.")]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,37 @@ def found(**settings: Any) -> list[str]:
 )
 def test_mistakes_are_told(settings: dict[str, Any], expected: list[str]) -> None:
     assert found(**settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "why"),
+    [
+        ("shop.no_such_module", "cannot be imported"),
+        ("..sessions", "cannot be imported"),
+        ("json", "has no SessionStore"),
+    ],
+)
+def test_an_engine_to_come_from_that_is_none_is_refused(engine: str, why: str) -> None:
+    """By the checks, and at the start of a server, which makes the middleware."""
+    with override_settings(SESSIONHA={"store": "memory", "migrate_from": engine}):
+        (message,) = run_checks(tags=["security"])
+        with pytest.raises(InvalidSettings, match="`migrate_from`"):
+            SessionMiddleware(lambda _: None)
+    assert message.id == "sessionha.E001"
+    assert why in message.msg
+
+
+@pytest.mark.parametrize(
+    ("host", "deploy", "expected"),
+    [("10.0.0", True, ["sessionha.W004"]), ("10.0.0", False, []), ("127.0.0", True, [])],
+)
+def test_streams_that_leave_the_machine_are_noticed(
+    host: str, deploy: bool, expected: list[str]
+) -> None:
+    nodes = f"n1=http://{host}.1:7946,n2=http://{host}.2:7946"
+    settings = {"node": "n1", "nodes": nodes, "secret": new_secret()}
+    key = new_secret()
+    assert found(deploy=deploy, SESSIONHA=settings, SECRET_KEY=key) == expected
 
 
 def test_peers_without_a_secret_are_told_with_the_remedy() -> None:
