@@ -177,7 +177,12 @@ def _majority(facts: Facts) -> Iterable[Problem] | None:
         return [Problem("fail", f"{words}; silent: {', '.join(silent)}", remedy)]
     if here == view.majority and len(view.electors) > 1:
         remedy = "bring absent nodes back; configure three or five, or a witness beside two"
-        return [Problem("warn", f"{words}: the next silent one stops the cluster", remedy)]
+        left = len(view.voters) - 1  # who says goodbye counts no more
+        end = "crash or goodbye" if 0 < left >= 2 * (here - 1) else "crash"
+        found = (
+            f"{words}: the next {end} stops the cluster, and who is left answers no reads either"
+        )
+        return [Problem("warn", found, remedy)]
     return []
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from sessionha.admin.checks import CHECKS, Facts, Finding, Heard, findings
@@ -215,7 +216,10 @@ def test_a_majority_that_is_lost_or_nearly_lost_is_told() -> None:
     quorum = facts(consistency="quorum", view=VOTED, heard=heard(n3=SILENT))
     (majority,) = [each for each in problems(quorum) if each.check == "majority"]
     assert majority.outcome == "warn"
-    assert "2 of 3 electors answer, 2 are needed: the next silent one" in majority.found
+    assert "2 of 3 electors answer, 2 are needed: the next crash or goodbye stops" in majority.found
+    proven = replace(quorum, view=msgspec.structs.replace(VOTED, absent=("n3",)), heard=heard())
+    (majority,) = [each for each in problems(proven) if each.check == "majority"]
+    assert "2 of 2 electors answer, 2 are needed: the next crash stops" in majority.found
     lost = replace(quorum, heard=heard(n2=SILENT, n3=SILENT))
     (majority,) = [each for each in problems(lost) if each.check == "majority"]
     assert majority.outcome == "fail"

@@ -165,6 +165,38 @@ def test_proven_deaths_do_not_eat_the_majority(seed: int) -> None:
     assert world.nodes[names[0]].view.majority == 3
 
 
+GOODBYE, PROOF, SILENCE = "goodbye", "proof", "silence"
+
+
+def lose(world: World, node: str, how: str) -> None:
+    """A node goes in this way, and the others have time to notice."""
+    if how == GOODBYE:
+        world.leave(node, returning=False)
+    else:
+        world.kill(node, dark=how == SILENCE)
+    world.run(6_000)
+
+
+@pytest.mark.parametrize("first", [GOODBYE, PROOF, SILENCE])
+@pytest.mark.parametrize("second", [GOODBYE, PROOF, SILENCE])
+def test_the_last_of_three_serves_only_after_a_goodbye(first: str, second: str) -> None:
+    """R2a: of two that are left each needs the other, however long the first is gone. Only who
+    says goodbye lets the last one go on, and only where the one before it is gone for sure."""
+    world = cluster(1, 3)
+    lose(world, "n1", first)
+    assert serving(world) >= {"n2", "n3"}
+    lose(world, "n2", second)
+    assert ("n3" in serving(world)) == (second == GOODBYE and first != SILENCE)
+
+
+def test_a_refusal_elsewhere_proves_no_death_that_lets_the_last_go_on() -> None:
+    """R2a: with `trust_refused` = same-host a process that crashed on another machine counts."""
+    world = cluster(1, 3, trust_refused=False)
+    lose(world, "n1", PROOF)
+    lose(world, "n2", GOODBYE)
+    assert "n3" not in serving(world)
+
+
 @pytest.mark.parametrize("seed", FEW)
 def test_a_goodbye_is_decided_at_once(seed: int) -> None:
     """G11: a planned stop waits for no lease, and serves no more when it says so."""
