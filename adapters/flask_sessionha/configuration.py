@@ -18,6 +18,8 @@ PREFIX: Final = "SESSIONHA_"
 FLASK_SESSION: Final = "SESSION_TYPE"
 """Flask-Session does nothing without it, so whoever comes from there has it."""
 
+NO_KEY: Final = "`secret_key` is empty: `sessionha secret` prints a good one"
+
 PERMANENT: Final = "SESSION_PERMANENT"
 
 IGNORED: Final = frozenset(

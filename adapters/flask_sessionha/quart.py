@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from quart import Response, has_websocket_context, request, session
 from quart.sessions import SessionInterface as QuartInterface
 
-from flask_sessionha.configuration import permanent_by_default
+from flask_sessionha.configuration import NO_KEY, permanent_by_default
 from flask_sessionha.cookies import refuse, tell
 from flask_sessionha.session import ServerSession, UnavailableSession, session_of
 from flask_sessionha.shared import CANARY, Extension, Interface, canary_of, check
-from sessionha import Exchange, SessionUnavailable, StoreFull, refusal
+from sessionha import Exchange, InvalidSettings, SessionUnavailable, StoreFull, refusal
 
 if TYPE_CHECKING:
     from quart import Quart
@@ -140,10 +140,12 @@ class _Life:
         self._app = app
 
     async def start(self) -> None:
-        """Become a member of the cluster before the first request."""
+        """Become a member of the cluster before the first request. Raises InvalidSettings, also
+        where there is still no secret key: from here on the configuration is complete."""
         opened = self._interface.open(self._app)
-        if opened is not None:
-            await opened[0].astart()
+        if opened is None:
+            raise InvalidSettings([NO_KEY])
+        await opened[0].astart()
 
     async def stop(self) -> None:
         """Hand over, and say goodbye."""

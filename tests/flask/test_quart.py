@@ -12,7 +12,7 @@ from werkzeug.datastructures import Headers
 
 from flask_sessionha import FormerCookies
 from flask_sessionha.quart import QuartSession, Session
-from sessionha import SessionUnavailable
+from sessionha import InvalidSettings, SessionUnavailable
 from sessionha.settings import Settings
 from tests.session.fakes import FakeEngine
 
@@ -157,6 +157,19 @@ def _old_cookie(**data: object) -> str:
     serializer = SecureCookieSessionInterface().get_signing_serializer(old)
     assert serializer is not None
     return str(serializer.dumps(data or {"n": 6}))
+
+
+@pytest.mark.parametrize("key", [None, ""])
+async def test_a_server_does_not_start_without_a_secret_key(key: str | None) -> None:
+    """It may be set after `Session(app)`, and until then at the latest."""
+    late = Quart("late")
+    late.config.update(SECRET_KEY=key, SESSIONHA_STORE="memory")
+    Session(late)
+    with pytest.raises(InvalidSettings, match="`secret_key` is empty"):
+        await late.startup()
+    late.secret_key = KEY
+    async with late.test_app() as started:
+        assert (await started.test_client().get("/")).status_code == 404
 
 
 async def test_sessions_of_before_are_taken_over() -> None:
