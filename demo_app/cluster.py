@@ -43,8 +43,9 @@ round robin looks every 0.2 s; 4 in real life."""
 STOPPED = 60.0
 """Seconds a planned stop may take: as long as a start."""
 
-READY = 60.0
-"""Seconds a start may take: four workers importing everything on a busy machine take ten."""
+READY = 90.0
+"""Seconds a start may take: four workers importing everything on a busy machine take ten, and a
+node that cannot catch up is ready after sixty in any case."""
 
 POLL = 0.05
 """Seconds between two questions whether a server is ready."""

@@ -366,7 +366,7 @@ class Healer:
     ) -> bool:
         """The tail: lock the domain, take every new holder into C, release it."""
         node = self._node
-        await self._pace.let_requests()
+        await self._pace.let_requests(len(some) / TOGETHER)
         with node.store.write(urgent=True) as writer:
             domains.lock(writer, domain, node.store.slot, node.clock.now())
         try:

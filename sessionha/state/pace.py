@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from sessionha.state.bulk import BATCH
+
 BUSY: Final = 0.002
 """Seconds that one turn of the event loop takes when requests are under way: an idle one takes 50
 µs, and one that serves a request 0.1 to 1 ms."""
@@ -16,8 +18,9 @@ LONGEST_REST: Final = 0.05
 """Seconds of one such rest."""
 
 RESTS: Final = 10
-"""Rests after which a batch goes in any case: half a second, so that healing ends also where
-requests never do."""
+"""Rests after which work goes on in any case: half a second for a full batch, so that healing ends
+also where requests never do. Small ones go together: a domain may have two groups, and 256 domains
+with a rest each would keep a busy node from being whole for minutes."""
 
 BURST: Final = 0.1
 """Seconds that may be sent at once after a pause."""
@@ -28,19 +31,27 @@ class Pace:
 
     def __init__(self) -> None:
         self._free_at = 0.0
+        self._done = 0.0
+        """Batches since requests had their turn."""
 
     async def spend(self, size: int, rate: float) -> None:
         """Wait until `size` bytes may go, at `rate` bytes a second, and requests have had their
         turn."""
         loop = asyncio.get_running_loop()
-        await self.let_requests()
+        await self.let_requests(size / BATCH)
         now = loop.time()
         if self._free_at > now:
             await asyncio.sleep(self._free_at - now)
         self._free_at = max(self._free_at, loop.time() - BURST) + size / rate
 
-    async def let_requests(self) -> None:
-        """Wait until requests have had their turn; for half a second at most."""
+    async def let_requests(self, batches: float) -> None:
+        """Before the work of so many batches: with every full one wait until requests have had
+        their turn; for half a second at most."""
+        self._done += batches
+        if self._done < 1:
+            await asyncio.sleep(0)
+            return
+        self._done = 0.0
         loop = asyncio.get_running_loop()
         for _ in range(RESTS):
             began = loop.time()

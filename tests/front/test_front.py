@@ -93,14 +93,22 @@ async def routed(cluster: FrontCluster, **settings: str) -> str:
     return url
 
 
+async def settled(capsys: Output, url: str) -> tuple[int, dict[str, tuple[str, str]]]:
+    """What is complained about still, once nodes that a busy machine let wait have gone on."""
+    for _ in range(4):
+        if not (found := await examine(capsys, url))[0]:
+            return found
+    return await examine(capsys, url)
+
+
 async def test_a_healthy_cluster_is_not_complained_about(
     cluster: FrontCluster, capsys: Output
 ) -> None:
     """Behind the router of sessionha, and behind another good balancer; and its sessions end."""
     url = await routed(cluster)
-    assert await examine(capsys, f"{url}/app/") == (0, {})
+    assert await settled(capsys, f"{url}/app/") == (0, {})
     async with Layer(cluster.urls()).listening() as url:
-        assert await examine(capsys, f"{url}/app/") == (0, {})
+        assert await settled(capsys, f"{url}/app/") == (0, {})
     told = [(await cluster.ask(name))["affinity"] for name in cluster.living]
     assert not any(count for each in told for way, count in each.items() if way == "lb_ignored")
     assert all(each["kept"] for each in told)

@@ -269,6 +269,9 @@ class Cluster:
     async def kill(self, *names: str) -> None:
         """SIGKILL all processes of these nodes; return when they are dead."""
         groups = [group for name in names if (group := self.servers[name].group) is not None]
+        if len(groups) > 1:  # none shall see another die
+            for group in groups:
+                os.killpg(group.pid, signal.SIGSTOP)
         for name in names:
             self.servers[name].group = None
         await asyncio.gather(*(group.kill() for group in groups))
