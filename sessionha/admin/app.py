@@ -18,13 +18,14 @@ from sessionha.admin.draining import DrainingPage
 from sessionha.admin.healing import HealingPage
 from sessionha.admin.health import HealthPage
 from sessionha.admin.membership import MembershipPage
-from sessionha.admin.metrics import CONTENT_TYPE, text
+from sessionha.admin.metrics import text
 from sessionha.admin.snapshot import counts, status
 from sessionha.admin.subjects import NO_STORE, SubjectsPage
 from sessionha.admin.tally import Tally
 from sessionha.admin.tokens import REALM, Role, may, role_of
 from sessionha.admin.topology import topology
 from sessionha.engine import Engine
+from sessionha.exposition import CONTENT_TYPE
 
 POST = ["POST"]
 

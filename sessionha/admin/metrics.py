@@ -6,22 +6,19 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector
 
 from sessionha import __version__
 from sessionha.admin.snapshot import LEVELS, store_of, strangers
 from sessionha.engine import Engine
+from sessionha.exposition import exposed
 from sessionha.topology.detector import DETECTED, DETECTIONS, detected
 from sessionha.topology.health import NodeState
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 STATE: Final = {
     "commits": "Changes that were committed here as primary",
@@ -71,19 +68,7 @@ KINDS: Final = {
 
 def text(engine: Engine, total: Counter[str]) -> bytes:
     """The metrics of the engine's node, which has counted `total`."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*_counters(total), *_gauges(engine)]))
-    return generate_latest(registry)
-
-
-class _Collected(Collector):
-    """Families that were made for one answer."""
-
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        return self._families
+    return exposed([*_counters(total), *_gauges(engine)])
 
 
 def _counters(total: Counter[str]) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from sessionha.errors import SessionHAError
+from sessionha.exposition import CONTENT_TYPE
 from sessionha.identity import is_below
 from sessionha.rarely import Rarely
 from sessionha.router import metrics
@@ -254,7 +255,7 @@ class Router:
             return
         body = metrics.text(self.counts, self.upstreams)
         headers = [
-            (b"content-type", metrics.CONTENT_TYPE.encode()),
+            (b"content-type", CONTENT_TYPE.encode()),
             (b"content-length", str(len(body)).encode()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -6,20 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector
 
+from sessionha.exposition import exposed
 from sessionha.router.counts import BOUNDS, Counts
 from sessionha.router.upstreams import Upstreams
 from sessionha.topology.health import NodeState
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 STATES: Final = (NodeState.READY, NodeState.SUSPECT, NodeState.FAILED, NodeState.DRAINING)
 """How a server can stand for a router by itself."""
@@ -27,19 +24,7 @@ STATES: Final = (NodeState.READY, NodeState.SUSPECT, NodeState.FAILED, NodeState
 
 def text(counts: Counts, upstreams: Upstreams) -> bytes:
     """The metrics of one process of the router."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([*_counters(counts), _times(counts), *_gauges(upstreams)]))
-    return generate_latest(registry)
-
-
-class _Collected(Collector):
-    """Families that were made for one answer."""
-
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        return self._families
+    return exposed([*_counters(counts), _times(counts), *_gauges(upstreams)])
 
 
 def _counters(counts: Counts) -> Iterator[Metric]:
