@@ -69,6 +69,10 @@ class _Refused(Exception):
         super().__init__(text)
 
 
+_Read = Callable[[bytes], tuple[bytes, bytes]]
+"""Takes what came: what passes on, and what is still to be read."""
+
+
 class Framing:
     """Takes the bytes of one connection as they come and gives those that may be parsed.
 
@@ -81,7 +85,7 @@ class Framing:
         self._seen = 0
         self._left = 0
         self._answered = True
-        self._read: Callable[[bytes], tuple[bytes, bytes]] = self._head
+        self._read: _Read = self._head
         self.refusal: Refusal | None = None
         """Set for good when something was refused: what comes later is thrown away."""
 
@@ -206,10 +210,14 @@ class Framing:
     # --- bodies ----------------------------------------------------------------------------------
 
     def _body(self, data: bytes) -> tuple[bytes, bytes]:
+        return self._piece(data, self._head)
+
+    def _piece(self, data: bytes, after: _Read) -> tuple[bytes, bytes]:
+        """What is left of a body or a chunk, as far as it came; `after` reads what follows it."""
         piece = data[: self._left]
         self._left -= len(piece)
         if not self._left:
-            self._read = self._head
+            self._read = after
         return piece, data[len(piece) :]
 
     def _chunk(self, data: bytes) -> tuple[bytes, bytes]:
@@ -224,11 +232,7 @@ class Framing:
         return b"%x\r\n" % self._left, data[found.end() :]
 
     def _chunk_data(self, data: bytes) -> tuple[bytes, bytes]:
-        piece = data[: self._left]
-        self._left -= len(piece)
-        if not self._left:
-            self._read = self._chunk_end
-        return piece, data[len(piece) :]
+        return self._piece(data, self._chunk_end)
 
     def _chunk_end(self, data: bytes) -> tuple[bytes, bytes]:
         if not b"\r\n".startswith(data[:2]):
