@@ -38,7 +38,6 @@ INTERRUPTED: Final = (
 )
 
 _REFUSED: Final = (SessionUnavailable, StoreFull)
-_CANARY: Final = "sessionha-canary="
 _EXCHANGE: Final = "_sessionha"
 """The request's attribute with its exchange."""
 
@@ -378,14 +377,12 @@ def _health_page(request: HttpRequest) -> HttpResponse | None:
 
 def _canary_page(request: HttpRequest) -> HttpResponse | None:
     """The answer to a canary of `sessionha doctor`, whose session begins or ends."""
-    if not request.META.get("QUERY_STRING", "").startswith(_CANARY):
-        return None
     exchange: MixedExchange | None = getattr(request, _EXCHANGE, None)
     found = None if exchange is None else exchange.canary(request.META)
     if exchange is None or found is None:
         return None
     if found.wish == "begin":
-        request.session["sessionha canary"] = True
+        request.session[found.element] = True
     elif found.wish == "end":
         request.session.flush()
     headers = {"cache-control": "no-store"}

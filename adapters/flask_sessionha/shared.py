@@ -47,7 +47,7 @@ class Interface:
         return self.doors.open(app, self.get_cookie_name(app))
 
 
-CANARY = b"sessionha-canary="
+CANARY = Exchange.CANARY.encode()
 """What the query of a canary of `sessionha doctor` begins with."""
 
 
@@ -59,7 +59,7 @@ def canary_of(session: Any, environ: Mapping[str, Any]) -> tuple[bytes, int, dic
     if exchange is None or found is None:
         return None
     if found.wish == "begin":
-        session["sessionha canary"] = True
+        session[found.element] = True
     elif found.wish == "end":
         session.destroy()
     headers = {"cache-control": "no-store", "content-type": found.media_type}

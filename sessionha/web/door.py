@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from sessionha.errors import SessionError, SessionUnavailable, StoreFull
-from sessionha.session.canaries import QUERY, REFUSED, Wish, allowed
+from sessionha.session.canaries import ELEMENT, QUERY, REFUSED, Wish, allowed
 from sessionha.session.carrier import NO_REQUEST, Carried, carry, lay_down
 from sessionha.session.cookies import remember
 from sessionha.session.session import Session
@@ -90,7 +90,8 @@ class Canary(NamedTuple):
     body: bytes
     media_type: str
     wish: Wish
-    """`begin`: put something into the session; `end`: end it; `look`: leave it alone."""
+    """`begin`: put `element` into the session; `end`: end it; `look`: leave it alone."""
+    element: str = ELEMENT
 
 
 class Refusal(NamedTuple):
@@ -350,6 +351,9 @@ class Door:
 class Exchange:
     """One request of a framework's, from `enter` until `leave`."""
 
+    CANARY: Final = QUERY
+    """What the query of a canary begins with: for a framework in which asking for the session, to
+    have `canary` look, already counts as a use of it."""
     left = False
     """Whether it is over."""
     opted_out = False
