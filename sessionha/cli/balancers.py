@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sessionha.balancers.base import Balancer, Files, Keys, Options
-from sessionha.balancers.document import Document, configured, document_of, keys_of, read
+from sessionha.balancers.document import Document, document_of, keys_of, read
 from sessionha.balancers.following import Following
 from sessionha.balancers.installing import write
 from sessionha.balancers.kinds import KINDS
@@ -74,15 +74,6 @@ def told_by(settings: Settings, node: str | None) -> Document:
         return read(msgspec.json.encode(found))
     except ValueError as error:
         raise asking.NoAnswer(f"{address} tells {error}") from None
-
-
-def written_down(settings: Settings) -> Document:
-    """The document of a cluster's description.
-
-    Raises:
-        InvalidSettings: it names no nodes, or not where their applications are.
-    """
-    return configured(settings)
 
 
 def export(name: str, document: Document, settings: Settings, wishes: Wishes) -> str:

@@ -564,6 +564,7 @@ def export(
     file: ConfigFile = None,
 ) -> None:
     """Print or write the configuration of a load balancer for the cluster as it is now."""
+    from sessionha.balancers.document import configured
     from sessionha.cli import balancers
 
     if cluster is not None and source is not None:
@@ -571,7 +572,7 @@ def export(
     settings = Settings.observe(config=cluster or file)
     try:
         if cluster is not None:
-            document = balancers.written_down(settings)
+            document = configured(settings)
         else:
             document = balancers.told_by(settings, source)
     except asking.NoAnswer as problem:
