@@ -838,7 +838,7 @@ class Automaton:
 
     def _ping_due(self, now: int) -> None:
         deaths, detours = self._detector.deaths, self._detector.detours
-        for node in (*self._watched(), *detours, *deaths):
+        for node in (*self._watched(), *detours, *detours.values(), *deaths):
             self._ping_again(now, node)
         for node in self._sought(now):
             self._ping(now, node)

@@ -64,6 +64,8 @@ class Known:
     doubted: bool = False
     """It was condemned, and nobody acted on that: so others may see it alive."""
     asked: int = NEVER
+    sought: int = NEVER
+    """When others were asked for a way to it, by `seek_ways`."""
     refused: bool = False
     member: Member | None = None
     """How it described itself in its last answer."""
@@ -157,6 +159,21 @@ class Detector:
         self.deaths.clear()
         self.cuts.clear()
 
+    def seek_ways(self, now: int, members: Mapping[str, str]) -> list[Send]:
+        """Of a node that hears too few to suspect anybody: ask all who answer for the members that
+        do not. "Alive" makes the one who says it the way there; nothing else that it says counts."""
+        sends = []
+        for node in members:
+            known = self.node(node, now)
+            if self.fresh(node, now) or now - known.sought <= self._timing.suspect_after:
+                continue
+            others = [other for other in self.recent if other != node and self.reaches(other, now)]
+            if others:
+                known.sought = now
+                self.detours.pop(node, None)
+            sends += [Send(other, Confirm(node), self._timing.confirm_after) for other in others]
+        return sends
+
     def begin(self, now: int, node: str) -> None:
         """A membership begins: what was held against an earlier one of the node is void."""
         known = self.node(node, now)
@@ -220,15 +237,21 @@ class Detector:
     ) -> None:
         """What another member saw of a suspect."""
         known = self.known.get(node)
-        if known is None or known.suspicion is None or by not in known.suspicion.asked:
+        if known is None:
             return
-        known.suspicion.asked[by] = verdict
+        if known.suspicion is not None and by in known.suspicion.asked:
+            known.suspicion.asked[by] = verdict
+        elif not self._seeks(now, known) or node not in members or verdict != "alive":
+            return
         if verdict == "alive":
             known.seen = now
             if self.reaches(by, now):
                 self._go_through(now, node, by)
         elif verdict == "refused" and node in members and self._trusts(node):
             self.condemn(now, node, members[node], proven=True)
+
+    def _seeks(self, now: int, known: Known) -> bool:
+        return known.heard < known.sought and now - known.sought <= self._timing.confirm_after
 
     def condemn(self, now: int, node: str, incarnation: str, *, proven: bool) -> None:
         """The verdict on one incarnation of a member."""

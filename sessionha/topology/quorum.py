@@ -195,7 +195,9 @@ class QuorumAutomaton(Automaton):
         without it: only what this elector sees itself ends a lease early."""
         self._turned, self._ticked_last = self._ticked_last, now
         if self.state is State.JOINED and not self._hears_a_majority(now):
-            self._detector.forgive(now)  # it is this node that is cut off
+            # It is this node that is cut off; perhaps not from one that is in no view (R1).
+            self._detector.forgive(now)
+            self._out += self._detector.seek_ways(now, self._others())
         for node, death in self._detector.deaths.items():
             if death.proven:
                 self._ping(now, node)

@@ -121,6 +121,21 @@ async def test_a_primary_reaches_its_backup_by_one_hop(scene: Scene) -> None:
     assert set(scene.world.hosts["n1"].view().nodes) == {"n1", "n2", "n3"}
 
 
+@three
+async def test_two_that_only_a_returning_node_reaches_admit_it(scene: Scene) -> None:
+    """R1: it is no member and has no vote, and passes on what the two decide that have."""
+    scene.world.crash("n2")
+    await left_out(scene, "n2")
+    scene.world.broken |= {("n1", "n3"), ("n3", "n1")}
+    await asyncio.sleep(2)
+    with pytest.raises(SessionUnavailable):
+        await scene.create("n1", a="1")
+    scene.world.restart("n2", kept=False)
+    await agreed(scene.world)
+    assert set(scene.world.hosts["n1"].view().nodes) == {"n1", "n2", "n3"}
+    assert len((await scene.create("n1", a="1")).holders) == 2
+
+
 @partial(three, witness="n3", upkeep=True)
 async def test_of_a_pair_with_a_witness_either_goes_on(scene: Scene) -> None:
     """Contract, section 2: it has no data, is never in C, is asked for no copies, and its vote is
