@@ -27,7 +27,7 @@ BURST: Final = 0.1
 
 
 class Pace:
-    """A limit of bytes per second for one task. Times are those of the event loop."""
+    """A limit of bytes per second for all who spend them. Times are those of the event loop."""
 
     def __init__(self) -> None:
         self._free_at = 0.0
@@ -40,9 +40,10 @@ class Pace:
         loop = asyncio.get_running_loop()
         await self.let_requests(size / BATCH)
         now = loop.time()
-        if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
-        self._free_at = max(self._free_at, loop.time() - BURST) + size / rate
+        begins = max(self._free_at, now - BURST)
+        self._free_at = begins + size / rate  # before it waits: others may come meanwhile
+        if begins > now:
+            await asyncio.sleep(begins - now)
 
     async def let_requests(self, batches: float) -> None:
         """Before the work of so many batches: with every full one wait until requests have had

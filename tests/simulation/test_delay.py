@@ -106,6 +106,12 @@ class Shop:
         found = {host.name: host.record(group) for host in self.world.living}
         return {name: record for name, record in found.items() if record and record.held}
 
+    def in_sync_at(self, node: str) -> set[GroupID]:
+        """The groups of which a living node has a copy that is in sync."""
+        state, truth = self.scene.at(node).node, self.world.truth
+        found = {group: self.held(group).get(node) for group in self.written}
+        return {group for group, copy in found.items() if copy and state.is_in_sync(copy, truth)}
+
     def placement(self) -> dict[GroupID, frozenset[str]]:
         """Who has copies that are in sync; C of each of them must say the same."""
         found = {}

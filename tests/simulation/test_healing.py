@@ -486,7 +486,8 @@ async def test_a_view_change_interrupts_and_nothing_is_done_twice(scene: Scene) 
     await shop.crash("n2")
     await asyncio.sleep(AFTER)
     await half_way(scene, "n1")
-    done = {group for group, copies in shop.placement().items() if "n3" in copies}
+    done = shop.in_sync_at("n3")  # a step may be on its way just now
+    assert 0 < len(done) < 120
     scene.world.restart("n2", kept=True)
     await asyncio.sleep(30)
     placed = shop.placement()
