@@ -161,7 +161,7 @@ class Detector:
 
     def seek_ways(self, now: int, members: Mapping[str, str]) -> list[Send]:
         """Of a node that hears too few to suspect anybody: ask all who answer for the members that
-        do not. "Alive" makes the one who says it the way there; nothing else that it says counts."""
+        do not. "Alive" makes the one who says it the way there; nothing else counts."""
         sends = []
         for node in members:
             known = self.node(node, now)
