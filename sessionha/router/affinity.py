@@ -28,11 +28,10 @@ def in_order(
             if target.name not in seen and _suits(target, prefer) and balance.serves(target):
                 seen.add(target.name)
                 yield target  # nearly always the only one that is asked for
-    places = [
-        [each for each in targets if each.name not in seen and _suits(each, prefer)]
+    serving = (
+        [t for t in targets if t.name not in seen and _suits(t, prefer) and balance.serves(t)]
         for targets in table.nodes
-    ]
-    serving = [[each for each in place if balance.serves(each)] for place in places]
+    )
     for target in balance.among([place for place in serving if place], prefer):
         seen.add(target.name)
         yield target

@@ -60,6 +60,8 @@ class Turns:
 
     def next(self, weights: Mapping[str, int]) -> str:
         """One of these names."""
+        if len(weights) == 1:  # it would pay what it gained
+            return next(iter(weights))
         gained = self._gained
         for name, weight in weights.items():
             gained[name] = gained.get(name, 0) + weight
@@ -160,6 +162,9 @@ def _drawn(client: str, node: str, weight: int) -> float:
 
 def _least(found: Iterable[T], rank: Callable[[T], Any]) -> list[T]:
     """Those that no other one is before."""
+    found = list(found)
+    if len(found) == 1:
+        return found
     ranked = [(rank(each), each) for each in found]
     least = min(place for place, _ in ranked)
     return [each for place, each in ranked if place == least]

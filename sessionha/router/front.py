@@ -36,6 +36,37 @@ class Clock(Protocol):
     def __call__(self) -> float: ...
 
 
+class Gathering:
+    """Gathers what is written in one turn of the loop: a head and a short body are one packet.
+
+    It stands for the transport where answers are written.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._call_soon = loop.call_soon
+        self._pieces: list[bytes] = []
+        self.is_closing = transport.is_closing
+
+    def write(self, piece: bytes) -> None:
+        """Write it at the end of this turn, or with `flush`."""
+        if not self._pieces:
+            self._call_soon(self.flush)
+        self._pieces.append(piece)
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            if not self._transport.is_closing():
+                self._transport.write(b"".join(pieces))
+
+    def close(self) -> None:
+        """Close the transport when everything is written."""
+        self.flush()
+        self._transport.close()
+
+
 class ClientConnection(HttpToolsProtocol):
     """One connection of a client: what it sends is read strictly before it is parsed."""
 
@@ -54,6 +85,7 @@ class ClientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected; one too many is told so."""
         super().connection_made(transport)
+        self._answer = Gathering(transport, self.loop)
         if len(self.connections) > self._options.connections:
             self._counts.refused["crowded"] += 1
             self._refuse(503, "Too many connections.")
@@ -63,8 +95,15 @@ class ClientConnection(HttpToolsProtocol):
         self._received += len(data)
         self._parse(self._framing.feed(data))
 
+    def on_headers_complete(self) -> None:
+        """A request begins."""
+        super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.transport = self._answer  # type: ignore[assignment]
+
     def on_response_complete(self) -> None:
         """The answer was written: what the client sent meanwhile may be read."""
+        self._answer.flush()
         super().on_response_complete()
         if self.expect_100_continue and self._framing.in_body:
             # it may send the body, or leave it out, and nobody can tell which it does
@@ -100,7 +139,7 @@ class ClientConnection(HttpToolsProtocol):
                 "cache-control: no-store\r\nconnection: close\r\n\r\n".encode()
                 + body
             )
-        self.transport.close()
+        self._answer.close()
         if serving:
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from unittest.mock import Mock, call
 
 import pytest
 
+from sessionha.router.front import Gathering
 from tests.router.conftest import Receive, Scope, Send, World, member, reply
 
 
@@ -162,3 +165,29 @@ async def test_expect_100_continue_is_answered_by_the_router(world: World) -> No
         assert await response.text() == "n1"
     assert n1.bodies == [b"hello"]
     assert "expect" not in n1.headers()
+
+
+async def test_an_answer_of_only_a_head_comes_before_the_refusal_of_what_follows(
+    world: World,
+) -> None:
+    n1 = await world.node("n1")
+    await world.route(member("n1", n1.url))
+    answer = await exchange(world.url, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n")
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"200", b"400"]
+
+
+async def test_the_pieces_of_an_answer_are_written_together_within_a_turn_of_the_loop() -> None:
+    transport = Mock(spec=asyncio.Transport)
+    transport.is_closing.return_value = False
+    answer = Gathering(transport, asyncio.get_running_loop())
+    answer.write(b"head ")
+    answer.write(b"body")
+    transport.write.assert_not_called()
+    await asyncio.sleep(0)
+    answer.write(b"more")
+    answer.close()
+    await asyncio.sleep(0)
+    assert transport.method_calls == [
+        call.is_closing(), call.write(b"head body"),
+        call.is_closing(), call.write(b"more"), call.close(),
+    ]  # fmt: skip
