@@ -141,7 +141,9 @@ class Bulk:
         for step in steps:
             for target in step.round.leaving if whom == "leaving" else step.round.backups:
                 todo.setdefault(target, []).append(step.to[target])
-        outcomes = await asyncio.gather(*(self._send(to, pushes) for to, pushes in todo.items()))
+        sends = [self._send(to, pushes) for to, pushes in todo.items()]
+        # One alone needs no task, which would wait for a turn of a busy loop at either end.
+        outcomes = [await sends[0]] if len(sends) == 1 else await asyncio.gather(*sends)
         failed = dict.fromkeys(group for some, _ in outcomes for group in some)
         silent = dict.fromkeys(group for _, some in outcomes for group in some)
         return [*failed], [*silent]
