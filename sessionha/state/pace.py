@@ -17,10 +17,11 @@ REST: Final = 4
 LONGEST_REST: Final = 0.05
 """Seconds of one such rest."""
 
-RESTS: Final = 10
-"""Rests after which work goes on in any case: half a second for a full batch, so that healing ends
-also where requests never do. Small ones go together: a domain may have two groups, and 256 domains
-with a rest each would keep a busy node from being whole for minutes."""
+RESTS: Final = 2
+"""Rests after which work goes on in any case: a tenth of a second for a full batch, which takes
+3 ms. A node that is never idle has to have its copies again soon as well: another may die
+meanwhile. Small batches go together: a domain may have two groups, and 256 domains with a rest each
+would keep a busy node from being whole for minutes."""
 
 BURST: Final = 0.1
 """Seconds that may be sent at once after a pause."""
@@ -47,7 +48,7 @@ class Pace:
 
     async def let_requests(self, batches: float) -> None:
         """Before the work of so many batches: with every full one wait until requests have had
-        their turn; for half a second at most."""
+        their turn; for a tenth of a second at most."""
         self._done += batches
         if self._done < 1:
             return  # what it is asked for waits for an answer anyway

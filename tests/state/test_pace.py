@@ -12,7 +12,7 @@ from sessionha.state import pace
 async def test_on_a_busy_loop_small_batches_rest_as_often_as_full_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """256 domains with two groups each are not 256 times half a second."""
+    """256 domains with two groups each are not 256 times a rest."""
     rests: list[float] = []
 
     async def sleep(seconds: float) -> None:
