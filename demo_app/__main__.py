@@ -109,7 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--kills", type=_Count(0, 100_000), default=10, metavar="N")
     restarts = "planned restarts, one server after the other, and no kills"
     group.add_argument("--rolling", type=_Count(0, 100_000), default=0, metavar="N", help=restarts)
-    group.add_argument("--clients", type=_Count(1, 1000), default=32)
+    group.add_argument(
+        "--clients",
+        type=_Count(1, 1000),
+        default=8,
+        help="that write without pause (default 8; with 32 the servers have so much to do that a"
+        " killed one has its copies again after half a minute)",
+    )
     group.add_argument("--seed", type=int, default=1, help="of victims and moments")
     group.add_argument("--history", type=Path, metavar="FILE", help="one line for each request")
     return parser

@@ -54,7 +54,7 @@ class Options:
     kills: int = 10
     rolling: int = 0
     """Planned restarts, in place of kills."""
-    clients: int = 32
+    clients: int = 8
     seed: int = 1
     nodes: int = 3
     workers: int = 1
