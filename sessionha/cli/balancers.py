@@ -10,6 +10,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,9 @@ from sessionha.settings import Settings
 from sessionha.view import View
 
 logger = logging.getLogger("sessionha.balancers")
+
+WHO: Final = "this command"
+"""Who lacks settings, in the words of the error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +127,7 @@ def follow(
         InvalidSettings: no nodes, no secret, or the kind is unknown.
     """
     balancer = kind(name)
-    if problems := list(lacking(settings, "this command")):
+    if problems := list(lacking(settings, WHO)):
         raise InvalidSettings(problems)
     options = wishes.options(balancer)
     asyncio.run(_Run(balancer, options, settings, _words(check), _words(reload)).run())
@@ -143,6 +147,7 @@ class _Run:
         reload: Sequence[str] | None,
     ) -> None:
         self._settings = settings
+        self._observer = ClusterObserver(settings, self._changed)
         self._view: View | None = None
         self._document: Document | None = None
         self._following = Following(balancer, options, self._keys, check=check, reload=reload)
@@ -155,8 +160,7 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._reread)
-        observer = ClusterObserver(self._settings, self._changed)
-        observer.start()
+        self._observer.start()
         task = asyncio.create_task(self._following.run())
         try:
             ending = asyncio.create_task(ended.wait())
@@ -168,7 +172,7 @@ class _Run:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            await observer.stop()
+            await self._observer.stop()
 
     def _changed(self, view: View) -> None:
         self._view = view
@@ -177,10 +181,14 @@ class _Run:
 
     def _reread(self) -> None:
         try:
-            self._settings = self._settings.reloaded()
+            settings = self._settings.reloaded()
+            if problems := list(lacking(settings, WHO)):
+                raise InvalidSettings(problems)
         except InvalidSettings as error:
             logger.error("nothing was reloaded: %s", "; ".join(error.problems))
             return
+        self._settings = settings
+        self._observer.use(settings)
         logger.info("the settings were read again")
         if self._view is not None:
             self._changed(self._view)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from sessionha.balancers.document import document_of, keys_of
 from sessionha.cli import asking, main
+from sessionha.identity import ViewID
 from sessionha.keys import new_secret
+from sessionha.peer.base import Sender
+from sessionha.peer.messages import Done, Installed, Message, Watch
+from sessionha.peer.streams import Streams
 from sessionha.settings import Settings
+from sessionha.view import Member, View
 from tests.balancers.vectors import view_of
+from tests.live.cluster import until
 
 Output = pytest.CaptureFixture[str]
 
@@ -99,3 +110,91 @@ def test_a_description_without_addresses_of_applications_says_what_to_add(
     (tmp_path / "cluster.toml").write_text(DESCRIPTION, encoding="utf-8")
     assert main(["export", "nginx", "--cluster", str(tmp_path / "cluster.toml")]) == 2
     assert "n2: where the application is, is not written down" in capsys.readouterr().err
+
+
+class Node:
+    """Tells its view to who proves the secret; serves nobody."""
+
+    def __init__(self) -> None:
+        self.view = View()
+        self._streams: Streams | None = None
+        self._port = 0
+
+    async def open(self, secret: str) -> str:
+        """Accept streams by this secret alone; the address stays."""
+
+        def handle(sender: Sender, message: Message) -> Message:
+            assert isinstance(message, Watch)
+            known = tuple(message.view) == tuple(self.view.id)
+            return Done() if known else Installed(self.view)
+
+        self._streams = Streams(
+            "n1", "default", handle, secrets=lambda: (secret.encode(),), incarnation=lambda: "inc"
+        )
+        host, self._port = await self._streams.start_listening("127.0.0.1", self._port)
+        return f"{host}:{self._port}"
+
+    async def close(self) -> None:
+        assert self._streams is not None, "it was opened"
+        await self._streams.close()
+
+    def shows(self, number: int, peer: str) -> None:
+        """From now on: the view of this number, with as many servers."""
+        urls = [f"http://10.0.0.{n}:80" for n in range(1, number + 1)]
+        self.view = View(
+            ViewID(number, ""),
+            tuple(
+                Member(f"n{place}", "inc", ViewID(1, ""), peer if place == 1 else "127.0.0.1:1", url)
+                for place, url in enumerate(urls, 1)
+            ),
+        )
+
+
+@pytest.mark.processes
+async def test_follow_takes_new_secrets_over_at_sighup_also_for_its_own_streams(
+    tmp_path: Path,
+) -> None:
+    """A rotation to its end: the nodes know the old secret no more."""
+    file, place = tmp_path / "secret", tmp_path / "nginx"
+    old, new = new_secret(), new_secret()
+    file.write_text(old, encoding="utf-8")
+    file.chmod(0o600)
+    node = Node()
+    peer = await node.open(old)
+    node.shows(1, peer)
+    environment = {name: text for name, text in os.environ.items() if "SESSIONHA" not in name}
+    environment |= {"SESSIONHA_NODES": f"n1=http://{peer}", "SESSIONHA_SECRET_FILE": str(file)}
+    words = ["follow", "nginx", "--to", str(place), "--verify", "--check", "true", "--reload", ""]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sessionha", *words, env=environment, stderr=subprocess.DEVNULL
+    )
+
+    def written(number: int, secret: str) -> bool:
+        keys = keys_of(Settings.observe({}, secret=secret))
+        files = [place / "http.conf", place / "sessionha-keys.js"]
+        text = "".join(file.read_text(encoding="utf-8") for file in files if file.exists())
+        return f"10.0.0.{number}:80" in text and all(key.hex() in text for key in keys.values())
+
+    async def follows(number: int, secret: str) -> None:
+        async def there() -> bool:
+            return written(number, secret)
+
+        await until(f"the configuration is of view {number}", there)
+
+    try:
+        await follows(1, old)
+        file.write_text("short", encoding="utf-8")
+        process.send_signal(signal.SIGHUP)
+        node.shows(2, peer)
+        await follows(2, old)
+        file.write_text(new, encoding="utf-8")
+        process.send_signal(signal.SIGHUP)
+        await follows(2, new)
+        await node.close()
+        await node.open(new)
+        node.shows(3, peer)
+        await follows(3, new)
+    finally:
+        process.kill()
+        await process.wait()
+        await node.close()
