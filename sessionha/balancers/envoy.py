@@ -220,8 +220,8 @@ def _routes(
         f' {{"@type": {TYPES}.extensions.retry.priority.previous_priorities.v3'
         ".PreviousPrioritiesConfig, update_frequency: 2}}"
     )
-    unsent = "connect-failure,refused-stream,retriable-headers"
-    elsewhere = "retriable_headers: [{name: sessionha-retry, string_match: {exact: elsewhere}}]"
+    unsent, harmless = "connect-failure,refused-stream", "retriable-headers,reset-before-request"
+    elsewhere = "retriable_headers: [{name: sessionha-retry, string_match: {prefix: elsewhere}}]"
     yield from _resource(
         [
             "name: sessionha",
@@ -235,8 +235,12 @@ def _routes(
             *_replaced("x-forwarded-host", "%REQ(:AUTHORITY)%"),
             "  response_headers_to_remove: [sessionha-retry]",
             "  routes:",
-            "  # Websockets: repeated while nothing was sent.",
-            "  - match: {prefix: /, headers: [{name: upgrade, present_match: true}]}",
+            "  # Websockets: repeated while nothing was sent, or where a server passes them on.",
+            "  - match:",
+            "      prefix: /",
+            "      headers:",
+            "      - {name: ':method', string_match: {exact: GET}}",
+            "      - {name: upgrade, present_match: true}",
             "    # What the script is told: the cookie, who has which name, and the keys.",
             f"    metadata: &told {metadata}",
             "    route:",
@@ -244,8 +248,8 @@ def _routes(
             "      timeout: 0s",
             "      idle_timeout: 3600s",
             "      upgrade_configs: [{upgrade_type: websocket}]",
-            "      retry_policy: &unsent",
-            "        {" + f"retry_on: '{unsent}', {elsewhere},",
+            "      retry_policy:",
+            "        {" + f"retry_on: '{unsent},retriable-headers', {elsewhere},",
             f"         {tries}" + "}",
             "  # What may run twice is repeated whatever happens.",
             "  - match:",
@@ -258,15 +262,20 @@ def _routes(
             "      cluster: sessionha",
             "      timeout: 0s",
             "      retry_policy:",
-            "        {" + f"retry_on: '{unsent},reset-before-request,reset', {elsewhere},",
+            "        {" + f"retry_on: '{unsent},{harmless},reset', {elsewhere},",
             f"         {tries}" + "}",
             "  - match: {prefix: /, headers: [{name: idempotency-key, present_match: true}]}",
             "    metadata: *told",
             "    route: *repeated",
-            "  # Everything else: once it was sent, never again.",
+            "  # Everything else: once it was sent, never again, whatever the answer is.",
             "  - match: {prefix: /}",
             "    metadata: *told",
-            "    route: {cluster: sessionha, timeout: 0s, retry_policy: *unsent}",
+            "    route:",
+            "      cluster: sessionha",
+            "      timeout: 0s",
+            "      retry_policy:",
+            "        {" + f"retry_on: '{unsent}',",
+            f"         {tries}" + "}",
         ],
         "route.v3.RouteConfiguration",
     )

@@ -25,7 +25,7 @@ from sessionha.errors import InvalidSettings
 
 HOPS: Final = 4
 """Names of a cookie that are tried in their order; then any server. nginx allows ten internal
-redirects; the tiers after the names take six, and an Idempotency-Key takes one."""
+redirects; the tiers after the names take six, and a chain of its own (`KEYED`, `ONCE`) one."""
 
 NOWHERE: Final = 598
 """What the dead end answers: no status that an application or nginx has."""
@@ -35,6 +35,13 @@ KEYED: Final = 597
 
 NOBODY: Final = "sessionha_nobody"
 """The upstream of a name that is no member's; always marked, so that nothing connects to it."""
+
+ONCE: Final = 596
+"""Leads requests with methods that nginx would repeat, and the rule does not, to a chain in which
+nothing is repeated; never leaves nginx."""
+
+JUDGED: Final = "GET HEAD OPTIONS TRACE PUT DELETE POST PATCH LOCK"
+"""Methods of which nginx knows whether they may run twice. It repeats all others."""
 
 LOOPBACK: Final = "127.0.0.1:8598"
 """Of the dead end. A unix socket would be left behind by a killed nginx and stop the next one."""
@@ -149,7 +156,15 @@ def _http(document: Document, options: Options) -> Iterator[str]:
         "    default $sessionha_upstream_1;",
         '    "" $sessionha_pick;',
         "}",
-        'map $http_upgrade $sessionha_connection { default upgrade; "" ""; }',
+        "# Websockets alone: a request that turned into HTTP/2 would carry others that nobody reads.",
+        'map $http_upgrade $sessionha_upgrade { default ""; websocket websocket; }',
+        'map $http_upgrade $sessionha_connection { default ""; websocket upgrade; }',
+        "",
+        "# Methods that nginx would repeat although they may not run twice.",
+        "map $request_method $sessionha_once {",
+        "    default 1;",
+        *(f'    {method} "";' for method in JUDGED.split()),
+        "}",
         "",
         "# The dead end of each upstream: who is sent here tries the next one.",
         f"upstream {NOBODY} {{ server {dead} max_fails=0; }}",
@@ -210,6 +225,7 @@ def _one(name: str, servers: Iterable[Server], dead: str, options: Options) -> I
 def _server(document: Document, options: Options) -> Iterator[str]:
     plain = f'include "{options.place / "proxy.conf"}";'
     keyed = [plain, "proxy_next_upstream error timeout non_idempotent;"]
+    once = [plain, "proxy_next_upstream off;"]
     yield from (
         "# The affinity rule: the servers that the cookie names, in its order; then any.",
         "# For a part of the site copy `location /` with all that is in it to another prefix.",
@@ -218,7 +234,9 @@ def _server(document: Document, options: Options) -> Iterator[str]:
         f"    {plain}",
         f"    error_page {NOWHERE} = @sessionha_name_2;",
         f"    error_page {KEYED} = @sessionha_keyed_name_1;",
+        f"    error_page {ONCE} = @sessionha_once_name_1;",
         f"    if ($http_idempotency_key) {{ return {KEYED}; }}",
+        f"    if ($sessionha_once) {{ return {ONCE}; }}",
         *_unless_away(options, "$sessionha_first"),
         "    proxy_pass http://$sessionha_first;",
         "}",
@@ -227,6 +245,9 @@ def _server(document: Document, options: Options) -> Iterator[str]:
         "# What was sent and may not run twice is never repeated: without `non_idempotent` nginx",
         "# repeats no POST, LOCK or PATCH. A request with an Idempotency-Key may run twice.",
         *_chain("sessionha_keyed_", 1, keyed, document, options),
+        "",
+        "# Other methods, which nginx would repeat: not even where a server refuses.",
+        *_chain("sessionha_once_", 1, once, document, options),
     )
 
 
@@ -286,7 +307,7 @@ def _proxy(options: Options) -> Iterator[str]:
         "open_file_cache off;",
         "proxy_http_version 1.1;",
         "proxy_set_header Host $http_host;",
-        "proxy_set_header Upgrade $http_upgrade;",
+        "proxy_set_header Upgrade $sessionha_upgrade;",
         "proxy_set_header Connection $sessionha_connection;",
         "# Nobody's word about addresses is believed. Behind another proxy see `real_ip_header`.",
         "proxy_set_header X-Forwarded-For $remote_addr;",
@@ -294,8 +315,12 @@ def _proxy(options: Options) -> Iterator[str]:
         "proxy_set_header X-Forwarded-Host $http_host;",
         'proxy_set_header X-Forwarded-Port "";',
         'proxy_set_header X-Forwarded-Prefix "";',
+        'proxy_set_header X-Forwarded-Protocol "";',
+        'proxy_set_header X-Forwarded-Server "";',
+        'proxy_set_header X-Forwarded-Ssl "";',
         'proxy_set_header Forwarded "";',
         "proxy_set_header X-Real-IP $remote_addr;",
+        'proxy_set_header HTTP2-Settings "";',
         'proxy_set_header Sessionha-Hops "";',
         "proxy_hide_header Sessionha-Retry;",
         f"proxy_connect_timeout {_time(options.connect_timeout)};",

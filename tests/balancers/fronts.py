@@ -127,7 +127,7 @@ KINDS: Mapping[str, Kind] = {
     "envoy": Kind(
         partial(Envoy, retrusted=RETRUSTED),
         ("envoy",),
-        frozenset({"signature", "every-cookie"}),
+        frozenset({"signature", "every-cookie", "passed on"}),
         at=_envoy_at,
     ),
 }

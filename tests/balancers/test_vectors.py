@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
 from sessionha.balancers.document import document_of
+from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE
 from tests.balancers.fronts import KINDS, Running, kinds, running
 from tests.balancers.toys import Toys
 from tests.balancers.vectors import Vector, route_cookie, settings, vectors, view_of
@@ -74,8 +77,8 @@ async def test_a_draining_server_is_found_past_everybody_else(
 
 @kinds
 async def test_what_was_sent_is_repeated_only_where_that_does_no_harm(kind: str) -> None:
-    """A GET, a PUT, and a POST with an Idempotency-Key may run twice; a POST may not. A body that
-    was refused goes to the next server whole."""
+    """A GET, a PUT, and a POST with an Idempotency-Key may run twice; a POST may not, nor may what
+    is no method of HTTP. A body that was refused goes to the next server whole."""
     states = {"n1": "up", "n2": "up"}
     toys = Toys(*states)
     body = b"x" * KINDS[kind].repeats
@@ -87,6 +90,7 @@ async def test_what_was_sent_is_repeated_only_where_that_does_no_harm(kind: str)
             ("PUT", "", 200, 1),
             ("POST", "k", 200, 1),
             ("POST", "", 502, 0),
+            ("MOVE", "", 502, 0),
         ):
             await balancer.tell(document)
             toys["n1"].dies = True
@@ -108,6 +112,48 @@ async def test_what_was_sent_is_repeated_only_where_that_does_no_harm(kind: str)
 
 
 @kinds
+async def test_a_request_that_a_node_passes_on_goes_to_another_only_if_it_may_run_twice(
+    kind: str,
+) -> None:
+    """Its handler may have run before the node found that it cannot have the session."""
+    states = {"n1": "up", "n2": "up"}
+    toys = Toys(*states)
+    headers = {"cookie": f"hsr={route_cookie(['n1', 'n2'])}"}
+    async with toys, running(kind, settings()) as balancer, clients() as http:
+        await balancer.tell(document_of(view_of(states, toys.urls), settings()))
+        for word in (ELSEWHERE, IF_REPEATABLE):
+            toys["n1"].passes_on = word
+            toys["n2"].heads.clear()
+            for more in ({}, {"connection": "upgrade", "upgrade": "websocket"}):
+                async with http.post(balancer.url, headers=headers | more) as response:
+                    assert response.status >= 400
+            assert not [head for head in toys["n2"].heads if head.startswith("POST")]
+            async with http.get(balancer.url, headers=headers) as response:
+                passed = "passed on" in balancer.can
+                assert response.status == (200 if passed else 503)
+
+
+@kinds
+async def test_no_request_turns_into_another_protocol_than_websockets(kind: str) -> None:
+    """HTTP/2 inside of the connection would have requests whose headers nobody has read."""
+    toys = Toys("n1")
+    async with toys, running(kind, settings()) as balancer:
+        await balancer.tell(document_of(view_of({"n1": "up"}, toys.urls), settings()))
+        for offers in ("h2c", "h2c\r\nupgrade: websocket", "websocket, h2c"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", balancer.port)
+            toys["n1"].heads.clear()
+            writer.write(
+                b"GET /mine HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade, http2-settings\r\n"
+                b"upgrade: %b\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n" % offers.encode()
+            )
+            await reader.readline()
+            writer.close()
+            heads = "".join(head.lower() for head in toys["n1"].heads if "/mine" in head)
+            assert "h2c" not in heads
+            assert "\nhttp2-settings:" not in heads
+
+
+@kinds
 async def test_what_clients_say_of_addresses_is_replaced(kind: str) -> None:
     toys = Toys("n1")
     async with toys, running(kind, settings()) as balancer, clients() as http:
@@ -117,7 +163,14 @@ async def test_what_clients_say_of_addresses_is_replaced(kind: str) -> None:
             "x-forwarded-for": "6.6.6.6",
             "x-forwarded-host": "evil",
             "x-forwarded-proto": "gopher",
+            "x-forwarded-port": "666",
+            "x-forwarded-prefix": "/evil",
+            "x-forwarded-protocol": "gopher",
+            "x-forwarded-server": "evil",
+            "x-forwarded-ssl": "gopher",
             "x-real-ip": "6.6.6.6",
+            "x_forwarded_for": "6.6.6.6",
+            "x_forwarded-proto": "gopher",
             "sessionha-hops": "3",
             "host": "shop.example:81",
         }
@@ -126,6 +179,7 @@ async def test_what_clients_say_of_addresses_is_replaced(kind: str) -> None:
         assert "6.6.6.6" not in head
         assert "gopher" not in head
         assert "evil" not in head
+        assert "666" not in head
         assert "sessionha-hops" not in head
         assert "x-forwarded-for: 127.0.0.1" in head
         assert "x-forwarded-proto: http\r" in head

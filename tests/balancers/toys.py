@@ -21,6 +21,8 @@ class Toy:
         """Of each request, as it came."""
         self.dies = False
         """Closes the connection when it has read a request."""
+        self.passes_on = ""
+        """Answers 503 with this in the header by which nodes pass a request on."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -72,7 +74,10 @@ class Toy:
         if self.dies:
             return False
         body = f"{self.name} {size}".encode()
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        status = b"200 OK"
+        if self.passes_on:
+            status = f"503 Unavailable\r\nsessionha-retry: {self.passes_on}".encode()
+        writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
         await writer.drain()
         return True
 
@@ -101,5 +106,5 @@ class Toys:
     async def open(self) -> None:
         """All accept again."""
         for toy in self._toys.values():
-            toy.dies = False
+            toy.dies, toy.passes_on = False, ""
             await toy.open()
