@@ -172,12 +172,15 @@ def _names(headers: Sequence[str]) -> Iterable[str]:
 
 def allowed(session: Session, wish: Wish) -> Wish:
     """What a canary may do of what it wishes: it begins a session where there is none, and ends one
-    that a canary began. The session of a browser that somebody leads here stays as it is."""
+    that a canary began and nobody else has used. The session of a browser that somebody leads here
+    stays as it is, also where the first request of that browser was a canary's."""
     if session.failure is not None:
         return "look"
     if wish == "begin":
         return wish if session.new else "look"
-    return wish if wish == "look" or ELEMENT in session else "look"
+    if wish == "look" or session.subject is not None or list(session) != [ELEMENT]:
+        return "look"
+    return wish
 
 
 def grant(session: Session, wish: Wish) -> None:

@@ -205,6 +205,15 @@ class Contract:
             assert (await visitor.canary(wish))["session"] == "kept"
         assert await visitor.get("count") == {"n": 2}
 
+    async def test_a_session_that_a_canary_began_and_a_person_uses_is_the_persons(
+        self, visitor: Visitor
+    ) -> None:
+        """Who leads browsers to canaries out of a log logs nobody out."""
+        await visitor.canary("begin")
+        await visitor.get("count")
+        assert (await visitor.canary("end"))["session"] == "kept"
+        assert (await visitor.get("count"))["n"] == 2
+
     async def test_the_other_node_has_the_session(self, visitor: Visitor) -> None:
         await visitor.get("count", node=FIRST)
         assert await visitor.get("count", node=SECOND) == {"n": 2}
