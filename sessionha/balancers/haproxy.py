@@ -286,7 +286,7 @@ def _cleaning() -> Iterator[str]:
     yield "    acl again var(txn.sessionha_next) -m bool"
     yield "    http-request del-header x-sessionha-names unless again"
     yield "    http-request del-header sessionha-hops unless again"
-    # Websockets alone: a request that turned into HTTP/2 would carry others that nobody reads.
+    # Websockets alone: inside of HTTP/2 there would be other requests, which nobody reads.
     yield "    acl websocket req.fhdr(upgrade) -i websocket"
     yield "    acl upgrades req.fhdr_cnt(upgrade) gt 1"
     yield "    http-request del-header upgrade if !again !websocket"

@@ -156,7 +156,7 @@ def _http(document: Document, options: Options) -> Iterator[str]:
         "    default $sessionha_upstream_1;",
         '    "" $sessionha_pick;',
         "}",
-        "# Websockets alone: a request that turned into HTTP/2 would carry others that nobody reads.",
+        "# Websockets alone: inside of HTTP/2 there would be other requests, which nobody reads.",
         'map $http_upgrade $sessionha_upgrade { default ""; websocket websocket; }',
         'map $http_upgrade $sessionha_connection { default ""; websocket upgrade; }',
         "",

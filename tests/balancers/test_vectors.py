@@ -143,8 +143,9 @@ async def test_no_request_turns_into_another_protocol_than_websockets(kind: str)
             reader, writer = await asyncio.open_connection("127.0.0.1", balancer.port)
             toys["n1"].heads.clear()
             writer.write(
-                b"GET /mine HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade, http2-settings\r\n"
-                b"upgrade: %b\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n" % offers.encode()
+                b"GET /mine HTTP/1.1\r\nhost: shop.example\r\n"
+                b"connection: upgrade, http2-settings\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+                b"upgrade: %b\r\n\r\n" % offers.encode()
             )
             await reader.readline()
             writer.close()

@@ -140,14 +140,12 @@ class Node:
 
     def shows(self, number: int, peer: str) -> None:
         """From now on: the view of this number, with as many servers."""
-        urls = [f"http://10.0.0.{n}:80" for n in range(1, number + 1)]
-        self.view = View(
-            ViewID(number, ""),
-            tuple(
-                Member(f"n{place}", "inc", ViewID(1, ""), peer if place == 1 else "127.0.0.1:1", url)
-                for place, url in enumerate(urls, 1)
-            ),
-        )
+        first = Member("n1", "inc", ViewID(1, ""), peer, "http://10.0.0.1:80")
+        others = [
+            Member(f"n{n}", "inc", ViewID(1, ""), "127.0.0.1:1", f"http://10.0.0.{n}:80")
+            for n in range(2, number + 1)
+        ]
+        self.view = View(ViewID(number, ""), (first, *others))
 
 
 @pytest.mark.processes
