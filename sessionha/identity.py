@@ -114,6 +114,11 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def is_server_name(text: str) -> bool:
+    """Whether `server_name` could have made this."""
+    return _SERVER_NAME.fullmatch(text) is not None
+
+
 def is_below(path: str, prefix: str) -> bool:
     """Whether a URL's path is `prefix` or below it: `/a/b` is below `/a`, and `/ab` is not."""
     if not path.startswith(prefix):

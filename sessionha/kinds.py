@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 PolicyWord = Literal["zone", "least-load", "weighted", "round-robin", "hash"]
 """What a router goes by when it chooses a server for a new client, in this order."""
 
+_HEALTH_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
 _LAST: Final = frozenset({"weighted", "round-robin", "hash"})
 """Each of these leaves one server, so there is one of them at most."""
 
@@ -95,10 +97,15 @@ def _read_cookie_name(value: object) -> str:
     raise ValueError("must be a cookie name of letters, digits, `_` and `-`")
 
 
+def is_health_path(text: str) -> bool:
+    """Whether it is a path that means the same in every balancer's configuration."""
+    return _HEALTH_PATH.fullmatch(text) is not None
+
+
 def _read_health_path(value: object) -> str:
     if value in ("off", ""):
         return ""
-    if isinstance(value, str) and value.startswith("/") and not set(value) & set("?# "):
+    if isinstance(value, str) and is_health_path(value):
         return value
     raise ValueError('must be a path such as "/" or "/internal", or `off`')
 

@@ -98,8 +98,12 @@ def one_scheme(document: Document) -> str:
     """`http` or `https`: what all servers of the document speak.
 
     Raises:
-        InvalidSettings: some one and some the other, or an address has a path.
+        InvalidSettings: some one and some the other, or an address has a path, or is none.
     """
+    for server in document.servers:
+        if server.url and not server.is_plain:
+            words = f"{server.node}: `url` {server.url!r} is not http://HOST[:PORT] or https://…"
+            raise InvalidSettings([words])
     schemes = {server.scheme for server in document.servers if server.url}
     if len(schemes) > 1:
         raise InvalidSettings(["some nodes have https in their `url` and some http: make them one"])

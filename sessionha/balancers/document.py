@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Final, Literal
@@ -12,8 +13,9 @@ import msgspec
 
 from sessionha.balancers.table import Table, Target
 from sessionha.errors import InvalidSettings
-from sessionha.identity import server_name
+from sessionha.identity import is_name, is_server_name, server_name
 from sessionha.keys import ROUTE_LABEL
+from sessionha.kinds import is_health_path
 from sessionha.session.cookies import ROUTE_CHARS, ROUTE_PATTERN, ROUTE_SERVERS, RouteCookies
 from sessionha.settings import Settings
 from sessionha.topology.health import NodeState, state_of
@@ -25,7 +27,9 @@ State = Literal["up", "drain", "down", "gone"]
 """`up`: takes clients. `drain`: a member that takes none, tried when nobody else is left. `down`:
 awaited, and no member now. `gone`: left for good."""
 
+_COOKIE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?\.?|[0-9A-Fa-f:.]+")
 
 
 class Cookie(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +76,17 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     def names(self) -> tuple[str, ...]:
         """Every name that leads here."""
         return (self.name, *self.aliases)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its address can stand in any balancer's configuration, and means nothing more
+        there: a node that somebody has taken over tells what it likes."""
+        try:
+            return (
+                self.scheme in _PORTS and _HOST.fullmatch(self.host) is not None and self.port > 0
+            )
+        except ValueError:  # a port that is none
+            return False
 
     @property
     def scheme(self) -> str:
@@ -192,7 +207,22 @@ def read(text: bytes) -> Document:
         raise ValueError(f"not a document for balancers: {error}") from error
     if found.format != FORMAT:
         raise ValueError(f"a document of format {found.format}; this release reads {FORMAT}")
+    if not _is_plain(found):
+        raise ValueError("a document with names or paths that are none")
     return found
+
+
+def _is_plain(document: Document) -> bool:
+    """Whether what becomes part of a balancer's configuration is nothing more than it says."""
+    cookie, path = document.cookie, document.health.path
+    return (
+        is_name(document.cluster)
+        and _COOKIE.fullmatch(cookie.name) is not None
+        and cookie.expression == ROUTE_PATTERN
+        and (not path or is_health_path(path))
+        and all(is_server_name(name) for server in document.servers for name in server.names)
+        and all(server.is_plain for server in document.servers if server.url)
+    )
 
 
 def keys_of(settings: Settings) -> Mapping[str, bytes]:

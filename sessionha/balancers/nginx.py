@@ -22,6 +22,7 @@ import msgspec
 from sessionha.balancers.base import File, Files, Keys, Options, one_scheme, verifying
 from sessionha.balancers.document import Document, Server
 from sessionha.errors import InvalidSettings
+from sessionha.session.cookies import is_cookie_name
 
 HOPS: Final = 4
 """Names of a cookie that are tried in their order; then any server. nginx allows ten internal
@@ -76,13 +77,20 @@ class Nginx:
         """`http.conf`, `server.conf`, `proxy.conf` and marks; with signatures verified two scripts.
 
         Raises:
-            InvalidSettings: servers that speak https, or no keys.
+            InvalidSettings: servers that speak https, no keys, or a `-` in the cookie's name.
         """
         if one_scheme(document) != "http":
             raise InvalidSettings(
                 [
                     "nginx: the nodes' `url` are https. The chain has to pass the dead end as well,"
                     " which speaks plain http: let the nodes speak http on a private network"
+                ]
+            )
+        if not is_cookie_name(document.cookie.name):
+            raise InvalidSettings(
+                [
+                    f"nginx cannot name a cookie {document.cookie.name!r}: let `route_cookie` be of"
+                    " letters, digits and `_`"
                 ]
             )
         keys = verifying(keys, options)

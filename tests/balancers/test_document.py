@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sessionha.balancers.base import Options
 from sessionha.balancers.document import Document, configured, document_of, keys_of, read
+from sessionha.balancers.kinds import KINDS
 from sessionha.errors import InvalidSettings
 from sessionha.identity import ViewID, server_name
 from sessionha.settings import Settings
@@ -90,6 +92,38 @@ def test_the_document_is_read_as_it_was_written_and_its_version_is_of_its_conten
 def test_what_is_no_document_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="not a document"):
         read(text)
+
+
+@pytest.mark.parametrize(
+    ("usual", "other"),
+    [
+        (b'"cluster": "', b'"cluster": "x\\ninclude /etc/passwd;'),
+        (b'"name": "hsr"', b'"name": "hsr;"'),
+        (b"{43})$", b"{43})$'\\n"),
+        (b'"name": "n1"', b'"name": "n1 {"'),
+        (b'"aliases": []', b'"aliases": ["n1;"]'),
+        (b'"path": "/health', b'"path": "/\\n    server evil 10.6.6.6:80'),
+        (b"//10.0.0.1:8000", b"//10.0.0.1;}:8000"),
+        (b"//10.0.0.1:8000", b"//10.0.0.1:80000"),
+    ],
+)
+def test_a_document_that_would_be_more_than_names_in_a_configuration_is_refused(
+    usual: bytes, other: bytes, described: Settings
+) -> None:
+    text = configured(described).text
+    assert usual in text
+    with pytest.raises(ValueError, match="names or paths that are none"):
+        read(text.replace(usual, other, 1))
+
+
+@pytest.mark.parametrize("url", ["http://a;}b", "http://a b", "http://a:99999", "http://$host"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_address_that_is_none_is_in_no_configuration(kind: str, url: str) -> None:
+    """As a node may tell that somebody has taken over."""
+    told = document_of(view_of({"n1": "up"}, {"n1": url}), settings())
+    options = Options(place=Path("/nowhere"), verify=False)
+    with pytest.raises(InvalidSettings, match="n1: `url`"):
+        KINDS[kind].files(told, {}, options)
 
 
 def test_a_later_format_is_refused(described: Settings) -> None:

@@ -41,6 +41,15 @@ def test_what_the_chain_cannot_do_is_refused(url: str, says: str, tmp_path: Path
         files(document("n1", url=url), tmp_path)
 
 
+def test_a_cookie_that_nginx_cannot_name_is_refused(tmp_path: Path) -> None:
+    """`$cookie_our-route` would be the cookie `our`, and every client nobody's."""
+    told = document_of(
+        view_of({"n1": "up"}, {"n1": "http://h"}), settings(route_cookie="our-route")
+    )
+    with pytest.raises(InvalidSettings, match="letters, digits and `_`"):
+        files(told, tmp_path)
+
+
 def test_signatures_are_not_verified_without_keys(tmp_path: Path) -> None:
     options = Options(place=tmp_path, verify=True)
     with pytest.raises(InvalidSettings, match="`secret` is not set"):
