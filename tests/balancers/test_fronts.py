@@ -7,6 +7,7 @@ both as it found them.
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from sessionha.balancers.document import document_of
+from sessionha.cli import main
 from sessionha.identity import Epoch, Position
 from sessionha.session.cookies import Route, RouteCookies
 from sessionha.settings import Settings
@@ -80,7 +82,8 @@ async def begun(front: Running, browser: Browser, primary: str = "") -> str:
     """A session, its primary's name; `primary`: on this node."""
     start = named(browser, primary) if primary else browser
     answer = await start.post(f"{front.url}/increment")
-    assert (answer.status, answer["n"]) == (200, 1)
+    assert answer.status == 200, answer
+    assert answer["n"] == 1
     browser.cookies = start.cookies
     assert len(browser.route.servers) == 3, "two others have a copy"
     return answer.node
@@ -121,6 +124,21 @@ async def test_a_forged_cookie_leads_nowhere_and_an_unknown_name_does_no_harm(
     assert {answer.status for answer in forged} == {200}
     if "signature" in front.can:
         assert [answer.node for answer in forged] != twice
+
+
+async def test_the_doctor_finds_nothing_wrong(
+    cluster: Cluster,
+    front: Running,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`sessionha doctor URL`: each server that is named gets its clients, and cookies arrive."""
+    monkeypatch.setenv("SESSIONHA_SECRET", cluster.environment["SESSIONHA_SECRET"])
+    code = await asyncio.to_thread(main, ["doctor", f"{front.url}/who", "--json"])
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [each for each in checks if each["outcome"] != "ok"] == []
+    assert {"balancer", "route keys", "sessions"} <= {each["check"] for each in checks}
+    assert code == 0
 
 
 async def test_a_websocket_goes_to_the_primary(front: Running, browser: Browser) -> None:
