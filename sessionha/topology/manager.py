@@ -389,7 +389,7 @@ class TopologyManager:
         if self._automaton is not None:
             self._step(lambda automaton, now: automaton.suspect(now, node))
         else:
-            self._post(Confirm(node))
+            self._hint(Confirm(node))
 
     async def wait_change(self, known: ViewID, timeout: float) -> View:
         """The view, as soon as it is not `known` any more, or after `timeout` seconds."""
@@ -475,7 +475,7 @@ class TopologyManager:
         if self._automaton is not None:
             self._step(lambda automaton, now: automaton.link_down(now, node, refused=refused))
         elif member is not None:
-            self._post(Report(node, member.incarnation, True) if refused else Confirm(node))
+            self._hint(Report(node, member.incarnation, True) if refused else Confirm(node))
 
     # --- the automaton ---------------------------------------------------------------------------
 
@@ -694,6 +694,12 @@ class TopologyManager:
 
     def _post(self, message: Message) -> None:
         self._rows.post(Sender(self._me.node, self._store.incarnation), message)
+
+    def _hint(self, message: Message) -> None:
+        """Post what heartbeats show as well: where there is no room it is lost. Whoever met it has
+        an answer to give that must not be "the store is full"."""
+        with contextlib.suppress(StoreFull):
+            self._post(message)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

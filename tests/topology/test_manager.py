@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 import msgspec
 import pytest
 
-from sessionha.errors import PeerUnavailable
+from sessionha.errors import PeerUnavailable, StoreFull
 from sessionha.identity import ViewID
 from sessionha.peer.base import Sender, Verdict, Way
 from sessionha.peer.messages import Done, Installed, Message, Ping, Pong, Watch, decode, encode
@@ -195,6 +195,20 @@ async def test_only_one_engine_of_a_node_leads_and_all_are_told_once(wire: Wire)
     assert len(dict(other.told)) == len(other.told), "each view once"
     assert one.manager.state == other.manager.state == "joined"
     assert other.kept == ()
+
+
+async def test_a_suspicion_for_which_there_is_no_room_hides_no_answer(wire: Wire) -> None:
+    """G1: who got no answer to a change must say so, and not that the store is full."""
+    memory = Memory()
+    await wire.start("n1", memory)
+    other = await wire.start("n1", memory)
+    await wire.start("n2")
+    await wire.until(lambda: wire.agreed("n1", "n2"))
+    memory.size = 1
+    with pytest.raises(StoreFull):
+        other.manager.describe(other.manager.view().members[0])
+    other.manager.suspect("n2")
+    other.manager.link_down("n2", refused=True)
 
 
 async def test_another_engine_takes_the_lead_without_a_new_view(wire: Wire) -> None:
