@@ -47,7 +47,7 @@ class Following:
         self._reload = balancer.reload if reload is None else reload
         self._wanted: Document | None = None
         self._told = asyncio.Event()
-        self._behind = False
+        self._behind = True  # whoever wrote the files may have been killed before the reload
         self._complaint = ""
 
     def tell(self, document: Document) -> None:

@@ -100,16 +100,21 @@ def differing(place: Path, files: Files) -> Files:
 
 
 async def install(place: Path, files: Files, check: Sequence[str]) -> Outcome:
-    """Put files in place and let the balancer judge them; what it refuses is put back at once.
+    """Put files in place and let the balancer judge them; what it refuses is put back at once, and
+    so is what it was not asked about: a file could not be written, or this was cancelled.
 
     Raises:
         OSError: the directory cannot be written.
     """
     before = {name: _kept(place / name) for name in files}
-    write(place, files)
-    if not check:
-        return Outcome(True, "")
-    found = await run(check)
+    try:
+        write(place, files)
+        found = await run(check) if check else Outcome(True, "")
+    except BaseException:
+        for name, file in before.items():  # what could not be written cannot be put back
+            with suppress(OSError):
+                write(place, {name: file})
+        raise
     if not found.done:
         write(place, before)
     return found

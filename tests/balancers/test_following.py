@@ -142,6 +142,40 @@ async def test_a_balancer_that_does_not_run_yet_is_reloaded_when_it_does(tmp_pat
     assert await follows._bring(document(1)), "although the files are the same"
 
 
+async def test_one_that_was_killed_before_the_reload_does_it_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    """What the files say then is new to the balancer, and to nobody else."""
+    place, log = tmp_path / "place", tmp_path / "log"
+    options = Options(place=place, verify=False)
+    killed = Following(Toy(place), options, dict, reload=("false",))
+    assert not await killed._bring(document(1))
+    after = Following(Toy(place), options, dict, reload=("sh", "-c", f"echo reloaded >> {log}"))
+    assert await after._bring(document(1))
+    assert await after._bring(document(1))
+    assert log.read_text() == "reloaded\n", "once"
+
+
+async def test_what_was_not_judged_does_not_stay(tmp_path: Path) -> None:
+    """Neither when it is stopped meanwhile, nor when only some of the files can be written."""
+    place = tmp_path / "place"
+    good = {"one": File("good"), "two": File("good")}
+    assert (await install(place, good, ["true"])).done
+    new = {name: File("new") for name in ("new", *good)}
+    begun = tmp_path / "begun"
+    check = ["sh", "-c", f"touch {begun}; exec sleep 60"]
+    judging = asyncio.create_task(install(place, new, check))
+    await until(begun.exists)
+    judging.cancel()
+    with suppress(asyncio.CancelledError):
+        await judging
+    assert (names(place), (place / "one").read_text()) == (["one", "two"], "good")
+    (place / "dir").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        await install(place, {**new, "dir": File("none")}, ["true"])
+    assert (names(place), (place / "one").read_text()) == (["dir", "one", "two"], "good")
+
+
 async def test_what_a_balancer_looks_at_by_itself_needs_no_reload(tmp_path: Path) -> None:
     class Looking(Toy):
         def files(self, document: Document, keys: Keys, options: Options) -> Files:
