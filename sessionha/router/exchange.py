@@ -261,7 +261,7 @@ class HttpExchange:
         if self._clock is not None:
             self._clock.reschedule(None)
         headers = returned(response.raw_headers)
-        if response.status == 204:  # some tell the length of what they do not send
+        if response.status in (204, 304):  # some tell the length of what they do not send
             headers = [item for item in headers if item[0] != b"content-length"]
         start = {"type": "http.response.start", "status": response.status, "headers": headers}
         await self._send(start)

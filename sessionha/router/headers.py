@@ -46,6 +46,7 @@ _OF_CLIENTS: Final = frozenset({TOKEN.encode(), ROUTE.encode()})
 
 _ROUTE: Final = ROUTE.encode()
 _NOT_RETURNED: Final = HOP_BY_HOP | {RETRY.encode()}
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]+")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 
 
@@ -166,7 +167,7 @@ def _add_forwarded(headers: CIMultiDict[str], scope: dict[str, Any], raw_host: b
     host = raw_host.decode("ascii")
     scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
     client = scope.get("client")
-    if client and client[0]:
+    if client and _ADDRESS.fullmatch(client[0]):  # a proxy that is trusted may pass on anything
         headers.add("X-Forwarded-For", client[0])
         node = f'"[{client[0]}]"' if ":" in client[0] else client[0]
         forwarded = f"for={node};proto={scheme}"

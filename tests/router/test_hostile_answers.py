@@ -14,6 +14,8 @@ ANSWERS = {
     "bytes behind the answer": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" + EVIL,
     "a body of a status without": b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n" + EVIL,
     "a body of what is not modified": b"HTTP/1.1 304 Not Modified\r\n\r\n" + EVIL,
+    "a length of what is not modified": b"HTTP/1.1 304 Not Modified\r\n"
+    b"Content-Length: 4\r\n\r\n" + EVIL,
     "a length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n" + EVIL,
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 4\r\n\r\nok" + EVIL,
