@@ -227,10 +227,16 @@ class Envoy(_Example):
     def prepare(self) -> None:
         told = {
             "/etc/envoy/": f"{self.place}/sessionha/",
-            "port_value: 9901": f"port_value: {self.own_port}",
+            "dynamic_resources:": f"{self._administration}\ndynamic_resources:",
             "0.0.0.0, port_value: 8080": f"127.0.0.1, port_value: {self.port}",
         }
         self._write("envoy/envoy.yaml", told)
+
+    @property
+    def _administration(self) -> str:
+        """Tells which servers and routes it has, and the keys to everybody here."""
+        where = f"{{address: 127.0.0.1, port_value: {self.own_port}}}"
+        return f"admin: {{address: {{socket_address: {where}}}}}"
 
     @property
     def _envoy(self) -> list[str]:
