@@ -26,6 +26,7 @@ from sessionha.router.exchange import HttpExchange, answer, unavailable
 from sessionha.router.headers import Endless, Malformed, Request
 from sessionha.router.options import Options
 from sessionha.router.sockets import SocketExchange
+from sessionha.router.upgrades import Upgrades
 from sessionha.router.upstreams import Upstream, Upstreams
 from sessionha.session.cookies import RouteCookies, cookie_values, only_valid
 
@@ -91,6 +92,7 @@ class Router:
         self._rarely = Rarely[str](SAY_EVERY)
         self._beside = beside
         self._connections: Connections | None = None
+        self._upgrades: Upgrades | None = None
         self._checks: Checks | None = None
         self.prefer(self.options)
 
@@ -111,6 +113,7 @@ class Router:
     async def start(self) -> None:
         """Open the connection pools and begin to follow the view (ASGI lifespan does it)."""
         self._connections = Connections(self.options)
+        self._upgrades = Upgrades(self.options)
         if self.options.check_path:
             self._checks = Checks(self.upstreams, self._connections, self.options.check_path)
             self._checks.start()
@@ -131,6 +134,9 @@ class Router:
         if self._connections is not None:
             await self._connections.close()
             self._connections = None
+        if self._upgrades is not None:
+            await self._upgrades.close()
+            self._upgrades = None
         if self.access is not None:
             self.access.close()
 
@@ -170,6 +176,7 @@ class Router:
             await self._refuse(error, send)
             return
         prefer = self._preference(request.target, scope)
+        assert self._connections is not None, "the router was not started"
         exchange = HttpExchange(
             scope["method"],
             request,
@@ -177,7 +184,7 @@ class Router:
             send,
             idempotent=scope["method"] in IDEMPOTENT or request.idempotency_key,
             upstreams=self.upstreams,
-            connections=self._open(),
+            connections=self._connections,
             options=self.options,
             budget=self._budget,
             counts=self.counts,
@@ -211,13 +218,14 @@ class Router:
             return
         self.counts.sockets += 1
         prefer = self._preference(request.target, scope)
+        assert self._upgrades is not None, "the router was not started"
         exchange = SocketExchange(
             scope,
             request,
             receive,
             send,
             upstreams=self.upstreams,
-            connections=self._open(),
+            upgrades=self._upgrades,
             options=self.options,
             budget=self._budget,
             counts=self.counts,
@@ -260,10 +268,6 @@ class Router:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-    def _open(self) -> Connections:
-        assert self._connections is not None, "the router was not started"
-        return self._connections
 
     def _candidates(self, request: Request, prefer: Preference) -> Iterator[Upstream]:
         """The upstreams for a request by its route, what it needs, and the view."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -38,7 +38,7 @@ class Body:
         self.progress: Callable[[], None] = _nothing
         """Called with each piece, so that a slow upload is not a silent server."""
 
-    async def open(self) -> bytes | AsyncIterator[bytes] | None:
+    async def open(self) -> bytes | AsyncGenerator[bytes, None] | None:
         """The body for one attempt, from its beginning. Raises ClientGone."""
         if self._length == 0:
             return None
@@ -49,7 +49,7 @@ class Body:
             return b"".join(self._kept)
         return self._stream()
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
         async with self._reading:  # the writer of a broken attempt may not have ended yet
             for piece in tuple(self._kept):
                 yield piece

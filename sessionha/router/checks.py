@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from yarl import URL
-
 from sessionha.router.connections import Connections
 from sessionha.router.upstreams import Upstream, Upstreams
 from sessionha.topology.health import NodeState
@@ -54,8 +52,7 @@ class Checks:
         await asyncio.gather(*map(self._ask, upstreams))
 
     async def _ask(self, upstream: Upstream) -> None:
-        url = URL(upstream.target.url.rstrip("/") + self._path, encoded=True)
-        status = await self._connections.check(url, TIMEOUT)
+        status = await self._connections.check(upstream.target.url, self._path, TIMEOUT)
         name = upstream.target.name
         self._failures[name] = 0 if status in (200, 404) else self._failures.get(name, 0) + 1
         if status == 200:

@@ -2,25 +2,145 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import Any, Final
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import cache, lru_cache, partial
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
+import aiohappyeyeballs
 
+from sessionha.router.addresses import Addresses
+from sessionha.router.answers import Answer, Broken
+from sessionha.router.body import ClientGone
+from sessionha.router.headers import RawHeaders
 from sessionha.router.options import Options
 
 IDLE_SECONDS: Final = 4.0
 """Idle connections are closed before uvicorn's five seconds are over, so that a request seldom
 meets a connection which its server is just closing."""
 
-NOT_ACCEPTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""Errors that prove that nothing of the request was accepted."""
+NEXT_ADDRESS: Final = 0.25
+"""Seconds until another address of a host is tried beside one that is silent (RFC 8305)."""
+
+SWEEP_EVERY: Final = 1.0
+"""Seconds between two looks for connections that were idle for too long."""
+
+_WITH_BODY: Final = frozenset({"PATCH", "POST", "PUT"})
+"""Methods of which some servers want to be told that there is none."""
 
 
-class Broken(Exception):
-    """The connection ended, or spoke no HTTP, after the request may have been sent."""
+Pieces = AsyncGenerator[bytes, None]
+Data = bytes | Pieces | None
+"""A body whole, in pieces, or none."""
+
+
+class NotAccepted(Exception):
+    """There was no connection: nothing of the request was accepted."""
+
+
+class Place(NamedTuple):
+    """What the URL of an upstream says."""
+
+    host: str
+    port: int
+    tls: bool
+    authority: bytes
+    path: str
+    """That everything there is below."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection; it carries one request at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.idle_since = 0.0
+        self._answer: Answer | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._upload: asyncio.Task[None] | None = None
+
+    def ask(self, head: bytes, data: Data, answer: Answer, *, chunked: bool) -> None:
+        """Send a request; what comes is its answer. `chunked`: so go the pieces of its body."""
+        self._answer = answer
+        if self.transport.is_closing():
+            answer.fail("the connection was lost")
+        elif data is None or isinstance(data, bytes):
+            self.transport.write(head + data if data else head)
+        else:
+            self.transport.write(head)
+            self._upload = asyncio.create_task(self._send(data, answer, chunked=chunked))
+
+    async def _send(self, data: Pieces, answer: Answer, *, chunked: bool) -> None:
+        sent = False
+        try:
+            async with aclosing(data) as pieces:
+                async for piece in pieces:
+                    await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if chunked:
+                await self._write(b"0\r\n\r\n")
+            sent = True
+        except (Broken, ClientGone):  # the answer tells the one, the body the other
+            return
+        finally:
+            if not sent:
+                answer.fail("the request ended early")
+
+    async def _write(self, piece: bytes) -> None:
+        await self._writable.wait()
+        if self.transport.is_closing():
+            raise Broken("the connection was lost")
+        self.transport.write(piece)
+
+    def rest(self) -> bool:
+        """End what was asked. Whether something else may be."""
+        answer, self._answer = self._answer, None
+        upload, self._upload = self._upload, None
+        if upload is not None and not upload.done():
+            upload.cancel()
+            return False
+        return answer is not None and answer.complete and answer.keeps
+
+    # --- what the transport tells ----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """It stands."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """From the upstream; what nobody asked for ends the connection."""
+        if self._answer is None:
+            self.transport.abort()
+        else:
+            self._answer.feed(data)
+
+    def eof_received(self) -> None:
+        """The upstream says no more."""
+        if self._answer is not None:
+            self._answer.ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        if self._answer is not None:
+            self._answer.fail(f"the connection was lost: {exc}")
+        self._writable.set()
+
+    def pause_writing(self) -> None:
+        """The upstream takes no more of the body."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._writable.set()
+
+
+def _nothing() -> None:
+    return None
 
 
 class Connections:
@@ -32,153 +152,161 @@ class Connections:
     """
 
     def __init__(self, options: Options) -> None:
-        self._message_bytes = options.message_bytes
-        self._head_bytes = options.head_bytes
-        self._timeout = aiohttp.ClientTimeout(total=None, connect=options.connect_timeout)
-        self._keeping = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
-        self._single = aiohttp.TCPConnector(limit=0, force_close=True)
-        self._kept = self._session(self._keeping, never_repeat)
-        self._fresh = self._session(self._single, never_repeat, _telling_of_connections())
-
-    def _session(
-        self,
-        connector: aiohttp.BaseConnector,
-        middleware: aiohttp.ClientMiddlewareType,
-        *traces: aiohttp.TraceConfig,
-    ) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            connector_owner=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            auto_decompress=False,
-            max_line_size=self._head_bytes,
-            max_field_size=self._head_bytes,
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-            middlewares=(middleware,),
-            trace_configs=list(traces),
-        )
+        self._options = options
+        self._loop = asyncio.get_running_loop()
+        self._addresses = Addresses(self._loop.time)
+        self._idle: dict[Place, deque[Connection]] = {}
+        self._busy: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
 
     async def request(
         self,
         method: str,
-        url: URL,
-        headers: Mapping[str, str],
-        data: Any,
+        url: str,
+        target: str,
+        headers: RawHeaders,
+        data: Data,
         *,
         kept: bool,
-        connected: Callable[[], None],
-    ) -> aiohttp.ClientResponse:
-        """The upstream's answer as soon as its head is there.
+        connected: Callable[[], None] = _nothing,
+    ) -> Answer:
+        """The answer of the upstream at `url` as soon as it is ready; `close` it in the end.
 
-        `connected` is called on a fresh connection before the first byte is written to it: a
-        request that is given up earlier was certainly not accepted.
-
-        Raises:
-            NOT_ACCEPTED: nothing of the request was accepted.
-            Broken, aiohttp.ClientError: it may have been.
-        """
-        session = self._kept if kept else self._fresh
-        return await session.request(
-            method,
-            url,
-            headers=headers,
-            data=data,
-            allow_redirects=False,
-            trace_request_ctx=connected,
-        )
-
-    async def check(self, url: URL, timeout: float) -> int:
-        """The status that a server answers there within `timeout` seconds; 0: it does not."""
-        limits = aiohttp.ClientTimeout(total=timeout)
-        try:
-            async with self._kept.get(url, timeout=limits, allow_redirects=False) as response:
-                return response.status
-        except (Broken, TimeoutError, aiohttp.ClientError):
-            return 0
-
-    async def websocket(
-        self, url: URL, headers: Mapping[str, str], protocols: tuple[str, ...]
-    ) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse, Handshake]:
-        """A websocket, the head of its handshake's answer, and the session to close with it.
+        `connected` is called before the first byte is written: a request that is given up earlier
+        was certainly not accepted.
 
         Raises:
-            NotUpgraded: the upstream answered with something else.
-            NOT_ACCEPTED, Broken, aiohttp.ClientError: as `request`.
+            NotAccepted: nothing of the request was accepted.
+            Broken: it may have been.
         """
-        handshake = Handshake()
-        session = self._session(self._single, handshake)
+        place = _place(url)
+        connection = self._take(place) if kept else None
+        if connection is None:
+            connection = await self._open(place)
+        connected()
+        self._busy.add(connection)
+        declared = any(name == b"content-length" for name, _ in headers)
+        more = [] if declared else _length(method, data)
+        if not kept:
+            more.append((b"connection", b"close"))
+        head = _head(method, place, target, [*headers, *more])
+        end = partial(self._end, place, connection, kept=kept)
+        answer = Answer(method, self._options.head_bytes, connection.transport, end)
         try:
-            socket = await session.ws_connect(
-                url,
-                headers=headers,
-                protocols=protocols,
-                autoclose=False,
-                max_msg_size=self._message_bytes,
-            )
+            connection.ask(head, data, answer, chunked=not declared)
+            await answer.ready()
         except BaseException:
-            await session.close()
+            answer.close()
             raise
-        return session, socket, handshake
+        return answer
+
+    async def check(self, url: str, path: str, timeout: float) -> int:
+        """The status that a server answers there within `timeout` seconds; 0: it does not."""
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self.request("GET", url, path, (), None, kept=True)
+        except (NotAccepted, Broken, TimeoutError):
+            return 0
+        answer.close()
+        return answer.status
 
     async def close(self) -> None:
         """Close every connection."""
-        for session in (self._kept, self._fresh):
-            await session.close()
-        for connector in (self._keeping, self._single):
-            await connector.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in (*self._busy, *(each for kept in self._idle.values() for each in kept)):
+            connection.transport.abort()
+        self._idle.clear()
+        await asyncio.sleep(0)  # the loop tells them
+
+    # --- opening and keeping ---------------------------------------------------------------------
+
+    async def _open(self, place: Place) -> Connection:
+        try:
+            async with asyncio.timeout(self._options.connect_timeout):
+                return await self._connect(place)
+        except (OSError, UnicodeError) as error:  # a timeout is one too; a name may be none
+            raise NotAccepted(f"no connection to {place.host}:{place.port}: {error}") from error
+
+    async def _connect(self, place: Place) -> Connection:
+        found = await self._addresses.of(place.host, place.port)
+        socket = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS)
+        try:
+            _, connection = await self._loop.create_connection(
+                Connection,
+                sock=socket,
+                ssl=trusting() if place.tls else None,
+                server_hostname=place.host if place.tls else None,
+            )
+        except BaseException:
+            socket.close()
+            raise
+        return connection
+
+    def _take(self, place: Place) -> Connection | None:
+        """The one that was used last, so that the others may grow old."""
+        kept = self._idle.get(place)
+        while kept:
+            connection = kept.pop()
+            if self._loop.time() - connection.idle_since >= IDLE_SECONDS:
+                connection.transport.abort()
+            elif not connection.transport.is_closing():
+                return connection
+        return None
+
+    def _end(self, place: Place, connection: Connection, *, kept: bool) -> None:
+        """What was asked on it has its answer, or is given up."""
+        self._busy.discard(connection)
+        if not (connection.rest() and kept) or connection.transport.is_closing():
+            connection.transport.abort()
+            return
+        connection.idle_since = self._loop.time()
+        self._idle.setdefault(place, deque()).append(connection)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(IDLE_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        due = self._loop.time() - IDLE_SECONDS
+        for place, kept in tuple(self._idle.items()):
+            while kept and kept[0].idle_since <= due:
+                kept.popleft().transport.abort()
+            if not kept:
+                del self._idle[place]
+        if self._idle:
+            self._sweeper = self._loop.call_later(SWEEP_EVERY, self._sweep)
 
 
-def _telling_of_connections() -> aiohttp.TraceConfig:
-    """Calls a request's `connected` when its connection stands."""
-
-    async def created(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-        context.trace_request_ctx()
-
-    trace: aiohttp.TraceConfig = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(created)
-    return trace
+@lru_cache(1024)
+def _place(url: str) -> Place:
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    authority = parts.netloc.rpartition("@")[2].encode("ascii", "replace")
+    port = parts.port or (443 if tls else 80)
+    return Place(parts.hostname or "", port, tls, authority, parts.path.rstrip("/"))
 
 
-async def never_repeat(
-    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """aiohttp repeats idempotent requests whose connection broke; here the router decides."""
-    try:
-        return await send(request)
-    except aiohttp.ClientConnectorError:
-        raise
-    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        raise Broken(str(error)) from error
+@cache
+def trusting() -> ssl.SSLContext:
+    """Verifies the certificates of upstreams, by what the system or `SSL_CERT_FILE` trusts."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
-class NotUpgraded(Exception):
-    """The upstream answered a websocket's handshake with an ordinary response."""
-
-    def __init__(self, status: int, headers: tuple[tuple[bytes, bytes], ...], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        super().__init__(str(status))
-
-
-REFUSAL_BYTES: Final = 64 * 1024
-"""Of a refused handshake's body, as much is passed on."""
+def _head(method: str, place: Place, target: str, headers: RawHeaders) -> bytes:
+    """A request line and headers; the host is the place's own if the client named none."""
+    lines = [f"{method} {place.path}{target} HTTP/1.1".encode("latin-1")]
+    lines += [b"%b: %b" % item for item in headers]
+    if not any(name == b"host" for name, _ in headers):
+        lines.append(b"host: " + place.authority)
+    return b"\r\n".join([*lines, b"", b""])
 
 
-class Handshake:
-    """Sees a websocket's handshake as a middleware: keeps the headers, follows no redirect."""
-
-    def __init__(self) -> None:
-        self.headers: tuple[tuple[bytes, bytes], ...] = ()
-
-    async def __call__(
-        self, request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        response = await never_repeat(request, send)
-        if response.status != 101:
-            body = await response.content.read(REFUSAL_BYTES)
-            response.close()
-            raise NotUpgraded(response.status, response.raw_headers, body)
-        self.headers = response.raw_headers
-        return response
+def _length(method: str, data: Data) -> list[tuple[bytes, bytes]]:
+    """What tells where a body ends whose client did not tell its length."""
+    if isinstance(data, bytes):
+        return [(b"content-length", b"%d" % len(data))]
+    if data is not None:
+        return [(b"transfer-encoding", b"chunked")]
+    return [(b"content-length", b"0")] if method in _WITH_BODY else []

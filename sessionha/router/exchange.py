@@ -8,13 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum, auto
 from typing import Any, Final
 
-import aiohttp
-from yarl import URL
-
 from sessionha.router.affinity import may_repeat
+from sessionha.router.answers import Answer, Broken
 from sessionha.router.body import Body, ClientGone
 from sessionha.router.budget import Budget
-from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections
+from sessionha.router.connections import Connections, NotAccepted
 from sessionha.router.counts import Counts
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
@@ -32,13 +30,6 @@ RETRY_AFTER: Final = b"1"
 WATCH_AFTER: Final = 0.1
 """Seconds until a request is worth a task that notices when its client leaves."""
 
-SHORT: Final = 64 * 1024
-"""Bytes of a response that are gathered before any of it is passed on."""
-
-FIRST_STATUS: Final = 200
-LAST_STATUS: Final = 599
-"""Of final answers; nobody asked for another protocol (101), and others are none of HTTP's."""
-
 BROKEN_LIMIT: Final = 4
 """A request that kills every server it is sent to must not visit them all."""
 
@@ -47,6 +38,11 @@ ROUND_PAUSE: Final = 0.05
 
 LONGEST_PAUSE: Final = 0.25
 """Seconds that it becomes: each round is work for every server, mostly in the worst moment."""
+
+
+_ELSEWHERE: Final = frozenset(
+    {(RETRY.encode(), ELSEWHERE.encode()), (RETRY.encode(), IF_REPEATABLE.encode())}
+)
 
 
 class Outcome(Enum):
@@ -200,79 +196,69 @@ class HttpExchange:
         return Outcome.FULL
 
     async def _inside(self, upstream: Upstream, *, kept: bool) -> Outcome:
-        self._lost, self._accepted = False, kept
+        self._lost = self._accepted = False
         self.attempts += 1
         upstream.exchanges.add(self)
         try:
             async with asyncio.timeout(self._options.response_timeout) as self._clock:
                 return await self._ask(upstream, kept=kept)
-        except NOT_ACCEPTED:
+        except NotAccepted:
             self._upstreams.refused(upstream)
             return Outcome.NOT_ACCEPTED
         except ClientGone:
             return Outcome.CLIENT_GONE
         except TimeoutError:
             return self._timed_out()
-        except (Broken, aiohttp.ClientError):
+        except Broken:
             return self._broke(upstream)
         finally:
             self._clock = None
             upstream.exchanges.discard(self)
 
     async def _ask(self, upstream: Upstream, *, kept: bool) -> Outcome:
-        url = URL(upstream.target.url.rstrip("/") + self._request.target, encoded=True)
-        data = await self._body.open()
-        response = await self._connections.request(
+        answer = await self._connections.request(
             self._method,
-            url,
+            upstream.target.url,
+            self._request.target,
             self._request.headers,
-            data,
+            await self._body.open(),
             kept=kept,
             connected=self._connected,
         )
         try:
-            if not FIRST_STATUS <= response.status <= LAST_STATUS:
-                raise Broken(f"status {response.status}")
             self._upstreams.answered(upstream)
-            if response.status == 503 and self._passed_on(response):
+            if answer.status == 503 and self._passed_on(answer):
                 return Outcome.ELSEWHERE
             self.server = upstream.target.name
-            await self._relay(response)
+            await self._relay(answer)
         finally:
-            response.close()  # no-op for one that was read to its end
+            answer.close()
         return Outcome.ANSWERED
 
-    def _passed_on(self, response: aiohttp.ClientResponse) -> bool:
-        if response.headers.get(RETRY) not in (ELSEWHERE, IF_REPEATABLE):
+    def _passed_on(self, answer: Answer) -> bool:
+        if not _ELSEWHERE.intersection(answer.headers):
             return False
         now = asyncio.get_running_loop().time()
         self._give_up = self._give_up or now + self._options.elsewhere_timeout
         return now < self._give_up and self._continues(Outcome.ELSEWHERE)
 
-    async def _relay(self, response: aiohttp.ClientResponse) -> None:
-        """Pass the response on: a short one when it is complete, so that a server that dies in the
-        middle of it can still be replaced; a longer one or a stream piece by piece."""
-        content = response.content
-        short = response.content_length is not None and response.content_length <= SHORT
-        piece = await content.read() if short else b""
+    async def _relay(self, answer: Answer) -> None:
+        """Pass the answer on, piece by piece; a short one is here."""
         self._started = True
-        self.status = response.status
-        self.sent_bytes = len(piece)
+        self.status = answer.status
         if self._clock is not None:
             self._clock.reschedule(None)
-        headers = returned(response.raw_headers)
-        if response.status in (204, 304):  # some tell the length of what they do not send
+        headers = returned(answer.headers)
+        if answer.status in (204, 304):  # some tell the length of what they do not send
             headers = [item for item in headers if item[0] != b"content-length"]
-        start = {"type": "http.response.start", "status": response.status, "headers": headers}
+        start = {"type": "http.response.start", "status": answer.status, "headers": headers}
         await self._send(start)
-        more = not short
+        more = True
         while more:
-            piece = await content.readany()
-            more = not content.at_eof()
+            piece = await answer.piece()
+            more = not answer.complete
             self.sent_bytes += len(piece)
             await self._send({"type": "http.response.body", "body": piece, "more_body": more})
-        if short:
-            await self._send({"type": "http.response.body", "body": piece})
 
     def _connected(self) -> None:
         self._accepted = True

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from multidict import CIMultiDict
-
 from sessionha.session.headers import HOPS, RETRY, ROUTE, TOKEN
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
@@ -38,7 +36,7 @@ MOST_HOPS: Final = 4
 
 _HOPS: Final = HOPS.encode()
 _NOT_DISGUISED: Final = _NOT_FORWARDED | {b"content-length", b"host"}
-_NOT_NOMINATED: Final = frozenset({"host", "content-length"})
+_NOT_NOMINATED: Final = frozenset({b"host", b"content-length"})
 """A client cannot make the router drop what says to whom a request goes and where it ends."""
 
 _OF_CLIENTS: Final = frozenset({TOKEN.encode(), ROUTE.encode()})
@@ -46,6 +44,8 @@ _OF_CLIENTS: Final = frozenset({TOKEN.encode(), ROUTE.encode()})
 
 _ROUTE: Final = ROUTE.encode()
 _NOT_RETURNED: Final = HOP_BY_HOP | {RETRY.encode()}
+_TARGET: Final = re.compile(rb"/[^\x00-\x20#\x7f]*")
+_LINE_BREAK: Final = re.compile(rb"[\r\n\0]")
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]+")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 
@@ -76,10 +76,11 @@ class Request:
         self.target = _target(scope)
         self.headers = self._read(scope, cookie_name)
 
-    def _read(self, scope: dict[str, Any], cookie_name: bytes) -> CIMultiDict[str]:
-        passed: list[tuple[str, str]] = []
+    def _read(self, scope: dict[str, Any], cookie_name: bytes) -> list[tuple[bytes, bytes]]:
+        passed: list[tuple[bytes, bytes]] = []
         single: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
+        for item in scope["headers"]:
+            name, value = item
             if name in _NOT_FORWARDED or name.startswith(_INTERNAL):
                 if not self._passes(name, value, single):
                     continue
@@ -92,19 +93,19 @@ class Request:
                 self.idempotency_key = True
             elif b"_" in name and _disguised(name):
                 continue
-            passed.append((name.decode("latin-1"), _text(value)))
-        headers = CIMultiDict(passed)
-        nominated = single.get(b"connection", b"")
-        if nominated and nominated.lower() not in (b"keep-alive", b"close", b"upgrade"):
-            for option in nominated.decode("latin-1").split(","):
-                if option.strip().lower() not in _NOT_NOMINATED:
-                    headers.popall(option.strip(), None)
+            passed.append(item)
+        nominated = single.get(b"connection", b"").lower()
+        if nominated and nominated not in (b"keep-alive", b"close", b"upgrade"):
+            dropped = {option.strip() for option in nominated.split(b",")} - _NOT_NOMINATED
+            passed = [item for item in passed if item[0] not in dropped]
+        if _LINE_BREAK.search(b"".join([value for _, value in passed])):
+            raise Malformed("a line break in a header")
         self._frame(single)
         if self.hops >= MOST_HOPS:
             raise Endless(f"it has passed {self.hops} routers")
-        headers.add("Sessionha-Hops", str(self.hops + 1))
-        _add_forwarded(headers, scope, single.get(b"host", b""))
-        return headers
+        passed.append((_HOPS, b"%d" % (self.hops + 1)))
+        passed += _forwarded(scope, single.get(b"host", b""))
+        return passed
 
     def _passes(self, name: bytes, value: bytes, single: dict[bytes, bytes]) -> bool:
         """Whether such a header passes all the same; it may mean something here."""
@@ -134,11 +135,12 @@ class Request:
 
 def _target(scope: dict[str, Any]) -> str:
     """Path and query as they came. They begin with `/`, so that they never name another host."""
-    path: bytes = scope.get("raw_path") or scope["path"].encode()
-    if not path.startswith(b"/") or b"#" in path:
+    target: bytes = scope.get("raw_path") or scope["path"].encode()
+    if query := scope["query_string"]:
+        target += b"?" + query
+    if not _TARGET.fullmatch(target):
         raise Malformed("not a path")
-    query: bytes = scope["query_string"]
-    return (path + b"?" + query if query else path).decode("latin-1")
+    return target.decode("latin-1")
 
 
 def _only(single: dict[bytes, bytes], name: bytes, value: bytes) -> None:
@@ -153,31 +155,22 @@ def _disguised(name: bytes) -> bool:
     return plain in _NOT_DISGUISED or plain.startswith(_INTERNAL)
 
 
-def _text(value: bytes) -> str:
-    """Header bytes as the text that is written as the same bytes where they are UTF-8."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
-def _add_forwarded(headers: CIMultiDict[str], scope: dict[str, Any], raw_host: bytes) -> None:
-    if not _HOST.fullmatch(raw_host):
+def _forwarded(scope: dict[str, Any], host: bytes) -> list[tuple[bytes, bytes]]:
+    if not _HOST.fullmatch(host):
         raise Malformed("not a host")
-    host = raw_host.decode("ascii")
-    scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+    scheme = b"https" if scope["scheme"] in ("https", "wss") else b"http"
+    headers = [(b"x-forwarded-proto", scheme)]
+    forwarded = b"proto=" + scheme
     client = scope.get("client")
     if client and _ADDRESS.fullmatch(client[0]):  # a proxy that is trusted may pass on anything
-        headers.add("X-Forwarded-For", client[0])
-        node = f'"[{client[0]}]"' if ":" in client[0] else client[0]
-        forwarded = f"for={node};proto={scheme}"
-    else:
-        forwarded = f"proto={scheme}"
-    headers.add("X-Forwarded-Proto", scheme)
+        address = client[0].encode()
+        headers.append((b"x-forwarded-for", address))
+        forwarded = (b'for="[%b]";%b' if b":" in address else b"for=%b;%b") % (address, forwarded)
     if host:
-        headers.add("X-Forwarded-Host", host)
-        forwarded += f';host="{host}"'
-    headers.add("Forwarded", forwarded)
+        headers.append((b"x-forwarded-host", host))
+        forwarded += b';host="%b"' % host
+    headers.append((b"forwarded", forwarded))
+    return headers
 
 
 def returned(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -9,14 +9,15 @@ from typing import Any, Final
 
 import aiohttp
 from multidict import CIMultiDict
-from yarl import URL
 
+from sessionha.router.answers import Broken
 from sessionha.router.body import Receive
 from sessionha.router.budget import Budget
-from sessionha.router.connections import NOT_ACCEPTED, Broken, Connections, NotUpgraded
+from sessionha.router.connections import NotAccepted
 from sessionha.router.counts import Counts
 from sessionha.router.headers import Request, returned
 from sessionha.router.options import Options
+from sessionha.router.upgrades import NotUpgraded, Upgrades
 from sessionha.router.upstreams import Upstream, Upstreams
 from sessionha.session.headers import ELSEWHERE, IF_REPEATABLE, RETRY
 
@@ -32,13 +33,16 @@ TRY_AGAIN_LATER: Final = 1013
 _UNSENDABLE: Final = frozenset({NO_CODE, ABNORMAL, 1015})
 """Codes that say how a connection ended and must not stand in a close frame (RFC 6455, 7.4.1)."""
 
-_HANDSHAKE: Final = (
-    "Sec-WebSocket-Accept",
-    "Sec-WebSocket-Extensions",
-    "Sec-WebSocket-Key",
-    "Sec-WebSocket-Protocol",
-    "Sec-WebSocket-Version",
+_HANDSHAKE: Final = frozenset(
+    {
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+    }
 )
+"""Each hop shakes hands by itself."""
 
 
 class SocketExchange:
@@ -52,7 +56,7 @@ class SocketExchange:
         send: Send,
         *,
         upstreams: Upstreams,
-        connections: Connections,
+        upgrades: Upgrades,
         options: Options,
         budget: Budget,
         counts: Counts,
@@ -63,15 +67,17 @@ class SocketExchange:
         self._receive = receive
         self._send = send
         self._upstreams = upstreams
-        self._connections = connections
+        self._upgrades = upgrades
         self._options = options
         self._budget = budget
         self._counts = counts
         self._wanted = wanted
         self._target = request.target
-        self._headers = CIMultiDict(request.headers)
-        for name in _HANDSHAKE:  # each hop shakes hands by itself
-            self._headers.popall(name, None)
+        self._headers = CIMultiDict(
+            (name.decode("latin-1"), _text(value))
+            for name, value in request.headers
+            if name not in _HANDSHAKE
+        )
         self._clock: asyncio.Timeout | None = None
         self._client_closed = False
 
@@ -93,19 +99,19 @@ class SocketExchange:
 
     async def _attempt(self, upstream: Upstream) -> bool:
         """Whether the client has its answer. A handshake is a GET: it may be repeated."""
-        url = URL(upstream.target.url.rstrip("/") + self._target, encoded=True)
+        url = upstream.target.url.rstrip("/") + self._target
         protocols = tuple(self._scope.get("subprotocols", ()))
         try:
             async with asyncio.timeout(self._options.response_timeout) as self._clock:
-                session, socket, handshake = await self._connections.websocket(
+                session, socket, handshake = await self._upgrades.websocket(
                     url, self._headers, protocols
                 )
-        except NOT_ACCEPTED:
+        except NotAccepted:
             self._upstreams.refused(upstream)
             return False
         except NotUpgraded as refusal:
             return await self._pass_refusal(refusal)
-        except (Broken, TimeoutError, aiohttp.ClientError):
+        except (Broken, TimeoutError):
             self._upstreams.broke(upstream)
             return not await self._may_go_on()
         try:
@@ -204,3 +210,11 @@ class SocketExchange:
         start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
         await self._send(start)
         await self._send({"type": "websocket.http.response.body", "body": body})
+
+
+def _text(value: bytes) -> str:
+    """Header bytes as the text that is written as the same bytes where they are UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -45,7 +45,7 @@ async def test_a_chunked_body_is_given_again_from_its_beginning() -> None:
     assert first is not None
     assert not isinstance(first, bytes)
     assert await anext(first) == b"ab"
-    await first.aclose()  # type: ignore[attr-defined]
+    await first.aclose()
     assert await given(body) == b"abc"
 
 

@@ -111,7 +111,8 @@ async def test_a_server_whose_check_fails_gets_no_new_clients_until_it_succeeds(
 
     n1.respond = respond
     router = await world.route(member("n1", n1.url), member("n2", n2.url))
-    checks = Checks(router.upstreams, router._open(), "/readyz")
+    assert router._connections is not None
+    checks = Checks(router.upstreams, router._connections, "/readyz")
     states = [upstream for upstream in router.upstreams.all() if upstream.target.name == "n1"]
     for told, state, new in (
         (404, NodeState.DRAINING, {"n2"}),
