@@ -227,7 +227,7 @@ async def with_node(cluster: FrontCluster, name: str, stack: AsyncExitStack) -> 
     ("name", "check", "words"),
     [
         ("n4", "secrets", "to a node with another cluster secret than n1, n2, n3"),
-        ("n5", "clocks", "the clock of n5 is 36"),
+        ("n5", "clocks", "the clock of n5 is 3"),
         ("n6", "route keys", "n6 cannot verify the route cookies of n1, n2, n3"),
     ],
 )
