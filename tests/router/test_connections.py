@@ -27,7 +27,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @pytest.fixture
 async def connections() -> AsyncIterator[Connections]:
-    found = Connections(Options())
+    found = Connections(Options(connect_timeout=20.0))  # a busy machine shakes hands slowly
     yield found
     await found.close()
 
@@ -45,12 +45,15 @@ def answering(go_on: asyncio.Event | None = None) -> RawServer:
     """Answers each request; and once more, unasked, when it may."""
 
     async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await server.head(reader)
-            writer.write(OK)
-            if go_on is not None:
-                await go_on.wait()
+        try:
+            while True:
+                await server.head(reader)
                 writer.write(OK)
+                if go_on is not None:
+                    await go_on.wait()
+                    writer.write(OK)
+        finally:
+            writer.transport.abort()  # with TLS, to close takes the client's consent
 
     server = RawServer(act)
     return server
@@ -181,16 +184,13 @@ async def test_the_certificate_of_a_server_is_verified(
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*certified)
     server = answering()
-    listener = await asyncio.start_server(server.connected, "127.0.0.1", 0, ssl=context)
-    port = listener.sockets[0].getsockname()[1]
-    trusting.cache_clear()
-    with pytest.raises(NotAccepted, match="certificate"):
-        await get(connections, f"https://127.0.0.1:{port}")
-    monkeypatch.setenv("SSL_CERT_FILE", str(certified[0]))
-    trusting.cache_clear()
-    for _ in range(2):
-        assert await get(connections, f"https://127.0.0.1:{port}") == b"ok"
-    assert server.connections == 1
-    trusting.cache_clear()
-    await connections.close()
-    listener.close()
+    async with server.listening(context) as url:
+        trusting.cache_clear()
+        with pytest.raises(NotAccepted, match="certificate"):
+            await get(connections, url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certified[0]))
+        trusting.cache_clear()
+        for _ in range(2):
+            assert await get(connections, url) == b"ok"
+        assert server.connections == 1
+        trusting.cache_clear()
