@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from sessionha.balancers.document import Document
+from sessionha.balancers.kept import RESPONSE_TIMEOUT, Kept
 from sessionha.errors import InvalidSettings
 
 Keys = Mapping[str, bytes]
@@ -25,7 +26,7 @@ class Options:
     only choose among the servers, and the server verifies always."""
     connect_timeout: float = 1.0
     """Until a server that does not accept is passed over."""
-    response_timeout: float = 30.0
+    response_timeout: float = RESPONSE_TIMEOUT
     """Without a byte from a server until it counts as dead for this request. Above the time a node
     may take to acquire a session (`acquire_timeout`, 3 s)."""
     retrusted: float = 1.0
@@ -35,6 +36,11 @@ class Options:
     kind's default."""
     socket: str = ""
     """The socket of its run-time API, where it has one."""
+
+    @property
+    def line(self) -> str:
+        """A comment for the head of `Balancer.main`, from which `kept` reads them."""
+        return Kept(self.verify, self.response_timeout, self.loopback).line
 
 
 class File(NamedTuple):
@@ -57,6 +63,8 @@ class Balancer(Protocol):
 
     place: Path
     """The usual directory."""
+    main: str
+    """The file that has `Options.line`."""
     verifies: bool
     """Whether it verifies the cookie's signature unless told otherwise."""
     check: tuple[str, ...]

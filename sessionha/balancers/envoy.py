@@ -43,6 +43,7 @@ class Envoy:
     """Envoy 1.34 or later."""
 
     place = Path("/etc/envoy")
+    main = CLUSTER
     verifies = True
     check: tuple[str, ...] = ("envoy", "--mode", "validate", "-c", "/etc/envoy/envoy.yaml")
     reload: tuple[str, ...] = ()
@@ -120,6 +121,7 @@ def _resource(lines: Iterable[str], kind: str) -> Iterator[str]:
 
 def _cluster(document: Document, options: Options) -> Iterator[str]:
     yield f"# The cluster {document.cluster}. Generated: `cds_config` of your envoy.yaml is this."
+    yield options.line
     policies = f"{TYPES}.extensions.load_balancing_policies"
     rows = [
         "name: sessionha",

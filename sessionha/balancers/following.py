@@ -32,13 +32,14 @@ class Following:
     def __init__(
         self,
         balancer: Balancer,
-        options: Options,
+        options: Callable[[], Options],
         keys: Callable[[], Keys],
         *,
         check: Sequence[str] | None = None,
         reload: Sequence[str] | None = None,
     ) -> None:
-        """`keys`: asked each time, for they may be rotated. `check`, `reload`: other commands than
+        """`options`, `keys`: asked each time, for what an operator exports meanwhile is kept, and
+        keys may be rotated. `check`, `reload`: other commands than
         the kind's own; empty: none."""
         self._balancer = balancer
         self._options = options
@@ -83,7 +84,7 @@ class Following:
         except InvalidSettings as error:
             words = "; ".join(error.problems)
         except OSError as error:
-            words = f"{error.filename or self._options.place} cannot be written: {error.strerror}"
+            words = f"{error.filename or 'a file'} cannot be written: {error.strerror}"
         if words and words != self._complaint:
             logger.error("the balancer stays as it is: %s", words)
         elif not words and self._complaint:
@@ -95,8 +96,8 @@ class Following:
         """What went wrong; empty: nothing."""
         if not (document.routable or document.draining):
             return "no member has told where its application is: set `url` on the nodes"
-        place, keys = self._options.place, self._keys()
-        files = self._balancer.files(document, keys, self._options)
+        options, keys = self._options(), self._keys()
+        place, files = options.place, self._balancer.files(document, keys, options)
         changed = differing(place, files)
         write(place, {name: file for name, file in changed.items() if file.live})
         others = {name: file for name, file in files.items() if not file.live}
@@ -105,7 +106,7 @@ class Following:
             if not found.done:
                 return found.words
             self._behind = True
-        if self._behind and not await self._balancer.adopt(document, keys, self._options):
+        if self._behind and not await self._balancer.adopt(document, keys, options):
             found = await run(self._reload) if self._reload else Outcome(True, "")
             if not found.done:
                 return found.words

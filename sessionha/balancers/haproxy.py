@@ -60,6 +60,7 @@ class HAProxy:
     """HAProxy 2.6 or later."""
 
     place = Path("/etc/haproxy")
+    main = CONFIGURATION
     verifies = True
     check: tuple[str, ...] = (
         *("haproxy", "-c", "-q", "-f", "/etc/haproxy/haproxy.cfg"),
@@ -79,6 +80,7 @@ class HAProxy:
         found = {
             CONFIGURATION: File(surroundings.text(document)),
             NAMES: File(_map(_names(document, surroundings))),
+            KEYS: File(None),
         }
         if keys:
             found[KEYS] = File(_map(_secrets(keys)), private=True)
@@ -145,7 +147,7 @@ class _Surroundings:
 
     def text(self, document: Document) -> str:
         """The configuration with these servers."""
-        title = f"# Servers of the cluster {document.cluster}, view {document.view}.\n"
+        title = f"# Servers of the cluster {document.cluster}, view {document.view}.\n{self._options.line}\n"
         return title + "\n".join(self._lines(dict(_backends(document, self)))) + "\n"
 
     def _lines(self, backends: Mapping[str, Mapping[str, Entry]]) -> Iterator[str]:

@@ -24,6 +24,9 @@ from sessionha.balancers.document import Document, Server
 from sessionha.errors import InvalidSettings
 from sessionha.session.cookies import is_cookie_name
 
+KEYS: Final = "sessionha-keys.js"
+SCRIPT: Final = "sessionha-verify.js"
+
 HOPS: Final = 4
 """Names of a cookie that are tried in their order; then any server. nginx allows ten internal
 redirects; the tiers after the names take six, and a chain of its own (`KEYED`, `ONCE`) one."""
@@ -69,12 +72,14 @@ class Nginx:
     """nginx 1.11 or later; to verify signatures also njs 0.7 or later."""
 
     place = Path("/etc/nginx/sessionha")
+    main = "http.conf"
     verifies = False  # njs is no part of nginx itself
     check: tuple[str, ...] = ("nginx", "-t", "-q")
     reload: tuple[str, ...] = ("nginx", "-s", "reload")
 
     def files(self, document: Document, keys: Keys, options: Options) -> Files:
-        """`http.conf`, `server.conf`, `proxy.conf` and marks; with signatures verified two scripts.
+        """`http.conf`, `server.conf`, `proxy.conf` and marks; two scripts if signatures are
+        verified, and otherwise none.
 
         Raises:
             InvalidSettings: servers that speak https, no keys, or a `-` in the cookie's name.
@@ -95,9 +100,11 @@ class Nginx:
             )
         keys = verifying(keys, options)
         found = {
-            "http.conf": File("\n".join(_http(document, options)) + "\n"),
+            self.main: File("\n".join(_http(document, options)) + "\n"),
             "server.conf": File("\n".join(_server(document, options)) + "\n"),
             "proxy.conf": File("\n".join(_proxy(options)) + "\n"),
+            KEYS: File(None),
+            SCRIPT: File(None),
             **dict(_marks(document)),
         }
         if keys:
@@ -105,8 +112,8 @@ class Nginx:
             told = msgspec.json.format(
                 msgspec.json.encode({kid: key.hex() for kid, key in keys.items()})
             ).decode()
-            found["sessionha-keys.js"] = File(f"export default {told};\n", private=True)
-            found["sessionha-verify.js"] = File(script.read_text(encoding="utf-8"))
+            found[KEYS] = File(f"export default {told};\n", private=True)
+            found[SCRIPT] = File(script.read_text(encoding="utf-8"))
         return found
 
     async def adopt(self, document: Document, keys: Keys, options: Options) -> bool:
@@ -129,6 +136,7 @@ def _http(document: Document, options: Options) -> Iterator[str]:
     servers = document.known
     yield from (
         f"# The servers of the cluster {document.cluster}.",
+        options.line,
         "# Generated: include it in `http { }`, and server.conf in a `server { }`.",
         "",
         "# What a client brings: the cookie, or a header from one that keeps no cookies.",
@@ -197,7 +205,7 @@ def _shares(servers: Sequence[Server]) -> Iterator[str]:
 def _names(document: Document, options: Options) -> Iterator[str]:
     if options.verify:
         yield f'js_path "{options.place}";'
-        yield "js_import sessionha from sessionha-verify.js;"
+        yield f"js_import sessionha from {SCRIPT};"
         yield "js_set $sessionha_names sessionha.names;"
         return
     expression = document.cookie.expression.replace("(", "(?<sessionha_list>", 1)

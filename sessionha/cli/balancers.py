@@ -9,6 +9,7 @@ import shlex
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from sessionha.balancers.base import Balancer, Files, Keys, Options
 from sessionha.balancers.document import Document, document_of, keys_of, read
 from sessionha.balancers.following import Following
 from sessionha.balancers.installing import write
+from sessionha.balancers.kept import Kept, kept
 from sessionha.balancers.kinds import KINDS
 from sessionha.cli import asking
 from sessionha.errors import InvalidSettings
@@ -33,21 +35,29 @@ WHO: Final = "this command"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the command line says of the configuration; None: as is usual for the kind."""
+    """What the command line says of the configuration; None: it stays as it was made, or is as
+    usual for the kind."""
 
     to: Path | None = None
     verify: bool | None = None
-    response_timeout: float = 30.0
-    loopback: str = ""
+    response_timeout: float | None = None
+    loopback: str | None = None
     socket: str = ""
 
     def options(self, balancer: Balancer) -> Options:
-        """The same, complete."""
+        """The same, complete.
+
+        Raises:
+            InvalidSettings: what is in place does not tell how it was made.
+        """
+        place = (self.to or balancer.place).absolute()
+        made = kept(place / balancer.main) or Kept(balancer.verifies)
+        timeout = self.response_timeout
         return Options(
-            place=(self.to or balancer.place).absolute(),
-            verify=balancer.verifies if self.verify is None else self.verify,
-            response_timeout=self.response_timeout,
-            loopback=self.loopback,
+            place=place,
+            verify=made.verify if self.verify is None else self.verify,
+            response_timeout=made.response_timeout if timeout is None else timeout,
+            loopback=made.loopback if self.loopback is None else self.loopback,
             socket=self.socket,
         )
 
@@ -129,8 +139,8 @@ def follow(
     balancer = kind(name)
     if problems := list(lacking(settings, WHO)):
         raise InvalidSettings(problems)
-    options = wishes.options(balancer)
-    asyncio.run(_Run(balancer, options, settings, _words(check), _words(reload)).run())
+    wishes.options(balancer)  # what is in place says how it was made, or this ends here
+    asyncio.run(_Run(balancer, wishes, settings, _words(check), _words(reload)).run())
 
 
 def _words(command: str | None) -> Sequence[str] | None:
@@ -141,7 +151,7 @@ class _Run:
     def __init__(
         self,
         balancer: Balancer,
-        options: Options,
+        wishes: Wishes,
         settings: Settings,
         check: Sequence[str] | None,
         reload: Sequence[str] | None,
@@ -150,6 +160,7 @@ class _Run:
         self._observer = ClusterObserver(settings, self._changed)
         self._view: View | None = None
         self._document: Document | None = None
+        options = partial(wishes.options, balancer)
         self._following = Following(balancer, options, self._keys, check=check, reload=reload)
 
     def _keys(self) -> Keys:

@@ -535,10 +535,15 @@ Verify = Annotated[
     ),
 ]
 OwnAddress = Annotated[
-    str, typer.Option("--loopback", help="host:port on loopback that the configuration needs.")
+    str | None,
+    typer.Option("--loopback", help="host:port on loopback that the configuration needs."),
 ]
 ResponseTimeout = Annotated[
-    str, typer.Option(help="How long a server may be silent before it counts as dead.")
+    str | None,
+    typer.Option(
+        help="How long a server may be silent before it counts as dead; 30s. This, --verify and"
+        " --loopback stay as the files in place were made, unless given."
+    ),
 ]
 
 
@@ -559,8 +564,8 @@ def export(
         Path | None, typer.Option("--to", metavar="DIR", help="Write the files there.")
     ] = None,
     verify: Verify = None,
-    response_timeout: ResponseTimeout = "30s",
-    loopback: OwnAddress = "",
+    response_timeout: ResponseTimeout = None,
+    loopback: OwnAddress = None,
     file: ConfigFile = None,
 ) -> None:
     """Print or write the configuration of a load balancer for the cluster as it is now."""
@@ -581,7 +586,7 @@ def export(
     wishes = balancers.Wishes(
         to=to,
         verify=verify,
-        response_timeout=_duration("--response-timeout", response_timeout),
+        response_timeout=_given_duration("--response-timeout", response_timeout),
         loopback=loopback,
     )
     print(balancers.export(kind, document, settings, wishes))
@@ -610,8 +615,8 @@ def follow(
         str, typer.Option(metavar="PATH", help="Socket of its run-time API, if it has one.")
     ] = "",
     verify: Verify = None,
-    response_timeout: ResponseTimeout = "30s",
-    loopback: OwnAddress = "",
+    response_timeout: ResponseTimeout = None,
+    loopback: OwnAddress = None,
     file: ConfigFile = None,
 ) -> None:
     """Keep a load balancer at the cluster's view: write its files, let it judge them, and make it
@@ -622,7 +627,7 @@ def follow(
     wishes = balancers.Wishes(
         to=to,
         verify=verify,
-        response_timeout=_duration("--response-timeout", response_timeout),
+        response_timeout=_given_duration("--response-timeout", response_timeout),
         loopback=loopback,
         socket=socket,
     )
@@ -662,6 +667,10 @@ def _duration(option: str, text: str) -> float:
         return read_duration(text)
     except ValueError as error:
         raise typer.BadParameter(f"{option} {error}") from error
+
+
+def _given_duration(option: str, text: str | None) -> float | None:
+    return None if text is None else _duration(option, text)
 
 
 def _aligned(rows: list[Explained]) -> str:

@@ -25,6 +25,7 @@ class Toy:
     """A balancer whose check is `grep -q <good>` on its file."""
 
     place = Path("/nowhere")
+    main = "toy.conf"
     verifies = False
     reload: tuple[str, ...] = ()
 
@@ -58,7 +59,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def followed(toy: Toy, place: Path, keys: Keys | None = None) -> AsyncIterator[Following]:
     options = Options(place=place, verify=True)
-    task_of = Following(toy, options, lambda: keys or {}, reload=("true",))
+    task_of = Following(toy, lambda: options, lambda: keys or {}, reload=("true",))
     task = asyncio.create_task(task_of.run())
     try:
         yield task_of
@@ -122,7 +123,9 @@ async def test_the_run_time_api_is_asked_first_and_a_reload_is_for_what_it_canno
     toy = Toy(tmp_path)
     log = tmp_path / "log"
     options = Options(place=tmp_path, verify=False)
-    following_it = Following(toy, options, dict, reload=("sh", "-c", f"echo reloaded >> {log}"))
+    following_it = Following(
+        toy, lambda: options, dict, reload=("sh", "-c", f"echo reloaded >> {log}")
+    )
     toy.adopts = True
     assert await following_it._bring(document(1))
     assert (toy.adopted, log.exists()) == (1, False)
@@ -136,7 +139,7 @@ async def test_the_run_time_api_is_asked_first_and_a_reload_is_for_what_it_canno
 async def test_a_balancer_that_does_not_run_yet_is_reloaded_when_it_does(tmp_path: Path) -> None:
     toy, running = Toy(tmp_path), tmp_path / "running"
     options = Options(place=tmp_path, verify=False)
-    follows = Following(toy, options, dict, reload=("test", "-e", str(running)))
+    follows = Following(toy, lambda: options, dict, reload=("test", "-e", str(running)))
     assert not await follows._bring(document(1))
     running.touch()
     assert await follows._bring(document(1)), "although the files are the same"
@@ -185,7 +188,7 @@ async def test_what_a_balancer_looks_at_by_itself_needs_no_reload(tmp_path: Path
 
     options, log = Options(place=tmp_path, verify=False), tmp_path / "log"
     follows = Following(
-        Looking(tmp_path), options, dict, reload=("sh", "-c", f"echo reloaded >> {log}")
+        Looking(tmp_path), lambda: options, dict, reload=("sh", "-c", f"echo reloaded >> {log}")
     )
     assert await follows._bring(document(1))
     assert await follows._bring(document(2, n1="up", n2="drain"))
@@ -196,7 +199,9 @@ async def test_what_a_balancer_looks_at_by_itself_needs_no_reload(tmp_path: Path
 
 
 async def test_a_view_without_any_application_changes_nothing(tmp_path: Path) -> None:
-    follows = Following(Toy(tmp_path), Options(place=tmp_path, verify=False), dict, reload=())
+    follows = Following(
+        Toy(tmp_path), lambda: Options(place=tmp_path, verify=False), dict, reload=()
+    )
     nobody = document_of(view_of({"n1": "up"}, {"n1": ""}), settings())
     assert not await follows._bring(nobody)
     assert names(tmp_path) == []

@@ -9,11 +9,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sessionha.balancers.base import File
 from sessionha.balancers.document import document_of, keys_of
+from sessionha.balancers.installing import write
+from sessionha.balancers.kept import Kept
+from sessionha.balancers.kinds import KINDS
 from sessionha.cli import asking, main
+from sessionha.cli.balancers import Wishes
 from sessionha.identity import ViewID
 from sessionha.keys import new_secret
 from sessionha.peer.base import Sender
@@ -71,6 +77,39 @@ def test_files_are_written_and_named(file: Path, tmp_path: Path, capsys: Output)
     assert main(["export", "nginx", "--cluster", str(file), "--to", str(tmp_path / "to")]) == 0
     named = capsys.readouterr().out.split()
     assert sorted(named) == sorted(str(path) for path in (tmp_path / "to").iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_how_files_were_made_is_kept_until_somebody_says_otherwise(
+    kind: str, file: Path, tmp_path: Path
+) -> None:
+    """Also by `follow`, and what is exported while it runs."""
+    place, balancer = tmp_path / "to", KINDS[kind]
+    other = "--no-verify" if balancer.verifies else "--verify"
+    export = ["export", kind, "--cluster", str(file), "--to", str(place)]
+    assert main([*export, other, "--response-timeout", "7s", "--loopback", "127.0.0.1:1"]) == 0
+    names = sorted(path.name for path in place.iterdir())
+
+    def options(**said: Any) -> tuple[bool, float, str]:
+        found = Wishes(to=place, **said).options(balancer)
+        return found.verify, found.response_timeout, found.loopback
+
+    assert options() == (not balancer.verifies, 7.0, "127.0.0.1:1")
+    assert options(verify=balancer.verifies)[0] is balancer.verifies
+    assert options(response_timeout=8.0, loopback="")[1:] == (8.0, "")
+    assert main(export) == 0
+    assert options() == (not balancer.verifies, 7.0, "127.0.0.1:1")
+    assert sorted(path.name for path in place.iterdir()) == names
+    assert main([*export, "--no-verify"]) == 0
+    assert not any("keys" in path.name for path in place.iterdir()), "nobody needs them any more"
+
+
+def test_a_file_that_hides_how_it_was_made_is_not_replaced(
+    file: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "http.conf").write_text('# Options: {"verify":"perhaps"}\n', encoding="utf-8")
+    assert main(["export", "nginx", "--cluster", str(file), "--to", str(tmp_path)]) == 2
+    assert "http.conf does not tell how it was made" in capsys.readouterr().err
 
 
 def test_a_running_node_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
@@ -152,7 +191,8 @@ class Node:
 async def test_follow_takes_new_secrets_over_at_sighup_also_for_its_own_streams(
     tmp_path: Path,
 ) -> None:
-    """A rotation to its end: the nodes know the old secret no more."""
+    """A rotation to its end: the nodes know the old secret no more. That signatures are verified
+    is known from what is in place."""
     file, place = tmp_path / "secret", tmp_path / "nginx"
     old, new = new_secret(), new_secret()
     file.write_text(old, encoding="utf-8")
@@ -162,7 +202,8 @@ async def test_follow_takes_new_secrets_over_at_sighup_also_for_its_own_streams(
     node.shows(1, peer)
     environment = {name: text for name, text in os.environ.items() if "SESSIONHA" not in name}
     environment |= {"SESSIONHA_NODES": f"n1=http://{peer}", "SESSIONHA_SECRET_FILE": str(file)}
-    words = ["follow", "nginx", "--to", str(place), "--verify", "--check", "true", "--reload", ""]
+    write(place, {"http.conf": File(Kept(verify=True).line)})
+    words = ["follow", "nginx", "--to", str(place), "--check", "true", "--reload", ""]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sessionha", *words, env=environment, stderr=subprocess.DEVNULL
     )
