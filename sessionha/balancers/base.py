@@ -67,6 +67,8 @@ class Balancer(Protocol):
     """The file that has `Options.line`."""
     verifies: bool
     """Whether it verifies the cookie's signature unless told otherwise."""
+    asks: bool
+    """Whether it asks servers how they are, where they have a path for it."""
     check: tuple[str, ...]
     """The usual command that judges the balancer's whole configuration; empty: it has none."""
     reload: tuple[str, ...]
@@ -100,6 +102,16 @@ def verifying(keys: Keys, options: Options) -> Keys:
             ]
         )
     return keys
+
+
+def only_connects(balancer: Balancer, health_path: str) -> str:
+    """What a balancer does not learn without a path to ask at, and the remedy; empty: nothing."""
+    if health_path or not balancer.asks:
+        return ""
+    return (
+        "`health_path` is not set, so the balancer's own checks see only whether a server accepts"
+        " connections: set SESSIONHA_HEALTH_PATH=/ on every node and for this command"
+    )
 
 
 def one_scheme(document: Document) -> str:

@@ -45,6 +45,7 @@ class Envoy:
     place = Path("/etc/envoy")
     main = CLUSTER
     verifies = True
+    asks = True
     check: tuple[str, ...] = ("envoy", "--mode", "validate", "-c", "/etc/envoy/envoy.yaml")
     reload: tuple[str, ...] = ()
 

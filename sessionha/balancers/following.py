@@ -9,7 +9,7 @@ from typing import Final
 
 from sessionha.balancers.base import Balancer, Keys, Options
 from sessionha.balancers.document import Document
-from sessionha.balancers.installing import Outcome, differing, install, run, write
+from sessionha.balancers.installing import Outcome, differing, install, run, unseen, write
 from sessionha.errors import InvalidSettings
 
 logger = logging.getLogger("sessionha.balancers")
@@ -50,6 +50,7 @@ class Following:
         self._told = asyncio.Event()
         self._behind = True  # whoever wrote the files may have been killed before the reload
         self._complaint = ""
+        self._remarked = ""
 
     def tell(self, document: Document) -> None:
         """The cluster is like this now."""
@@ -92,6 +93,11 @@ class Following:
         self._complaint = words
         return not words
 
+    def _remark(self, words: str) -> None:
+        if words and words != self._remarked:
+            logger.warning("%s", words)
+        self._remarked = words
+
     async def _change(self, document: Document) -> str:
         """What went wrong; empty: nothing."""
         if not (document.routable or document.draining):
@@ -100,6 +106,7 @@ class Following:
         place, files = options.place, self._balancer.files(document, keys, options)
         changed = differing(place, files)
         write(place, {name: file for name, file in changed.items() if file.live})
+        self._remark(unseen(place, files))
         others = {name: file for name, file in files.items() if not file.live}
         if others.keys() & changed.keys():
             found = await install(place, others, self._check)

@@ -62,6 +62,7 @@ class HAProxy:
     place = Path("/etc/haproxy")
     main = CONFIGURATION
     verifies = True
+    asks = True
     check: tuple[str, ...] = (
         *("haproxy", "-c", "-q", "-f", "/etc/haproxy/haproxy.cfg"),
         *("-f", f"/etc/haproxy/{CONFIGURATION}"),
@@ -147,8 +148,12 @@ class _Surroundings:
 
     def text(self, document: Document) -> str:
         """The configuration with these servers."""
-        title = f"# Servers of the cluster {document.cluster}, view {document.view}.\n{self._options.line}\n"
-        return title + "\n".join(self._lines(dict(_backends(document, self)))) + "\n"
+        title = f"# Servers of the cluster {document.cluster}, view {document.view}."
+        return (
+            f"{title}\n{self._options.line}\n"
+            + "\n".join(self._lines(dict(_backends(document, self))))
+            + "\n"
+        )
 
     def _lines(self, backends: Mapping[str, Mapping[str, Entry]]) -> Iterator[str]:
         yield from (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -59,7 +60,7 @@ def write(place: Path, files: Files) -> None:
     Raises:
         OSError: the directory cannot be written.
     """
-    place.mkdir(parents=True, exist_ok=True)
+    _make(place)
     # What others refer to comes first: keys before the configuration that names them.
     for name, file in sorted(files.items(), key=lambda item: not item[1].private):
         path = place / name
@@ -81,6 +82,32 @@ def write(place: Path, files: Files) -> None:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
+
+
+def _make(place: Path) -> None:
+    """Directories that everybody may enter, whatever the umask is: a balancer's workers run as
+    somebody else. What is secret is in files of the owner's."""
+    if not place.is_dir():
+        _make(place.parent)
+        place.mkdir(exist_ok=True)
+        place.chmod(0o755)
+
+
+def unseen(place: Path, files: Files) -> str:
+    """Why a running balancer may not see the files that it looks at by itself, and the remedy;
+    empty: it does. One that reads keys while it runs does so as their owner."""
+    live = [file for file in files.values() if file.live]
+    if not live or any(file.private for file in live):
+        return ""
+    for each in (place, *place.parents):
+        mode = each.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            return (
+                f"others than its owner may not enter {each} (mode {stat.S_IMODE(mode):o}): if the"
+                f" balancer's workers run as somebody else, they do not see in {place} who drains"
+                f" or is dead, and go on sending requests there: `chmod o+x {each}`"
+            )
+    return ""
 
 
 def _same(path: Path, file: File) -> bool:

@@ -74,6 +74,7 @@ class Nginx:
     place = Path("/etc/nginx/sessionha")
     main = "http.conf"
     verifies = False  # njs is no part of nginx itself
+    asks = False
     check: tuple[str, ...] = ("nginx", "-t", "-q")
     reload: tuple[str, ...] = ("nginx", "-s", "reload")
 

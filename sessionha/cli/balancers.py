@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from sessionha.balancers.base import Balancer, Files, Keys, Options
+from sessionha.balancers.base import Balancer, Files, Keys, Options, only_connects
 from sessionha.balancers.document import Document, document_of, keys_of, read
 from sessionha.balancers.following import Following
-from sessionha.balancers.installing import write
+from sessionha.balancers.installing import unseen, write
 from sessionha.balancers.kept import Kept, kept
 from sessionha.balancers.kinds import KINDS
 from sessionha.cli import asking
@@ -91,7 +92,8 @@ def told_by(settings: Settings, node: str | None) -> Document:
 
 
 def export(name: str, document: Document, settings: Settings, wishes: Wishes) -> str:
-    """Write the configuration; what to print: where it is, or with no directory the files.
+    """Write the configuration; what to print: where it is, or with no directory the files. What
+    an operator should know besides goes to stderr.
 
     Raises:
         InvalidSettings: the kind is unknown, or cannot be configured for this cluster.
@@ -101,6 +103,7 @@ def export(name: str, document: Document, settings: Settings, wishes: Wishes) ->
     balancer = kind(name)
     options = wishes.options(balancer)
     files = balancer.files(document, keys_of(settings), options)
+    _remark(only_connects(balancer, document.health.path))
     if wishes.to is None:
         return _shown(files)
     try:
@@ -108,9 +111,15 @@ def export(name: str, document: Document, settings: Settings, wishes: Wishes) ->
     except OSError as error:
         problem = f"{error.filename or options.place} cannot be written: {error.strerror}"
         raise InvalidSettings([problem]) from None
+    _remark(unseen(options.place, files))
     return "\n".join(
         str(options.place / name) for name, file in files.items() if file.text is not None
     )
+
+
+def _remark(words: str) -> None:
+    if words:
+        print(f"WARNING: {words}", file=sys.stderr)
 
 
 def _shown(files: Files) -> str:
@@ -140,6 +149,8 @@ def follow(
     if problems := list(lacking(settings, WHO)):
         raise InvalidSettings(problems)
     wishes.options(balancer)  # what is in place says how it was made, or this ends here
+    if words := only_connects(balancer, settings.health_path):
+        logger.warning("%s", words)
     asyncio.run(_Run(balancer, wishes, settings, _words(check), _words(reload)).run())
 
 

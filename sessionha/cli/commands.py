@@ -574,7 +574,10 @@ def export(
 
     if cluster is not None and source is not None:
         raise typer.BadParameter("give --cluster FILE or --from NODE")
-    settings = Settings.observe(config=cluster or file)
+    environ = dict(os.environ)
+    if cluster is not None:
+        environ.pop("SESSIONHA_NODES", None)  # the file says who the nodes are
+    settings = Settings.observe(environ, config=cluster or file)
     try:
         if cluster is not None:
             document = configured(settings)

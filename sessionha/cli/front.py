@@ -295,7 +295,7 @@ def _balancer(tour: Tour) -> Iterable[Problem] | None:
         return [stuck]
     if not followed.misses or any(True for _ in _keys_in_front(tour)):
         return []
-    return [_ignores(tour, followed)]
+    return _ignores(tour, followed)
 
 
 def _stuck(tour: Tour) -> Problem | None:
@@ -318,7 +318,7 @@ def _stuck(tour: Tour) -> Problem | None:
     )
 
 
-def _ignores(tour: Tour, followed: Follows) -> Problem:
+def _ignores(tour: Tour, followed: Follows) -> Iterator[Problem]:
     cookie = followed.tried[0].report.route_cookie
     missed = {each.seen.named for each in followed.misses}
     kept = {each.seen.named for each in followed.tried} - missed
@@ -326,12 +326,14 @@ def _ignores(tour: Tour, followed: Follows) -> Problem:
     never = sorted(missed - reached)
     total, misses = len(followed.tried), len(followed.misses)
     always = {each.node for each in followed.tried}
-    if len(always) > 1 and never and set(never) == missed:
-        return Problem(
+    if len(always) > 1 and never:
+        yield Problem(
             "fail",
             f"{tour.layer} passes nothing to {_listed(never)}, which the cluster says is ready",
             "add it to the balancer's servers, or see why its check of `/readyz` fails there",
         )
+        if set(never) == missed:
+            return
     if len(always) == 1:
         words = f"{tour.layer} passes every request to {_listed(always)}, whatever `{cookie}` says"
         remedy = "it chooses by the client's address, or knows one server only: let it follow"
@@ -344,9 +346,7 @@ def _ignores(tour: Tour, followed: Follows) -> Problem:
             f" ({misses} of {total} went astray)"
         )
         remedy = "sessions move with every request; let it follow"
-    return Problem(
-        "fail", words, f"{remedy} the route cookie (`sessionha export`, docs/operations)"
-    )
+    yield Problem("fail", words, f"{remedy} the route cookie (`sessionha export`, docs/operations)")
 
 
 def _drains(tour: Tour) -> Iterable[Problem] | None:
@@ -355,8 +355,9 @@ def _drains(tour: Tour) -> Iterable[Problem] | None:
         return None
     sent = Counter((each.node, each.report.state) for each in newcomers)
     remedy = (
-        "let the balancer ask `/readyz` (`health_path`) and give clients only to who answers 200;"
-        " if it began a moment ago, examine again"
+        "see that `sessionha follow` runs, and with nginx that its workers may enter the directory"
+        " of the marks; or let the balancer ask `/readyz` (`health_path`) and give clients only to"
+        " who answers 200; if it began a moment ago, examine again"
     )
     return [
         Problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from sessionha.balancers import following
 from sessionha.balancers.base import File, Files, Keys, Options
 from sessionha.balancers.document import Document, document_of
 from sessionha.balancers.following import Following
-from sessionha.balancers.installing import differing, install, run, write
+from sessionha.balancers.installing import differing, install, run, unseen, write
 from tests.balancers.vectors import settings, view_of
 
 NODES = {"n1": "up", "n2": "up"}
@@ -26,6 +27,7 @@ class Toy:
 
     place = Path("/nowhere")
     main = "toy.conf"
+    asks = False
     verifies = False
     reload: tuple[str, ...] = ()
 
@@ -196,6 +198,32 @@ async def test_what_a_balancer_looks_at_by_itself_needs_no_reload(tmp_path: Path
     assert await follows._bring(document(3))
     assert names(tmp_path) == ["log", "toy.conf"]
     assert log.read_text() == "reloaded\n", "for the first time only"
+
+
+def test_directories_may_be_entered_whatever_the_umask_is(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "place"
+    before = os.umask(0o077)
+    try:
+        write(place, {"keys": File("k", private=True)})
+    finally:
+        os.umask(before)
+    assert [each.stat().st_mode & 0o777 for each in (place, place.parent, place / "keys")] == [
+        0o755,
+        0o755,
+        0o600,
+    ]
+
+
+def test_a_directory_that_hides_marks_from_workers_is_named_with_the_remedy(tmp_path: Path) -> None:
+    for each in (tmp_path, *tmp_path.parents[:3]):
+        each.chmod(0o755)
+    place, marks = tmp_path / "closed" / "place", {"n1": File("", live=True)}
+    write(place, marks)
+    assert unseen(place, marks) == ""
+    place.parent.chmod(0o750)
+    assert f"`chmod o+x {place.parent}`" in unseen(place, marks)
+    assert unseen(place, {"toy.conf": File("")}) == "", "it is read by who starts the balancer"
+    assert unseen(place, {**marks, "keys": File("", private=True, live=True)}) == ""
 
 
 async def test_a_view_without_any_application_changes_nothing(tmp_path: Path) -> None:

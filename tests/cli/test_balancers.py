@@ -64,7 +64,11 @@ def test_the_document_of_a_description_is_printed(file: Path, capsys: Output) ->
     ]
 
 
-def test_a_configuration_is_printed_without_keys(file: Path, capsys: Output) -> None:
+def test_a_configuration_is_printed_without_keys(
+    file: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the nodes in the file that is named, whatever the environment says."""
+    monkeypatch.setenv("SESSIONHA_NODES", "n9=http://10.0.0.9:7946")
     assert main(["export", "nginx", "--cluster", str(file), "--verify"]) == 0
     out = capsys.readouterr().out
     keys = keys_of(Settings.observe())
@@ -110,6 +114,17 @@ def test_a_file_that_hides_how_it_was_made_is_not_replaced(
     (tmp_path / "http.conf").write_text('# Options: {"verify":"perhaps"}\n', encoding="utf-8")
     assert main(["export", "nginx", "--cluster", str(file), "--to", str(tmp_path)]) == 2
     assert "http.conf does not tell how it was made" in capsys.readouterr().err
+
+
+def test_who_asks_servers_and_has_no_path_for_it_is_told_so(
+    file: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, told in (("haproxy", True), ("nginx", False)):
+        assert main(["export", kind, "--cluster", str(file)]) == 0
+        assert ("SESSIONHA_HEALTH_PATH=/" in capsys.readouterr().err) is told
+    monkeypatch.setenv("SESSIONHA_HEALTH_PATH", "/")
+    assert main(["export", "haproxy", "--cluster", str(file)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_running_node_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:

@@ -178,6 +178,18 @@ async def test_a_server_that_gets_nothing_is_named(cluster: FrontCluster, capsys
     assert "passes nothing to n3" in wrong["balancer"][0]
 
 
+async def test_a_server_that_gets_nothing_is_named_beside_round_robin(
+    cluster: FrontCluster, capsys: Output
+) -> None:
+    servers = cluster.urls()
+    del servers["n3"]
+    async with serving(RoundRobin(list(servers.values())).application()) as url:
+        await asyncio.to_thread(main, ["doctor", f"{url}/app/"])
+    out = capsys.readouterr().out
+    assert "passes nothing to n3" in out
+    assert "spreads requests over n1, n2 whatever" in out
+
+
 async def test_a_router_with_other_route_keys_is_named(
     cluster: FrontCluster, capsys: Output
 ) -> None:
