@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 from typing import Final
 
 import msgspec
 
+from sessionha.keys import APPLICATION_LABEL
 from sessionha.settings import Settings
 from sessionha.store.base import Store, Writer
 from sessionha.view import View
@@ -45,6 +47,9 @@ OF_A_NODE: Final = (
 PATIENCE: Final = 10.0
 """Seconds for which settings that were alike may differ: a reload goes from node to node."""
 
+MARK: Final = 4
+"""Bytes that tell one cluster secret from another in a fingerprint."""
+
 ROW: Final = b"\x00settings/"
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -55,6 +60,28 @@ def shown(settings: Settings, names: tuple[str, ...]) -> tuple[tuple[str, str], 
     """The settings of these names as people read them, without a password."""
     values = {each.name: each.value for each in settings.explain()}
     return tuple((name, values[name]) for name in names)
+
+
+def prints(settings: Settings, keys: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Fingerprints of the application's keys, one by each cluster secret, which it begins with a
+    mark of. So nobody can try keys who does not know the secret, and it is known what compares."""
+    known = settings.keys(APPLICATION_LABEL)
+    return tuple(sorted(_mark(by) + _digest(by, key)[:8] for by in known for key in keys))
+
+
+def other_keys(mine: tuple[bytes, ...], theirs: tuple[bytes, ...]) -> bool:
+    """Whether these fingerprints are of other keys. Those that were made with other secrets say
+    nothing: a view from before a restart has them, until the node joins again."""
+    by = {each[:MARK] for each in mine} & {each[:MARK] for each in theirs}
+    return bool(by) and not set(mine) & set(theirs)
+
+
+def _mark(secret: bytes) -> bytes:
+    return _digest(secret, b"")[:MARK]  # no application's key is empty
+
+
+def _digest(secret: bytes, text: bytes) -> bytes:
+    return hmac.digest(secret, text, "sha256")
 
 
 class Nodes:

@@ -21,13 +21,21 @@ from typing import Protocol
 
 import msgspec
 
-from sessionha.agreement import OF_A_CLUSTER, Nodes, leave_settings, meet_siblings, shown
+from sessionha.agreement import (
+    OF_A_CLUSTER,
+    Nodes,
+    leave_settings,
+    meet_siblings,
+    other_keys,
+    prints,
+    shown,
+)
 from sessionha.discovery.base import Found, Proof
 from sessionha.discovery.seeker import Own, Seeker
 from sessionha.discovery.source import open_source
 from sessionha.errors import InvalidSettings, StoreError, StoreFull
 from sessionha.identity import NO_VIEW, server_name
-from sessionha.keys import APPLICATION_LABEL, ROUTE_LABEL
+from sessionha.keys import ROUTE_LABEL
 from sessionha.peer.base import Sender
 from sessionha.peer.channel import Limits as StreamLimits
 from sessionha.peer.messages import (
@@ -485,10 +493,15 @@ class Engine:
         several = len(settings.description.nodes) > 1 or settings.discovery is not None
         if topology.is_member() and len(topology.view().members) == 1 and several:
             remarks.alone = True
+            quorum = settings.consistency == "quorum"
             log.warning(
-                "node %s starts alone: no other node of `nodes` answers yet, and until one does"
-                " changes have no copies",
+                "node %s starts alone: %s, and until one %s changes %s",
                 settings.node,
+                "it was the last that stopped, and the others are not started yet"
+                if quorum
+                else "no other node of `nodes` answers yet",
+                "joins" if quorum else "does",
+                "are refused (`min_copies`)" if settings.min_copies else "have no copies",
             )
 
     def _topology(
@@ -766,13 +779,13 @@ class _Remarks:
         self.alone = False
         """Whether it was said that this node is alone."""
         self._node = me.node
-        self._keys: frozenset[bytes] = frozenset(me.keys)
+        self._keys = me.keys
         self._nodes = Nodes(me.node, me.settings)
         self._strangers: set[str] = set()
 
     def change(self, me: Member) -> None:
         """This node has other settings than before."""
-        self._keys = frozenset(me.keys)
+        self._keys = me.keys
         self._nodes.change(me.settings)
 
     def look_again(self, view: View) -> None:
@@ -789,7 +802,7 @@ class _Remarks:
             log.warning("node %s is alone no more: %s joined", self._node, others)
         self._nodes.look(view, time.monotonic())
         for member in view.members:
-            if not (member.keys and self._keys) or not self._keys.isdisjoint(member.keys):
+            if not other_keys(self._keys, member.keys):
                 self._strangers.discard(member.node)
             elif member.node not in self._strangers:
                 self._strangers.add(member.node)
@@ -850,15 +863,13 @@ def _member(
     described: Described, settings: Settings, incarnation: str, keys: tuple[bytes, ...]
 ) -> Member:
     """This node as it offers itself to a view."""
-    known = settings.keys(APPLICATION_LABEL)
-    prints = (hmac.digest(secret, key, "sha256")[:8] for secret in known for key in keys)
     member = described.member(incarnation)
     return msgspec.structs.replace(
         member,
         url=member.url if settings.own_engine else settings.url or member.url,
         zone=settings.zone or member.zone,
         engines=member.engines or (EngineAddress("", settings.engine_type),),
-        keys=tuple(sorted(prints)),
+        keys=prints(settings, keys),
         settings=shown(settings, OF_A_CLUSTER),
     )
 

@@ -50,8 +50,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     engines: tuple[EngineAddress, ...] = ()
     """Its engine types, and the engines that have an address of their own."""
     keys: tuple[bytes, ...] = ()
-    """Fingerprints of its application's keys: nodes without a common one lose each other's
-    sessions."""
+    """Fingerprints of its application's keys (`sessionha.agreement`): nodes without a common one
+    lose each other's sessions."""
     settings: tuple[tuple[str, str], ...] = ()
     """Name and shown value of each setting that every node must have alike."""
     drains: Drains = ""

@@ -6,8 +6,17 @@ from itertools import count
 
 import pytest
 
-from sessionha.agreement import OF_A_CLUSTER, PATIENCE, Nodes, meet_siblings, shown
+from sessionha.agreement import (
+    OF_A_CLUSTER,
+    PATIENCE,
+    Nodes,
+    meet_siblings,
+    other_keys,
+    prints,
+    shown,
+)
 from sessionha.identity import ViewID
+from sessionha.keys import new_secret
 from sessionha.settings import Settings
 from sessionha.store.memory import Memory, MemoryStore
 from sessionha.view import Member, View
@@ -31,6 +40,16 @@ def view(number: int, **of_n2: object) -> View:
             for node, given in members.items()
         ),
     )
+
+
+def test_keys_compare_only_by_a_secret_that_both_had() -> None:
+    """A view from before a start with another secret has fingerprints that were made with that."""
+    ours, theirs, old, new = b"k" * 32, b"t" * 32, new_secret(), new_secret()
+    made = prints(settings(secret=new), (ours,))
+    assert not other_keys(made, prints(settings(secret=old), (ours,)))
+    assert not other_keys(made, prints(settings(secret=f"{old},{new}"), (ours,)))
+    assert other_keys(made, prints(settings(secret=f"{old},{new}"), (theirs,)))
+    assert not other_keys(made, ())
 
 
 def test_each_differing_setting_of_a_node_is_said_once_and_again_when_it_changed(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeVar
 
+from sessionha.agreement import other_keys
 from sessionha.session.affinity import PASSED_OVER, Reason
 from sessionha.settings import Settings
 from sessionha.store.base import Usage
@@ -338,7 +339,7 @@ def _application_key(facts: Facts) -> Iterable[Problem]:
     if own is None or not own.keys:
         return
     for member in facts.view.servers:
-        if member.keys and not set(member.keys) & set(own.keys):
+        if other_keys(own.keys, member.keys):
             yield Problem(
                 "fail",
                 f"{member.node} has another application key: users are logged out whenever a"

@@ -25,7 +25,7 @@ NEAR = "n1=http://127.0.0.1:7001,n2=http://127.0.0.1:7002,n3=http://127.0.0.1:70
 AGREED = (("backups", "1"), ("reads", "local"))
 
 
-def member(number: int, key: bytes = b"a", **settings: str) -> Member:
+def member(number: int, key: bytes = b"markA", **settings: str) -> Member:
     given = tuple({**dict(AGREED), **settings}.items())
     peer = f"127.0.0.1:700{number}"
     return Member(f"n{number}", "i", NO_VIEW, peer, keys=(key,), settings=given)
@@ -136,7 +136,7 @@ PROBLEMS: dict[str, tuple[dict[str, Any], str, str, str, str]] = {
         "settings", "warn", "n2 has `reads` = confirmed, this node local", "the same",
     ),
     "another application key": (
-        {"view": View(members=(member(1), member(2, b"b"), member(3)))},
+        {"view": View(members=(member(1), member(2, b"markB"), member(3)))},
         "application key", "fail", "n2 has another application key", "same `secret_key`",
     ),
     "a node that is held": (
