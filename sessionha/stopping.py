@@ -77,6 +77,8 @@ class Stopping:
         """What this engine has begun, as it wrote it last."""
         self._noted = False
         """Whether the store had room for it."""
+        self._said = Left()
+        """What was left when that was told last: the look at the end of a stop tells news only."""
 
     # --- what others ask ------------------------------------------------------------------------
 
@@ -241,14 +243,18 @@ class Stopping:
 
     def _say(self, how: Drains, draining: Draining, left: Left, *, news: bool) -> None:
         node, moved = self._node.me, draining.moved
+        news = news or left != self._said
+        self._said = left
         if left.copies:
-            log.warning(
+            log.log(
+                logging.WARNING if news else logging.DEBUG,
                 "node %s goes for good with its copies of %d groups of sessions: they could not be"
                 " made elsewhere",
                 node, left.copies,
             )  # fmt: skip
         if left.groups:
-            log.warning(
+            log.log(
+                logging.WARNING if news else logging.DEBUG,
                 "node %s drained: others serve %d groups of sessions; %d with %d sessions could not"
                 " be handed over, of which %d have no copy on another node and are served when"
                 " this one is back",
