@@ -493,16 +493,15 @@ class Engine:
         several = len(settings.description.nodes) > 1 or settings.discovery is not None
         if topology.is_member() and len(topology.view().members) == 1 and several:
             remarks.alone = True
-            quorum = settings.consistency == "quorum"
-            log.warning(
-                "node %s starts alone: %s, and until one %s changes %s",
-                settings.node,
-                "it was the last that stopped, and the others are not started yet"
-                if quorum
-                else "no other node of `nodes` answers yet",
-                "joins" if quorum else "does",
-                "are refused (`min_copies`)" if settings.min_copies else "have no copies",
+            said = (
+                "node %s starts alone: it was the last that stopped, and the others are not started"
+                " yet; until one joins changes %s"
+                if settings.consistency == "quorum"
+                else "node %s starts alone: no other node of `nodes` answers yet, and until one does"
+                " changes %s"
             )
+            refused = "are refused (`min_copies`)" if settings.min_copies else "have no copies"
+            log.warning(said, settings.node, refused)
 
     def _topology(
         self, store: LMDBStore | MemoryStore, me: Member, clock: NodeClock
