@@ -497,8 +497,8 @@ class Engine:
                 "node %s starts alone: it was the last that stopped, and the others are not started"
                 " yet; until one joins changes %s"
                 if settings.consistency == "quorum"
-                else "node %s starts alone: no other node of `nodes` answers yet, and until one does"
-                " changes %s"
+                else "node %s starts alone: no other node of `nodes` answers yet, and until one"
+                " does changes %s"
             )
             refused = "are refused (`min_copies`)" if settings.min_copies else "have no copies"
             log.warning(said, settings.node, refused)

@@ -153,9 +153,11 @@ async def test_one_that_was_killed_before_the_reload_does_it_when_it_is_back(
     """What the files say then is new to the balancer, and to nobody else."""
     place, log = tmp_path / "place", tmp_path / "log"
     options = Options(place=place, verify=False)
-    killed = Following(Toy(place), options, dict, reload=("false",))
+    killed = Following(Toy(place), lambda: options, dict, reload=("false",))
     assert not await killed._bring(document(1))
-    after = Following(Toy(place), options, dict, reload=("sh", "-c", f"echo reloaded >> {log}"))
+    after = Following(
+        Toy(place), lambda: options, dict, reload=("sh", "-c", f"echo reloaded >> {log}")
+    )
     assert await after._bring(document(1))
     assert await after._bring(document(1))
     assert log.read_text() == "reloaded\n", "once"
