@@ -135,8 +135,10 @@ class Answer:
             raise Broken("a head too large")
         self._begun = True
         self.status = status
-        self.keeps = parser.should_keep_alive()
         self.complete = self._bodiless or status in _NO_BODY
+        # chunks that should not be there go unseen where they begin; HTTP/1.0 knows none at all
+        unsure = self._chunked and (self.complete or parser.get_http_version() == "1.0")
+        self.keeps = parser.should_keep_alive() and not unsure
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""

@@ -73,6 +73,25 @@ async def test_the_answer_to_head_ends_with_its_head() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("begun", ["", "5", "5\r\n", "0\r\n\r\n"])
+async def test_what_has_no_body_but_tells_of_chunks_is_the_last_of_its_connection(
+    begun: str,
+) -> None:
+    """The parser takes the size of a chunk in silence; its bytes would be the next answer."""
+    answer = answer_to("HEAD")
+    answer.feed(head("Transfer-Encoding: chunked") + begun.encode())
+    await answer.ready()
+    assert (answer.complete, answer.keeps) == (True, False)
+
+
+async def test_chunks_of_http_1_0_are_the_last_of_their_connection() -> None:
+    """RFC 9112, 6.1: they may have come through somebody who does not know them."""
+    lines = head("Transfer-Encoding: chunked", "Connection: keep-alive", start="HTTP/1.0 200 OK")
+    answer = answer_to()
+    answer.feed(lines + b"2\r\nok\r\n0\r\n\r\n")
+    assert (answer.complete, answer.keeps, await answer.piece()) == (True, False, b"ok")
+
+
 @pytest.mark.parametrize("line", ["Connection: close", "X: y"])
 async def test_without_a_length_an_answer_ends_with_its_connection(line: str) -> None:
     answer = answer_to()

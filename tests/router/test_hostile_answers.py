@@ -58,3 +58,22 @@ async def test_the_next_request_gets_its_own_answer(
     assert "evil" not in text
     assert await world.request("GET", "/next") == (200, "mine")
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_chunks_of_an_answer_without_a_body_are_not_the_next_answer(world: World) -> None:
+    """A server that answers HEAD as if it were GET: the size of a chunk, and later its bytes."""
+
+    async def act(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await server.head(reader)
+        if head.startswith(b"HEAD"):
+            chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            writer.write(chunked + b"%x\r\n" % len(EVIL))
+            await server.head(reader)
+            writer.write(EVIL + b"\r\n0\r\n\r\n")
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine")
+
+    server, url = await world.raw(act)
+    await world.route(member("n1", url))
+    assert await world.request("HEAD", "/first") == (200, "")
+    assert await world.request("GET", "/next") == (200, "mine")
