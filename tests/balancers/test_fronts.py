@@ -129,10 +129,18 @@ async def test_a_forged_cookie_leads_nowhere_and_an_unknown_name_does_no_harm(
 async def test_the_doctor_finds_nothing_wrong(
     cluster: Cluster,
     front: Running,
+    browser: Browser,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`sessionha doctor URL`: each server that is named gets its clients, and cookies arrive."""
+
+    async def ready() -> bool:
+        """No node catches up any more: it should get no new clients."""
+        found = [await browser.copy().get(f"{cluster[name].url}/readyz") for name in FIRST]
+        return {answer.status for answer in found} == {200}
+
+    await until("all are ready", ready, timeout=90)  # `state.catching.LONGEST` and some
     monkeypatch.setenv("SESSIONHA_SECRET", cluster.environment["SESSIONHA_SECRET"])
     code = await asyncio.to_thread(main, ["doctor", f"{front.url}/who", "--json"])
     checks = json.loads(capsys.readouterr().out)["checks"]
