@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 """Seconds for a process to start or end on a busy machine."""
 
+TRIES = 3
+"""Times to start: other tests may take a port that was free a moment ago."""
+
 
 def until(what: str, happened: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
@@ -120,8 +123,17 @@ class Running:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return {int(pid) for pid in children.read_text().split()}
 
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def began(self) -> bool:
+        """Whether it serves, once it does or has ended."""
+        until("it serves, or has ended", lambda: self.counted(1) or not self.runs)
+        return self.runs
+
     def end(self) -> None:
-        if self.process.poll() is None:
+        if self.runs:
             self.process.kill()
         self.process.wait()
         self._said.close()
@@ -130,6 +142,11 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     found = Running(tmp_path)
+    for _ in range(TRIES):
+        if found.began():
+            break
+        found.end()
+        found = Running(tmp_path)
     try:
         yield found
     finally:
