@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sessionha.errors import (
@@ -140,14 +141,18 @@ class Ownership:
         if self._node.peers is None:
             return await self._acquire(group, floor)
         running = self._running.get(group)
-        if running is None:
+        if running is None or running.done():  # what it found may not be true any more
             running = self._node.spawn(self._acquire(group, floor, primary))
             self._running[group] = running
-            running.add_done_callback(lambda _: self._running.pop(group, None))
+            running.add_done_callback(partial(self._acquired, group))
         held = await asyncio.shield(running)
         if held is not None and floor is not None and held.position < floor:
             return await asyncio.shield(self._node.spawn(self._acquire(group, floor)))
         return held
+
+    def _acquired(self, group: GroupID, task: asyncio.Task[Held | None]) -> None:
+        if self._running[group] is task:
+            del self._running[group]
 
     async def _acquire(
         self, group: GroupID, floor: Position | None, primary: str = ""
