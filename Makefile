@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# tests/conftest.py says how many, and who does what; none where a debugger is asked for
-WORKERS := --numprocesses auto
+# tests/conftest.py says how many, and who does what; none where a debugger is asked for. One that
+# dies (a test that hangs, for one) ends the run: what it had would wait for ever
+WORKERS := --numprocesses auto --max-worker-restart 0
 
 .PHONY: help install demo test check lint format bench docs wheel clean
 
