@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "n1", "n2"
 UWSGI = ["--master", "--need-app", "--die-on-term", "--disable-logging", "--catch-exceptions"]
 CANARY_KEY = hkdf(SETTINGS["SESSIONHA_SECRET"].encode(), CANARY_LABEL)
-_KEPT = [word for word in GUNICORN if word not in ("--max-requests", "50")]
 
 
 def uvicorn(application: str) -> list[str]:
@@ -36,17 +35,17 @@ def uvicorn(application: str) -> list[str]:
 def gthread(application: str) -> list[str]:
     """The same for a WSGI application: a process of four threads."""
     threads = ["--worker-class", "gthread", "--threads", "4"]
-    return [*_KEPT, *threads, f"tests.contract.applications.{application}"]
+    return [*GUNICORN, *threads, f"tests.contract.applications.{application}"]
 
 
 def gunicorn_sync(application: str) -> list[str]:
     """The same: a process that serves one request at a time."""
-    return [*_KEPT, "--worker-class", "sync", f"tests.contract.applications.{application}"]
+    return [*GUNICORN, "--worker-class", "sync", f"tests.contract.applications.{application}"]
 
 
 def gevent(application: str) -> list[str]:
     """The same: a process of greenlets."""
-    return [*_KEPT, "--worker-class", "gevent", f"tests.contract.applications.{application}"]
+    return [*GUNICORN, "--worker-class", "gevent", f"tests.contract.applications.{application}"]
 
 
 def uwsgi(application: str, *options: str) -> list[str]:

@@ -27,16 +27,17 @@ ASGI = "tests.live.doors:asgi"
 
 UVICORN = ["uvicorn", "--no-access-log"]
 GUNICORN = ["gunicorn", "--config", "python:sessionha.gunicorn", "--no-control-socket"]
-GUNICORN += ["--max-requests", "50"]
+RECYCLED = [*GUNICORN, "--max-requests", "150", "--max-requests-jitter", "150"]
+"""Seldom enough that hardly ever all workers end at once: the node might leave, and return."""
 
 KINDS = {
     "uvicorn": [*UVICORN, "--timeout-worker-healthcheck", "30", ASGI],
-    "gunicorn-uvicorn": [*GUNICORN, "--worker-class", "uvicorn_worker.UvicornWorker", ASGI],
-    "gunicorn-asgi": [*GUNICORN, "--worker-class", "asgi", "--preload", ASGI],
-    "gunicorn-sync": [*GUNICORN, "--worker-class", "sync", "--preload", WSGI],
-    "gunicorn-gevent": [*GUNICORN, "--worker-class", "gevent", WSGI],
+    "gunicorn-uvicorn": [*RECYCLED, "--worker-class", "uvicorn_worker.UvicornWorker", ASGI],
+    "gunicorn-asgi": [*RECYCLED, "--worker-class", "asgi", "--preload", ASGI],
+    "gunicorn-sync": [*RECYCLED, "--worker-class", "sync", "--preload", WSGI],
+    "gunicorn-gevent": [*RECYCLED, "--worker-class", "gevent", WSGI],
     "gunicorn-gthread": [
-        *GUNICORN,
+        *RECYCLED,
         "--worker-class",
         "gthread",
         "--threads",
@@ -227,7 +228,7 @@ async def load(writers: Sequence[Writer]) -> AsyncIterator[None]:
 async def test_workers_come_and_go_under_load_and_the_node_stays(
     http: aiohttp.ClientSession, kind: str
 ) -> None:
-    """Killed with -9, added, taken away, reloaded all at once, under gunicorn recycled after 50
+    """Killed with -9, added, taken away, reloaded all at once, under gunicorn recycled after some
     requests as well: nothing is lost, no request fails, and no other node takes a group over. When
     all are stopped at once, the last one hands all groups over, and the node says goodbye."""
     number = 2 if kind == "uvicorn" else 4  # it reloads one after the other
