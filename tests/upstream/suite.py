@@ -112,7 +112,7 @@ def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
     ):
         place = Path(folder)
         pythons = {
-            name: pool.submit(_environment, place, name, asked)
+            name: pool.submit(_environment, place, name)
             for name in dict.fromkeys(suite.environment for suite in asked)
         }
         sdists = {
@@ -133,8 +133,9 @@ def compare(asked: Sequence[Suite]) -> dict[str, Compared]:
         }
 
 
-def _environment(place: Path, name: str, asked: Sequence[Suite]) -> Path:
-    sharing = [suite for suite in asked if suite.environment == name]
+def _environment(place: Path, name: str) -> Path:
+    """What any of its suites needs, whichever are run: so the versions are the same each time."""
+    sharing = [suite for suite in suites() if suite.environment == name]
     needs = [need for suite in sharing for need in (suite.sdist, *suite.needs)]
     subprocess.run([str(_needed(sharing[0].python)), "-m", "venv", str(place / name)], check=True)
     python = place / name / "bin" / "python"
