@@ -100,6 +100,10 @@ _SMALL_PATCHES = mock.patch.object(copies, "PATCH_BYTES", 64)
 """Browsers' maps never get as large as elements are of which only operations travel."""
 
 
+DRILLED = 2.0
+"""Seconds within which a drill has looked at all copies."""
+
+
 LATELY = 0.4
 """Seconds: histories are short, so what was not changed for so long may be moved."""
 
@@ -521,8 +525,8 @@ async def _rot(world: World, jars: list[Jar]) -> None:
         holders = max(led, key=lambda record: record.position).holders[1:] if led else ()
         copies = [name for name in holders if name in records]
         if copies:
-            world.rot(world.random.choice(copies), group)
-    await asyncio.sleep(2.0)
+            world.rot(world.random.choice(copies), group, 2 * DRILLED)
+    await asyncio.sleep(DRILLED)
 
 
 async def _at_rest(world: World, jars: list[Jar]) -> None:

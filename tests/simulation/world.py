@@ -397,13 +397,19 @@ class World:
         """A node does, or finds, something with a group."""
         self.recorder.noticed(node, self.now, kind, group)
 
-    def rot(self, name: str, group: GroupID) -> bool:
-        """Bits fall over in one element of a node's copy; False: it has none."""
-        store = MemoryStore(self.hosts[name].memory).open()
+    def rot(self, name: str, group: GroupID, until: float) -> bool:
+        """Bits fall over in one element of a node's copy, of a session that does not end within
+        `until` seconds: of others nobody looks at what is in them. False: it has none."""
+        host = self.hosts[name]
+        then = host.clock.now() + int(until * 1000)
+        store, lives = MemoryStore(host.memory).open(), False
         try:
             with store.write(urgent=True) as writer:
                 for row in rows(writer, group):
                     if row.element is None:
+                        lives = not read_session(row.value).ended(then)
+                        continue
+                    if not lives:
                         continue
                     element = read_element(row.value)
                     if element.value:
