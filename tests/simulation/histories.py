@@ -551,7 +551,7 @@ async def _served(world: World, jar: Jar, host: Host) -> None:
 
 def _note_copies(world: World, jar: Jar) -> None:
     book = jar.book
-    if book is None:
+    if book is None or not any(host.lives(book.group) for host in world.living):
         return
     for host in world.living:
         record = host.record(book.group)

@@ -257,6 +257,16 @@ class Host:
         with MemoryReader(self.memory) as reader:
             return get_group(reader, group)
 
+    def lives(self, group: GroupID) -> bool:
+        """Whether a session in the node's copy has not ended: others may be swept here already,
+        and there not yet."""
+        now = self.clock.now()
+        with MemoryReader(self.memory) as reader:
+            sessions = [
+                read_session(row.value) for row in rows(reader, group) if row.element is None
+            ]
+        return any(not session.ended(now) for session in sessions)
+
     def content(self, group: GroupID) -> list[tuple[object, ...]]:
         """The group's rows as all of C must have them: everything but the instants."""
         found: list[tuple[object, ...]] = []
