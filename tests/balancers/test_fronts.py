@@ -119,11 +119,12 @@ async def test_a_forged_cookie_leads_nowhere_and_an_unknown_name_does_no_harm(
 ) -> None:
     answer = await named(browser, "n9", "n8").get(f"{front.url}/who")
     assert answer.status == 200
-    twice = [name for name in FIRST for _ in range(2)]  # who gets servers in turn never gets these
-    forged = [await named(browser, name, key=b"f" * 32).get(f"{front.url}/who") for name in twice]
+    # Not even by two workers of a balancer that each take servers in turn are these met by chance
+    names = [name for name in FIRST for _ in range(5)]
+    forged = [await named(browser, name, key=b"f" * 32).get(f"{front.url}/who") for name in names]
     assert {answer.status for answer in forged} == {200}
     if "signature" in front.can:
-        assert [answer.node for answer in forged] != twice
+        assert [answer.node for answer in forged] != names
 
 
 async def test_the_doctor_finds_nothing_wrong(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from demo_app.processes import Group
 from tests.live.clients import Browser
@@ -89,9 +92,10 @@ async def count(browser: Browser, url: str) -> int:
     answers: list[int] = []
 
     async def counted() -> bool:
-        answer = await browser.post(f"{url}/increment")
-        if answer.status == 200:
-            answers.append(answer["n"])
+        with suppress(aiohttp.ClientConnectorError):  # it does not listen yet
+            answer = await browser.post(f"{url}/increment")
+            if answer.status == 200:
+                answers.append(answer["n"])
         return bool(answers)
 
     await until(f"{url} commits", counted)

@@ -781,14 +781,16 @@ async def test_a_call_that_was_never_sent_says_so_at_its_deadline(make: Make, mu
 async def test_a_stream_that_went_silent_is_dialled_again(make: Make) -> None:
     """SO_REUSEPORT may have given us an engine that is stopped; a sibling may answer."""
     watcher = Watcher()
-    mute = [True]
+    mute = [False]
 
     def handler(_: Sender, __: Message) -> Message | None:
         return None if mute[0] else Done()
 
     ann, bob = make("ann", listener=watcher), make("bob", handler)
     ann.know({"bob": await at(bob)})
+    await ann.call("bob", Done(), WAIT)
 
+    mute[0] = True
     with pytest.raises(PeerUnavailable) as raised:
         await ann.call("bob", Done(), 0.1)
     mute[0] = False
