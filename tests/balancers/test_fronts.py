@@ -177,8 +177,7 @@ async def test_the_request_that_finds_the_primary_killed_is_answered_by_the_firs
 async def test_a_post_that_was_sent_is_not_repeated(
     cluster: Cluster, front: Running, browser: Browser
 ) -> None:
-    primary = await begun(front, browser)
-    gate = f"{front.front.kind}-{primary}"
+    gate = f"{front.front.kind}-{await begun(front, browser)}"
     sent = asyncio.create_task(browser.copy().post(f"{front.url}/slow", token="once", gate=gate))
 
     async def waiting() -> list[str]:
@@ -189,11 +188,11 @@ async def test_a_post_that_was_sent_is_not_repeated(
 
     await until("it is somewhere", lambda: waiting() if not sent.done() else sent)
     assert not sent.done(), sent.result()
-    assert await waiting() == [primary]
-    await cluster.kill(primary)
+    (where,) = await waiting()  # nearly always its primary; any node may serve it
+    await cluster.kill(where)
     assert (await sent).status == 502
     assert await waiting() == []
-    await back(cluster, front, browser, primary)
+    await back(cluster, front, browser, where)
 
 
 async def test_a_stopped_server_is_passed_over(
